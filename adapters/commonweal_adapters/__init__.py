@@ -1,0 +1,1 @@
+"""What is computed on adapters: exact, re-computable arithmetic on numpy and safetensors. No torch."""

@@ -1,0 +1,303 @@
+"""The predicates: one closed schema for each kind of fact, versioned by URI.
+
+A predicate holds integers, text and digests only, so that it has one spelling. Units are in the names: ``_micronats``
+are 1e-6 nats for each supervised token, ``_micros`` 1e-6, ``_millis`` 1e-3. Adapter values lie on a fixed-point grid:
+an integer q stands for q · 2^-grid_bits. Digests are lower-case hex SHA-256. What a predicate may say in which state
+is ``fold``'s concern, not this module's.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+PublicKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""A raw Ed25519 public key, 32 bytes as lower-case hex."""
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+"""An institution's or a consortium's short name; safe in a file name."""
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Natural = Annotated[int, Field(ge=0, le=2**53 - 1)]
+Micronats = Annotated[int, Field(ge=0, le=10**9)]
+
+MAX_BLOB_BYTES = 1 << 34
+"""The upper bound of any compact's own bound; 16 GiB."""
+
+
+class Closed(BaseModel):
+    """A frozen record of a closed schema: an unknown key is an error, and no value is coerced."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Blob(Closed):
+    """Bytes that lie outside the log."""
+
+    sha256: Digest
+    size_bytes: Annotated[int, Field(ge=1, le=MAX_BLOB_BYTES)]
+
+
+class Subject(Closed):
+    """What a statement is about (in-toto ResourceDescriptor); matched by digest, the name is advisory."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    sha256: Digest
+
+
+class LoraModule(Closed):
+    """One adapted linear layer of each transformer block: A is (rank, in_features), B is (out_features, rank)."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{1,80}$")]
+    in_features: Annotated[int, Field(ge=1, le=1 << 20)]
+    out_features: Annotated[int, Field(ge=1, le=1 << 20)]
+
+
+class AdapterSpec(Closed):
+    """The one shape that every adapter of a consortium has.
+
+    Tensors are named ``{prefix}.{layer}.{module}.lora_{A,B}.weight`` for layer 0 … layers − 1, as PEFT writes them.
+    The LoRA scaling is ``alpha / rank``. ``seed`` fixes the first round's start.
+    """
+
+    rank: Annotated[int, Field(ge=1, le=1024)]
+    alpha: Annotated[int, Field(ge=1, le=1 << 16)]
+    prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{1,120}$")]
+    layers: Annotated[int, Field(ge=1, le=1024)]
+    modules: Annotated[tuple[LoraModule, ...], Field(min_length=1, max_length=64)]
+    # Values up to 2^(24 - grid_bits) in size are exact in float32, which is how a release is stored.
+    grid_bits: Annotated[int, Field(ge=8, le=23)] = 20
+    seed: Natural = 0
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "AdapterSpec":
+        if len({m.name for m in self.modules}) != len(self.modules):
+            raise ValueError("modules: a name is repeated")
+        return self
+
+
+class BaseModelRef(Closed):
+    """A base model: where it can be had, and the digest that decides.
+
+    ``reference`` is ``pypi:NAME==VERSION/FILE``, ``hf:OWNER/NAME@REVISION`` or ``path:DIRECTORY``.
+    """
+
+    reference: Annotated[str, StringConstraints(pattern=r"^(pypi|hf|path):[^\s]{1,400}$")]
+    sha256: Digest
+
+
+class Recipe(Closed):
+    """How every cohort member trains in a round."""
+
+    steps: Annotated[int, Field(ge=1, le=10**6)]
+    batch_size: Annotated[int, Field(ge=1, le=4096)]
+    learning_rate_micros: Count
+    max_tokens: Annotated[int, Field(ge=8, le=1 << 20)]
+
+
+class Rule(Closed):
+    """The aggregation rule by name, and how institutions weigh in it."""
+
+    name: Literal["factor-mean"]
+    weights: Literal["equal", "examples"]
+
+
+class Quorum(Closed):
+    """The fewest updates that may be merged, and the fewest ratifications that make a release valid."""
+
+    updates: Annotated[int, Field(ge=1, le=1000)]
+    ratifications: Annotated[int, Field(ge=1, le=1000)]
+
+
+class Member(Closed):
+    """An institution of the consortium."""
+
+    institution: Name
+    key: PublicKey
+
+
+class Coordinator(Closed):
+    """Who sequences. ``key`` signs its statements; ``log`` is the vkey that signs checkpoints. One key, one role."""
+
+    name: Name
+    key: PublicKey
+    log: Annotated[str, StringConstraints(min_length=10, max_length=500)]
+
+
+class Compact(Closed):
+    """The consortium's rules. The first version founds it and is signed by every member."""
+
+    URI: ClassVar[str] = "urn:commonweal:compact:v1"
+    consortium: Name
+    version: Literal[1]
+    base: BaseModelRef
+    adapter: AdapterSpec
+    recipe: Recipe
+    rule: Rule
+    quorum: Quorum
+    members: Annotated[tuple[Member, ...], Field(min_length=1, max_length=400)]
+    coordinator: Coordinator
+    round_deadline_seconds: Annotated[int, Field(ge=10, le=30 * 86_400)]
+    max_update_bytes: Annotated[int, Field(ge=1024, le=MAX_BLOB_BYTES)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Compact":
+        keys = [m.key for m in self.members] + [self.coordinator.key]
+        # A threshold counts distinct keys and distinct institutions; a repeat of either would count one voice twice.
+        if len(set(keys)) != len(keys):
+            raise ValueError("members: a public key is repeated")
+        if len({m.institution for m in self.members}) != len(self.members):
+            raise ValueError("members: an institution is repeated")
+        for name, wanted in (("updates", self.quorum.updates), ("ratifications", self.quorum.ratifications)):
+            if wanted > len(self.members):
+                raise ValueError(f"quorum.{name}: wanted at most {len(self.members)} (the members), got {wanted}")
+        if 2 * self.quorum.ratifications <= len(self.members):
+            raise ValueError(
+                f"quorum.ratifications: wanted more than half of {len(self.members)} members, "
+                f"got {self.quorum.ratifications}"
+            )
+        return self
+
+    def subject(self) -> Subject:
+        """The base model that is to be adapted."""
+        return Subject(name=self.base.reference[:200], sha256=self.base.sha256)
+
+
+class Identity(Closed):
+    """An institution announces itself. ``transport_key`` opens its connection to the rounds' engine and signs nothing."""
+
+    URI: ClassVar[str] = "urn:commonweal:identity:v1"
+    institution: Name
+    transport_key: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/=]{40,400}$")]
+    """Base64 of the SubjectPublicKeyInfo (DER)."""
+
+
+class Round(Closed):
+    """The coordinator opens a round under the current compact."""
+
+    URI: ClassVar[str] = "urn:commonweal:round:v1"
+    round: Count
+    start: Blob
+    """The adapter from which all train: the newest ratified release, or the first round's start."""
+    recipe: Recipe
+    rule: Rule
+    cohort: Annotated[tuple[Name, ...], Field(min_length=1, max_length=400)]
+    deadline_seconds: Annotated[int, Field(ge=10, le=30 * 86_400)]
+
+    def subject(self) -> Subject:
+        """The adapter from which all train."""
+        return Subject(name=f"start of round {self.round}", sha256=self.start.sha256)
+
+
+class Update(Closed):
+    """One institution's contribution: its trained adapter minus the round's start, on the grid."""
+
+    URI: ClassVar[str] = "urn:commonweal:update:v1"
+    round: Count
+    round_leaf: Digest
+    """The leaf hash of the round entry: what exactly was answered."""
+    delta: Blob
+    num_examples: Count
+    heldout_before_micronats: Micronats
+    heldout_after_micronats: Micronats
+
+    def subject(self) -> Subject:
+        """The delta."""
+        return Subject(name=f"delta of round {self.round}", sha256=self.delta.sha256)
+
+
+class Refusal(Closed):
+    """An institution declines a round, and says why."""
+
+    URI: ClassVar[str] = "urn:commonweal:refusal:v1"
+    round: Count
+    round_leaf: Digest
+    reason: Reason
+
+
+class Rejection(Closed):
+    """The coordinator sets an update aside, and says why. ``leaf`` is the update's leaf hash, logged or not."""
+
+    URI: ClassVar[str] = "urn:commonweal:rejection:v1"
+    round: Count
+    institution: Name
+    leaf: Digest
+    reason: Reason
+
+
+class Incident(Closed):
+    """The coordinator closes a round without a release, and says why."""
+
+    URI: ClassVar[str] = "urn:commonweal:incident:v1"
+    round: Count
+    reason: Reason
+
+
+class Input(Closed):
+    """One update as it entered a release."""
+
+    institution: Name
+    leaf: Digest
+    delta: Blob
+    weight: Count
+
+
+class Release(Closed):
+    """An aggregated adapter, and all that went into it: anybody can re-compute ``adapter`` from the rest."""
+
+    URI: ClassVar[str] = "urn:commonweal:release:v1"
+    round: Count
+    start: Blob
+    rule: Rule
+    inputs: Annotated[tuple[Input, ...], Field(min_length=1, max_length=400)]
+    adapter: Blob
+
+    def subject(self) -> Subject:
+        """The adapter file."""
+        return Subject(name=f"release of round {self.round}", sha256=self.adapter.sha256)
+
+
+class Ratification(Closed):
+    """A member re-computed a release, got the same bytes, and stands by it."""
+
+    URI: ClassVar[str] = "urn:commonweal:ratification:v1"
+    round: Count
+    release_leaf: Digest
+    adapter_sha256: Digest
+
+    def subject(self) -> Subject:
+        """The adapter file."""
+        return Subject(name=f"release of round {self.round}", sha256=self.adapter_sha256)
+
+
+class HeldoutLoss(Closed):
+    """A community's held-out loss under each choice; the blend was chosen on other rows than these."""
+
+    base_micronats: Micronats
+    local_micronats: Micronats
+    shared_micronats: Micronats
+    blend_micronats: Micronats
+
+
+class Adoption(Closed):
+    """A node's own decision on a ratified release, after its own evaluation.
+
+    The adapted model is base + ``shared_millis``/1000 · release + ``own_millis``/1000 · own adapter.
+    """
+
+    URI: ClassVar[str] = "urn:commonweal:adoption:v1"
+    round: Count
+    release_leaf: Digest
+    decision: Literal["adopt", "blend", "refuse"]
+    shared_millis: Annotated[int, Field(ge=0, le=2000)]
+    own_millis: Annotated[int, Field(ge=0, le=2000)]
+    heldout: HeldoutLoss
+    reason: Reason
+
+
+Predicate = (
+    Compact | Identity | Round | Update | Refusal | Rejection | Incident | Release | Ratification | Adoption
+)
+PREDICATES: dict[str, type[Predicate]] = {
+    p.URI: p
+    for p in (Compact, Identity, Round, Update, Refusal, Rejection, Incident, Release, Ratification, Adoption)
+}
