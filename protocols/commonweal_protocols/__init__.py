@@ -1,1 +1,1 @@
-"""What is said in a consortium, and how it is proved. Pure standard formats; no torch, no numpy, gRPC only in ``wire``."""
+"""What is said in a consortium, and how it is proved. No torch, no numpy; gRPC only in ``wire``."""

@@ -7,6 +7,7 @@ No I/O, no clock.
 
 import base64
 import binascii
+import hashlib
 import json
 import re
 from typing import NoReturn
@@ -103,3 +104,8 @@ def parse_digest(text: str) -> bytes:
     if not _HEX32.fullmatch(text):
         raise MalformedError(f"sha256: wanted 64 lower-case hex digits, got {text[:70]!r}")
     return bytes.fromhex(text)
+
+
+def digest_of(data: bytes) -> str:
+    """Return the SHA-256 by which records name bytes, as 64 lower-case hex digits."""
+    return hashlib.sha256(data).hexdigest()

@@ -6,6 +6,7 @@ an integer q stands for q · 2^-grid_bits. Digests are lower-case hex SHA-256. W
 is ``fold``'s concern, not this module's.
 """
 
+import hashlib
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -136,6 +137,8 @@ class Compact(Closed):
     quorum: Quorum
     members: Annotated[tuple[Member, ...], Field(min_length=1, max_length=400)]
     coordinator: Coordinator
+    start: Blob
+    """The first round's start, as ``adapter.seed`` makes it: every founder checks that before signing."""
     round_deadline_seconds: Annotated[int, Field(ge=10, le=30 * 86_400)]
     max_update_bytes: Annotated[int, Field(ge=1024, le=MAX_BLOB_BYTES)]
 
@@ -163,12 +166,16 @@ class Compact(Closed):
 
 
 class Identity(Closed):
-    """An institution announces itself. ``transport_key`` opens its connection to the rounds' engine and signs nothing."""
+    """An institution announces itself. ``transport_key`` opens its connection to Flower, and signs nothing."""
 
     URI: ClassVar[str] = "urn:commonweal:identity:v1"
     institution: Name
     transport_key: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/=]{40,400}$")]
     """Base64 of the SubjectPublicKeyInfo (DER)."""
+
+    def subject(self) -> Subject:
+        """The transport key, as it is written."""
+        return Subject(name=self.institution, sha256=hashlib.sha256(self.transport_key.encode()).hexdigest())
 
 
 class Round(Closed):
@@ -213,9 +220,13 @@ class Refusal(Closed):
     round_leaf: Digest
     reason: Reason
 
+    def subject(self) -> Subject:
+        """The round's entry."""
+        return Subject(name=f"round {self.round}", sha256=self.round_leaf)
+
 
 class Rejection(Closed):
-    """The coordinator sets an update aside, and says why. ``leaf`` is the update's leaf hash, logged or not."""
+    """The coordinator sets a logged update aside, and says why. ``leaf`` is the update's leaf hash."""
 
     URI: ClassVar[str] = "urn:commonweal:rejection:v1"
     round: Count
@@ -223,13 +234,22 @@ class Rejection(Closed):
     leaf: Digest
     reason: Reason
 
+    def subject(self) -> Subject:
+        """The update's envelope."""
+        return Subject(name=f"update of {self.institution}", sha256=self.leaf)
+
 
 class Incident(Closed):
     """The coordinator closes a round without a release, and says why."""
 
     URI: ClassVar[str] = "urn:commonweal:incident:v1"
     round: Count
+    round_leaf: Digest
     reason: Reason
+
+    def subject(self) -> Subject:
+        """The round's entry."""
+        return Subject(name=f"round {self.round}", sha256=self.round_leaf)
 
 
 class Input(Closed):
@@ -293,11 +313,12 @@ class Adoption(Closed):
     heldout: HeldoutLoss
     reason: Reason
 
+    def subject(self) -> Subject:
+        """The release's entry."""
+        return Subject(name=f"release of round {self.round}", sha256=self.release_leaf)
 
-Predicate = (
-    Compact | Identity | Round | Update | Refusal | Rejection | Incident | Release | Ratification | Adoption
-)
+
+Predicate = Compact | Identity | Round | Update | Refusal | Rejection | Incident | Release | Ratification | Adoption
 PREDICATES: dict[str, type[Predicate]] = {
-    p.URI: p
-    for p in (Compact, Identity, Round, Update, Refusal, Rejection, Incident, Release, Ratification, Adoption)
+    p.URI: p for p in (Compact, Identity, Round, Update, Refusal, Rejection, Incident, Release, Ratification, Adoption)
 }

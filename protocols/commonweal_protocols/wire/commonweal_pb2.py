@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*commonweal_protocols/wire/commonweal.proto\x12\rcommonweal.v1\"!\n\rSubmitRequest\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\"\x1c\n\x0bSubmitReply\x12\r\n\x05proof\x18\x01 \x01(\x0c\";\n\x0bWaitRequest\x12\x13\n\x0blarger_than\x18\x01 \x01(\x04\x12\x17\n\x0ftimeout_seconds\x18\x02 \x01(\r\"%\n\x0f\x43heckpointReply\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\"\x0e\n\x0c\x44raftRequest\"\x1d\n\nDraftReply\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\"\x1f\n\x0bSignRequest\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\"/\n\tSignReply\x12\x12\n\nsignatures\x18\x01 \x01(\r\x12\x0e\n\x06wanted\x18\x02 \x01(\r\"\x1d\n\x0bStatRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\"5\n\tStatReply\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x16\n\x0ereceived_bytes\x18\x02 \x01(\x04\"e\n\tPutHeader\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x04\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"Q\n\nPutRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.commonweal.v1.PutHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"2\n\nGetRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\"\x19\n\x08GetReply\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"&\n\x15NextInvitationRequest\x12\r\n\x05round\x18\x01 \x01(\x04\"*\n\nInvitation\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05proof\x18\x02 \x01(\x0c\">\n\x06\x41nswer\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x13\n\x0binstitution\x18\x02 \x01(\t\x12\x10\n\x08\x65nvelope\x18\x03 \x01(\x0c\"-\n\x0bHandInReply\x12\x0e\n\x06logged\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t2\x9a\x01\n\x03Log\x12\x42\n\x06Submit\x12\x1c.commonweal.v1.SubmitRequest\x1a\x1a.commonweal.v1.SubmitReply\x12O\n\x11WaitForCheckpoint\x12\x1a.commonweal.v1.WaitRequest\x1a\x1e.commonweal.v1.CheckpointReply2\x8c\x01\n\x08\x46ounding\x12\x42\n\x08GetDraft\x12\x1b.commonweal.v1.DraftRequest\x1a\x19.commonweal.v1.DraftReply\x12<\n\x04Sign\x12\x1a.commonweal.v1.SignRequest\x1a\x18.commonweal.v1.SignReply2\xc3\x01\n\x08\x45xchange\x12<\n\x04Stat\x12\x1a.commonweal.v1.StatRequest\x1a\x18.commonweal.v1.StatReply\x12<\n\x03Put\x12\x19.commonweal.v1.PutRequest\x1a\x18.commonweal.v1.StatReply(\x01\x12;\n\x03Get\x12\x19.commonweal.v1.GetRequest\x1a\x17.commonweal.v1.GetReply0\x01\x32\xd6\x01\n\x07\x43ourier\x12Q\n\x0eNextInvitation\x12$.commonweal.v1.NextInvitationRequest\x1a\x19.commonweal.v1.Invitation\x12;\n\x06HandIn\x12\x15.commonweal.v1.Answer\x1a\x1a.commonweal.v1.HandInReply\x12;\n\x07\x44\x65liver\x12\x19.commonweal.v1.Invitation\x1a\x15.commonweal.v1.Answerb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*commonweal_protocols/wire/commonweal.proto\x12\rcommonweal.v1\"!\n\rSubmitRequest\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\"\x1c\n\x0bSubmitReply\x12\r\n\x05proof\x18\x01 \x01(\x0c\";\n\x0bWaitRequest\x12\x13\n\x0blarger_than\x18\x01 \x01(\x04\x12\x17\n\x0ftimeout_seconds\x18\x02 \x01(\r\"%\n\x0f\x43heckpointReply\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\"\x0e\n\x0c\x44raftRequest\"\x1d\n\nDraftReply\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\"\x1f\n\x0bSignRequest\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\"/\n\tSignReply\x12\x12\n\nsignatures\x18\x01 \x01(\r\x12\x0e\n\x06wanted\x18\x02 \x01(\r\"\x1d\n\x0bStatRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\"5\n\tStatReply\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x16\n\x0ereceived_bytes\x18\x02 \x01(\x04\"e\n\tPutHeader\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x04\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"Q\n\nPutRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.commonweal.v1.PutHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"2\n\nGetRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\"\x19\n\x08GetReply\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\x9a\x01\n\x03Log\x12\x42\n\x06Submit\x12\x1c.commonweal.v1.SubmitRequest\x1a\x1a.commonweal.v1.SubmitReply\x12O\n\x11WaitForCheckpoint\x12\x1a.commonweal.v1.WaitRequest\x1a\x1e.commonweal.v1.CheckpointReply2\x8c\x01\n\x08\x46ounding\x12\x42\n\x08GetDraft\x12\x1b.commonweal.v1.DraftRequest\x1a\x19.commonweal.v1.DraftReply\x12<\n\x04Sign\x12\x1a.commonweal.v1.SignRequest\x1a\x18.commonweal.v1.SignReply2\xc3\x01\n\x08\x45xchange\x12<\n\x04Stat\x12\x1a.commonweal.v1.StatRequest\x1a\x18.commonweal.v1.StatReply\x12<\n\x03Put\x12\x19.commonweal.v1.PutRequest\x1a\x18.commonweal.v1.StatReply(\x01\x12;\n\x03Get\x12\x19.commonweal.v1.GetRequest\x1a\x17.commonweal.v1.GetReply0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,20 +59,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETREQUEST']._serialized_end=677
   _globals['_GETREPLY']._serialized_start=679
   _globals['_GETREPLY']._serialized_end=704
-  _globals['_NEXTINVITATIONREQUEST']._serialized_start=706
-  _globals['_NEXTINVITATIONREQUEST']._serialized_end=744
-  _globals['_INVITATION']._serialized_start=746
-  _globals['_INVITATION']._serialized_end=788
-  _globals['_ANSWER']._serialized_start=790
-  _globals['_ANSWER']._serialized_end=852
-  _globals['_HANDINREPLY']._serialized_start=854
-  _globals['_HANDINREPLY']._serialized_end=899
-  _globals['_LOG']._serialized_start=902
-  _globals['_LOG']._serialized_end=1056
-  _globals['_FOUNDING']._serialized_start=1059
-  _globals['_FOUNDING']._serialized_end=1199
-  _globals['_EXCHANGE']._serialized_start=1202
-  _globals['_EXCHANGE']._serialized_end=1397
-  _globals['_COURIER']._serialized_start=1400
-  _globals['_COURIER']._serialized_end=1614
+  _globals['_LOG']._serialized_start=707
+  _globals['_LOG']._serialized_end=861
+  _globals['_FOUNDING']._serialized_start=864
+  _globals['_FOUNDING']._serialized_end=1004
+  _globals['_EXCHANGE']._serialized_start=1007
+  _globals['_EXCHANGE']._serialized_end=1202
 # @@protoc_insertion_point(module_scope)

@@ -104,35 +104,3 @@ class GetReply(_message.Message):
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     chunk: bytes
     def __init__(self, chunk: _Optional[bytes] = ...) -> None: ...
-
-class NextInvitationRequest(_message.Message):
-    __slots__ = ("round",)
-    ROUND_FIELD_NUMBER: _ClassVar[int]
-    round: int
-    def __init__(self, round: _Optional[int] = ...) -> None: ...
-
-class Invitation(_message.Message):
-    __slots__ = ("round", "proof")
-    ROUND_FIELD_NUMBER: _ClassVar[int]
-    PROOF_FIELD_NUMBER: _ClassVar[int]
-    round: int
-    proof: bytes
-    def __init__(self, round: _Optional[int] = ..., proof: _Optional[bytes] = ...) -> None: ...
-
-class Answer(_message.Message):
-    __slots__ = ("round", "institution", "envelope")
-    ROUND_FIELD_NUMBER: _ClassVar[int]
-    INSTITUTION_FIELD_NUMBER: _ClassVar[int]
-    ENVELOPE_FIELD_NUMBER: _ClassVar[int]
-    round: int
-    institution: str
-    envelope: bytes
-    def __init__(self, round: _Optional[int] = ..., institution: _Optional[str] = ..., envelope: _Optional[bytes] = ...) -> None: ...
-
-class HandInReply(_message.Message):
-    __slots__ = ("logged", "reason")
-    LOGGED_FIELD_NUMBER: _ClassVar[int]
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    logged: bool
-    reason: str
-    def __init__(self, logged: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...

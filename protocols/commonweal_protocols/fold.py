@@ -1,0 +1,356 @@
+"""The fold: a consortium's state is this function over its log, and nothing else.
+
+Coordinator, node and auditor all run :func:`fold`. It is pure (no I/O, no clock, no randomness) and total: every
+verified entry either gives the next state or raises :class:`RuleError` saying what the compact wanted. A round moves
+
+    open ──update*/refusal*/rejection*──▶ open ──release──▶ released ──ratification × quorum──▶ ratified ──adoption*
+      └────────────────incident──────────▶ closed
+
+and only one round is open at a time. Keys are judged by the compact in force at the entry's place, never by a clock.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from commonweal_protocols.errors import RuleError
+from commonweal_protocols.predicates import (
+    Adoption,
+    Blob,
+    Compact,
+    Digest,
+    Identity,
+    Incident,
+    Input,
+    Name,
+    PublicKey,
+    Ratification,
+    Refusal,
+    Rejection,
+    Release,
+    Round,
+    Rule,
+    Update,
+)
+from commonweal_protocols.statement import Entry, Header
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """An author's newest entry: the next one is number ``seq`` + 1 and names ``leaf``."""
+
+    seq: int
+    leaf: Digest
+
+
+NO_ENTRY = Chain(-1, "")
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedUpdate:
+    """An update in the log."""
+
+    leaf: Digest
+    update: Update
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRelease:
+    """A release in the log, who re-computed and ratified it, and what each member decided."""
+
+    leaf: Digest
+    release: Release
+    ratified_by: frozenset[Name] = frozenset()
+    adoptions: Mapping[Name, Adoption] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundState:
+    """One round, from its opening on. ``rejected`` holds the institutions whose logged update was set aside."""
+
+    leaf: Digest
+    round: Round
+    updates: Mapping[Name, LoggedUpdate] = field(default_factory=dict)
+    refusals: Mapping[Name, str] = field(default_factory=dict)
+    rejected: Mapping[Name, Rejection] = field(default_factory=dict)
+    release: LoggedRelease | None = None
+    incident: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether updates may still enter."""
+        return self.release is None and self.incident is None
+
+    def accepted(self) -> tuple[tuple[Name, LoggedUpdate], ...]:
+        """The updates that a release must contain, by institution: all that were logged and not set aside."""
+        return tuple((name, u) for name, u in sorted(self.updates.items()) if name not in self.rejected)
+
+    def awaited(self) -> tuple[Name, ...]:
+        """The cohort members that have given neither an update nor a refusal."""
+        return tuple(n for n in self.round.cohort if n not in self.updates and n not in self.refusals)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where a consortium stands after ``size`` entries."""
+
+    consortium: Digest
+    compact: Compact
+    size: int
+    chains: Mapping[PublicKey, Chain] = field(default_factory=dict)
+    identities: Mapping[Name, Identity] = field(default_factory=dict)
+    rounds: tuple[RoundState, ...] = ()
+
+    def chain(self, key: PublicKey) -> Chain:
+        """The author's newest entry, or :data:`NO_ENTRY`."""
+        return self.chains.get(key, NO_ENTRY)
+
+    def institution(self, key: PublicKey) -> Name | None:
+        """The member that owns ``key``."""
+        return next((m.institution for m in self.compact.members if m.key == key), None)
+
+    def key(self, institution: Name) -> PublicKey | None:
+        """The key of a member."""
+        return next((m.key for m in self.compact.members if m.institution == institution), None)
+
+    @property
+    def open_round(self) -> RoundState | None:
+        """The round that takes updates, if there is one."""
+        return self.rounds[-1] if self.rounds and self.rounds[-1].is_open else None
+
+    def is_ratified(self, release: LoggedRelease) -> bool:
+        """Whether the members' quorum stands by this release."""
+        return len(release.ratified_by) >= self.compact.quorum.ratifications
+
+    def ratified(self) -> LoggedRelease | None:
+        """The newest ratified release."""
+        for r in reversed(self.rounds):
+            if r.release and self.is_ratified(r.release):
+                return r.release
+        return None
+
+    def next_start(self) -> Blob:
+        """The adapter from which the next round must start."""
+        release = self.ratified()
+        return release.release.adapter if release else self.compact.start
+
+
+def weights(rule: Rule, updates: tuple[Update, ...]) -> tuple[int, ...]:
+    """How much each update counts under a rule, in the order given."""
+    return tuple(1 if rule.weights == "equal" else u.num_examples for u in updates)
+
+
+def release_inputs(r: RoundState) -> tuple[Input, ...]:
+    """The one list of inputs that a release of this round may have."""
+    accepted = r.accepted()
+    shares = weights(r.round.rule, tuple(u.update for _, u in accepted))
+    return tuple(
+        Input(institution=name, leaf=u.leaf, delta=u.update.delta, weight=w)
+        for (name, u), w in zip(accepted, shares, strict=True)
+    )
+
+
+def fold(state: State | None, entry: Entry) -> State:
+    """Return the state after ``entry``.
+
+    Args:
+        state: The state before it; None for the first entry.
+        entry: Signatures verified (:func:`statement.open_entry`).
+
+    Raises:
+        RuleError: The compact does not allow this entry in this state. The state is as it was.
+    """
+    predicate, header = entry.statement.predicate, entry.statement.header
+    if state is None:
+        return _found(entry)
+    if header is None or isinstance(predicate, Compact):
+        raise RuleError("compact: wanted only the founding one at index 0, got another")
+    author = _author(state, entry, header)
+    institution = state.institution(author)
+    match predicate:
+        case Identity() | Update() | Refusal() | Ratification() | Adoption():
+            if institution is None:
+                raise RuleError(f"{_kind(entry)}: wanted a member as the author, got key {author}")
+        case Round() | Rejection() | Incident() | Release():
+            if author != state.compact.coordinator.key:
+                raise RuleError(f"{_kind(entry)}: wanted the coordinator as the author, got key {author}")
+    name = institution or ""
+    match predicate:
+        case Identity():
+            state = _identity(state, name, predicate)
+        case Round():
+            state = _round(state, entry.leaf, predicate)
+        case Update():
+            state = _update(state, entry.leaf, name, predicate)
+        case Refusal():
+            state = _refusal(state, name, predicate)
+        case Rejection():
+            state = _rejection(state, predicate)
+        case Incident():
+            r = _open(state, "incident", predicate.round, predicate.round_leaf)
+            state = _with_round(state, replace(r, incident=predicate.reason))
+        case Release():
+            state = _release(state, entry.leaf, predicate)
+        case Ratification():
+            state = _ratification(state, name, predicate)
+        case Adoption():
+            state = _adoption(state, name, predicate)
+    return replace(state, size=state.size + 1, chains={**state.chains, author: Chain(header.seq, entry.leaf)})
+
+
+def _kind(entry: Entry) -> str:
+    return type(entry.statement.predicate).__name__.lower()
+
+
+def _found(entry: Entry) -> State:
+    compact = entry.statement.predicate
+    if not isinstance(compact, Compact):
+        raise RuleError(f"index 0: wanted the founding compact, got {_kind(entry)}")
+    wanted = sorted(m.key for m in compact.members)
+    if list(entry.signers) != wanted:
+        missing = [m.institution for m in compact.members if m.key not in entry.signers]
+        raise RuleError(f"compact: wanted the signature of every member and no other; missing: {missing}")
+    # Nothing in the founding compact depends on who signed first: the payload alone names the consortium.
+    return State(entry.payload_sha256, compact, 1)
+
+
+def _author(state: State, entry: Entry, header: Header) -> PublicKey:
+    """Check the header against the author's chain, and return the one author."""
+    kind = _kind(entry)
+    if len(entry.signers) != 1:
+        raise RuleError(f"{kind}: wanted one author, got {len(entry.signers)} signatures")
+    (author,) = entry.signers
+    if header.consortium != state.consortium:
+        raise RuleError(f"{kind}: wanted consortium {state.consortium}, got {header.consortium}")
+    chain = state.chain(author)
+    who = state.institution(author) or "the coordinator" * (author == state.compact.coordinator.key) or author
+    if header.seq != chain.seq + 1:
+        raise RuleError(f"{kind}: wanted number {chain.seq + 1} in the chain of {who}, got {header.seq}")
+    if header.prev != (chain.leaf or None):
+        raise RuleError(f"{kind}: wanted {chain.leaf or None} as the entry of {who} before it, got {header.prev}")
+    return author
+
+
+def _with_round(state: State, r: RoundState) -> State:
+    rounds = (*state.rounds[: r.round.round - 1], r, *state.rounds[r.round.round :])
+    return replace(state, rounds=rounds)
+
+
+def _open(state: State, kind: str, number: int, leaf: Digest | None) -> RoundState:
+    r = state.open_round
+    if r is None or r.round.round != number:
+        got = f"round {r.round.round} is open" if r else "no round is open"
+        raise RuleError(f"{kind}: wanted an open round {number}, but {got}")
+    if leaf is not None and leaf != r.leaf:
+        raise RuleError(f"{kind}: wanted an answer to the round entry {r.leaf}, got {leaf}")
+    return r
+
+
+def _identity(state: State, name: Name, identity: Identity) -> State:
+    if identity.institution != name:
+        raise RuleError(f"identity: wanted institution {name} (the author), got {identity.institution}")
+    return replace(state, identities={**state.identities, name: identity})
+
+
+def _round(state: State, leaf: Digest, r: Round) -> State:
+    compact = state.compact
+    if state.open_round:
+        raise RuleError(f"round: wanted round {state.open_round.round.round} closed first")
+    if r.round != len(state.rounds) + 1:
+        raise RuleError(f"round: wanted number {len(state.rounds) + 1}, got {r.round}")
+    if r.start != state.next_start():
+        raise RuleError(
+            f"round: wanted start {state.next_start().sha256} (the newest ratified release), got {r.start.sha256}"
+        )
+    if r.rule != compact.rule:
+        raise RuleError(f"round: wanted the compact's rule {compact.rule}, got {r.rule}")
+    for bound, wanted in compact.recipe:
+        if (got := getattr(r.recipe, bound)) > wanted:
+            raise RuleError(f"round: wanted recipe.{bound} at most {wanted}, got {got}")
+    if r.deadline_seconds > compact.round_deadline_seconds:
+        raise RuleError(
+            f"round: wanted a deadline of at most {compact.round_deadline_seconds} s, got {r.deadline_seconds}"
+        )
+    if list(r.cohort) != sorted(set(r.cohort)):
+        raise RuleError("round: wanted the cohort sorted and without repeats")
+    if unknown := set(r.cohort) - {m.institution for m in compact.members}:
+        raise RuleError(f"round: wanted a cohort of members, got {sorted(unknown)}")
+    if len(r.cohort) < compact.quorum.updates:
+        raise RuleError(f"round: wanted a cohort of at least {compact.quorum.updates}, got {len(r.cohort)}")
+    return replace(state, rounds=(*state.rounds, RoundState(leaf, r)))
+
+
+def _answering(state: State, kind: str, name: Name, number: int, leaf: Digest) -> RoundState:
+    r = _open(state, kind, number, leaf)
+    if name not in r.round.cohort:
+        raise RuleError(f"{kind}: {name} is not in the cohort of round {number}")
+    if name in r.updates or name in r.refusals:
+        raise RuleError(f"{kind}: {name} has answered round {number} already")
+    return r
+
+
+def _update(state: State, leaf: Digest, name: Name, update: Update) -> State:
+    r = _answering(state, "update", name, update.round, update.round_leaf)
+    if update.delta.size_bytes > state.compact.max_update_bytes:
+        raise RuleError(
+            f"update: wanted a delta of at most {state.compact.max_update_bytes} bytes, got {update.delta.size_bytes}"
+        )
+    return _with_round(state, replace(r, updates={**r.updates, name: LoggedUpdate(leaf, update)}))
+
+
+def _refusal(state: State, name: Name, refusal: Refusal) -> State:
+    r = _answering(state, "refusal", name, refusal.round, refusal.round_leaf)
+    return _with_round(state, replace(r, refusals={**r.refusals, name: refusal.reason}))
+
+
+def _rejection(state: State, rejection: Rejection) -> State:
+    r = _open(state, "rejection", rejection.round, None)
+    logged = r.updates.get(rejection.institution)
+    if logged is None or logged.leaf != rejection.leaf:
+        wanted = f"the logged update {logged.leaf}" if logged else "a logged update"
+        raise RuleError(f"rejection: wanted {wanted} of {rejection.institution}, got {rejection.leaf}")
+    if rejection.institution in r.rejected:
+        raise RuleError(f"rejection: the update of {rejection.institution} is set aside already")
+    return _with_round(state, replace(r, rejected={**r.rejected, rejection.institution: rejection}))
+
+
+def _release(state: State, leaf: Digest, release: Release) -> State:
+    r = _open(state, "release", release.round, None)
+    if release.start != r.round.start or release.rule != r.round.rule:
+        raise RuleError(f"release: wanted the start and the rule of round {release.round}")
+    wanted = release_inputs(r)
+    if release.inputs != wanted:
+        missing = sorted({i.institution for i in wanted} - {i.institution for i in release.inputs})
+        raise RuleError(
+            f"release: wanted every logged update that was not rejected, by institution, with the rule's weights; "
+            f"missing: {missing}"
+        )
+    if len(wanted) < state.compact.quorum.updates:
+        raise RuleError(f"release: wanted at least {state.compact.quorum.updates} updates, got {len(wanted)}")
+    return _with_round(state, replace(r, release=LoggedRelease(leaf, release)))
+
+
+def _released(state: State, kind: str, number: int, leaf: Digest) -> tuple[RoundState, LoggedRelease]:
+    if number > len(state.rounds) or (logged := state.rounds[number - 1].release) is None:
+        raise RuleError(f"{kind}: round {number} has no release")
+    if logged.leaf != leaf:
+        raise RuleError(f"{kind}: wanted the release entry {logged.leaf}, got {leaf}")
+    return state.rounds[number - 1], logged
+
+
+def _ratification(state: State, name: Name, ratification: Ratification) -> State:
+    r, logged = _released(state, "ratification", ratification.round, ratification.release_leaf)
+    if ratification.adapter_sha256 != logged.release.adapter.sha256:
+        raise RuleError(
+            f"ratification: wanted adapter {logged.release.adapter.sha256}, got {ratification.adapter_sha256}"
+        )
+    if name in logged.ratified_by:
+        raise RuleError(f"ratification: {name} has ratified round {ratification.round} already")
+    return _with_round(state, replace(r, release=replace(logged, ratified_by=logged.ratified_by | {name})))
+
+
+def _adoption(state: State, name: Name, adoption: Adoption) -> State:
+    r, logged = _released(state, "adoption", adoption.round, adoption.release_leaf)
+    if not state.is_ratified(logged):
+        raise RuleError(f"adoption: the release of round {adoption.round} is not ratified yet")
+    adoptions = {**logged.adoptions, name: adoption}
+    return _with_round(state, replace(r, release=replace(logged, adoptions=adoptions)))

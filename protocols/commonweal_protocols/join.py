@@ -1,0 +1,64 @@
+"""What institutions and coordinators hand each other before there is a log: a card, and an invite.
+
+Both are small JSON files carried by whatever way the people trust. Neither is secret; whoever swaps one is caught when
+the compact is signed, since that names every key, and the invite's consortium is the digest of that very compact.
+"""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import StringConstraints, ValidationError
+
+from commonweal_protocols.errors import ConfigError
+from commonweal_protocols.files import write_atomic
+from commonweal_protocols.predicates import Closed, Digest, Name, PublicKey
+from commonweal_protocols.settings import describe
+
+_MAX_FILE_BYTES = 64 * 1024
+Address = Annotated[str, StringConstraints(pattern=r"^[^\s/]{1,255}:[0-9]{1,5}$")]
+
+
+class _File(Closed):
+    def save(self, path: Path) -> None:
+        """Write the file.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        write_atomic(path, (self.model_dump_json(indent=2) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read the file.
+
+        Raises:
+            ConfigError: No such file, or not of this form.
+        """
+        try:
+            with path.open("rb") as f:
+                return cls.model_validate_json(f.read(_MAX_FILE_BYTES))
+        except OSError as e:
+            raise ConfigError(f"{path}: wanted {cls.__doc__ or ''} It cannot be read: {e.strerror}") from e
+        except ValidationError as e:
+            raise ConfigError(f"{path}: not {cls.__name__.lower()}: {describe(e)}") from e
+
+
+class Card(_File):
+    """An institution's card: its name and its public key, for whoever drafts a compact."""
+
+    institution: Name
+    key: PublicKey
+
+
+class Invite(_File):
+    """A coordinator's invite: which consortium, where it is reached, and the authority behind its TLS certificate."""
+
+    consortium: Digest
+    name: Name
+    exchange: Address
+    """gRPC: submissions and blobs."""
+    records: Annotated[str, StringConstraints(pattern=r"^https://[^\s]{1,255}$")]
+    """The public records."""
+    fleet: Address
+    """Flower: invitations and answers."""
+    ca_pem: Annotated[str, StringConstraints(max_length=32_768)]

@@ -1,0 +1,95 @@
+"""Ed25519 keys (RFC 8032): key files, and the public key as the one name of its owner.
+
+A private key lies in a PKCS #8 PEM file of mode 0600, under a passphrase if one is given; it is never logged and a
+file that others can read is refused. A public key is written as 64 lower-case hex digits. One key has one role.
+"""
+
+import os
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from commonweal_protocols.canonical import parse_digest
+from commonweal_protocols.errors import SignatureError, StorageError
+
+_MAX_KEY_FILE_BYTES = 4096
+
+
+def public_hex(key: Ed25519PrivateKey) -> str:
+    """Return the public half as 64 hex digits."""
+    return key.public_key().public_bytes_raw().hex()
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Create ``path`` with mode 0600 from its first byte on, durably; never overwrite.
+
+    Raises:
+        StorageError: It exists already, or cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+    except FileExistsError as e:
+        raise StorageError(f"{path}: exists already; a key is never overwritten") from e
+    except OSError as e:
+        raise StorageError(f"{path}: cannot be written: {e.strerror}") from e
+
+
+def create_key_file(path: Path, passphrase: bytes | None = None) -> Ed25519PrivateKey:
+    """Make a new key and its file (mode 0600).
+
+    Raises:
+        StorageError: The file exists already, or cannot be written.
+    """
+    key = Ed25519PrivateKey.generate()
+    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if passphrase:
+        encryption = serialization.BestAvailableEncryption(passphrase)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+    write_private(path, pem)
+    return key
+
+
+def load_key_file(path: Path, passphrase: bytes | None = None) -> Ed25519PrivateKey:
+    """Load a key that :func:`create_key_file` made.
+
+    Raises:
+        StorageError: No such file, readable by others, a wrong passphrase, or not an Ed25519 key.
+    """
+    try:
+        with path.open("rb") as f:
+            mode = os.fstat(f.fileno()).st_mode & 0o777
+            data = f.read(_MAX_KEY_FILE_BYTES)
+    except OSError as e:
+        raise StorageError(f"{path}: the key file cannot be read: {e.strerror}") from e
+    if mode & 0o077:
+        raise StorageError(f"{path}: wanted mode 0600, got {mode:04o}; run: chmod 600 {path}")
+    try:
+        key = serialization.load_pem_private_key(data, passphrase or None)
+    except TypeError as e:
+        raise StorageError(f"{path}: a passphrase is {'wanted' if not passphrase else 'given but not wanted'}") from e
+    except ValueError as e:
+        raise StorageError(f"{path}: not a key file, or a wrong passphrase") from e
+    if not isinstance(key, Ed25519PrivateKey):
+        raise StorageError(f"{path}: wanted an Ed25519 key, got {type(key).__name__}")
+    return key
+
+
+def verify_signature(public_key: str, signature: bytes, message: bytes) -> None:
+    """Check one Ed25519 signature under a public key in hex.
+
+    Raises:
+        MalformedError: ``public_key`` is not 64 hex digits.
+        SignatureError: It does not hold.
+    """
+    raw = parse_digest(public_key)
+    try:
+        Ed25519PublicKey.from_public_bytes(raw).verify(signature, message)
+    except (InvalidSignature, ValueError) as e:
+        raise SignatureError(f"signature: does not hold under key {public_key}") from e

@@ -1,0 +1,90 @@
+"""A replica: a log's tree and the consortium's state, grown together one entry at a time.
+
+The coordinator before it sequences, a node that follows and an auditor that replays all add entries here, so all three
+apply the same checks in the same order: spelling, signatures, the fold, and each author's ``seen`` against this very
+history. No I/O.
+"""
+
+from commonweal_protocols.checkpoint import Checkpoint
+from commonweal_protocols.errors import LogError
+from commonweal_protocols.fold import State, fold
+from commonweal_protocols.merkle import Tree
+from commonweal_protocols.note import Verifier, parse_vkey
+from commonweal_protocols.statement import Entry, Seen, open_entry
+
+
+class Replica:
+    """Not thread-safe: its owner holds a lock, or is one thread."""
+
+    def __init__(self) -> None:
+        self._tree = Tree()
+        self._state: State | None = None
+
+    @property
+    def size(self) -> int:
+        """How many entries are in."""
+        return self._tree.size
+
+    @property
+    def state(self) -> State:
+        """The state after the newest entry.
+
+        Raises:
+            LogError: There is no entry yet.
+        """
+        if self._state is None:
+            raise LogError("log: wanted a founded consortium, got an empty log")
+        return self._state
+
+    @property
+    def log(self) -> Verifier:
+        """Who signs this log's checkpoints, as the compact says."""
+        return parse_vkey(self.state.compact.coordinator.log)
+
+    def checkpoint(self) -> Checkpoint:
+        """The tree as it stands here; nobody has signed this."""
+        return Checkpoint(self.log.name, self.size, self._tree.root(self.size))
+
+    def check(self, data: bytes) -> tuple[Entry, State]:
+        """Return the entry and the state after it, without adding it.
+
+        Raises:
+            PeerError: It does not belong here; says why.
+        """
+        entry = open_entry(data)
+        state = fold(self._state, entry)
+        if entry.statement.header is not None:
+            for seen in entry.statement.header.seen:
+                self.check_seen(seen)
+        return entry, state
+
+    def check_seen(self, seen: Seen) -> None:
+        """Check a checkpoint that somebody saw against this history.
+
+        Raises:
+            LogError: This history is shorter than what was seen, or another one.
+        """
+        if seen.origin != self.log.name:
+            return  # another log's checkpoint: gossip for those who follow that log
+        if seen.size > self.size:
+            raise LogError(f"log {seen.origin}: rolled back: {seen.size} entries were seen, {self.size} are here")
+        if (root := self._tree.root(seen.size).hex()) != seen.root:
+            raise LogError(f"log {seen.origin}: forked: at size {seen.size}, root {seen.root} was seen, {root} is here")
+
+    def add(self, data: bytes) -> Entry:
+        """Check an entry and add it.
+
+        Raises:
+            PeerError: It does not belong here; the replica is as it was.
+        """
+        entry, self._state = self.check(data)
+        self._tree.append(bytes.fromhex(entry.leaf))
+        return entry
+
+    def check_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Check a verified checkpoint of this log against this history.
+
+        Raises:
+            LogError: It is of another history.
+        """
+        self.check_seen(Seen(origin=checkpoint.origin, size=checkpoint.size, root=checkpoint.root.hex()))

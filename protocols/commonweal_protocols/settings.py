@@ -1,0 +1,50 @@
+"""Files that people write: TOML into one closed, frozen model. Anything unknown or out of range is an error."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from commonweal_protocols.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
+_MAX_FILE_BYTES = 1 << 20
+
+
+def describe(error: ValidationError) -> str:
+    """Say the first thing that is wrong: where, what was wanted, and what was got."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(p) for p in first["loc"])
+    if first["type"] == "value_error":
+        # One of our own validators: it says what was wanted and got itself, and its input is the whole model.
+        return f"{where}: {first['ctx']['error']}" if where else str(first["ctx"]["error"])
+    return f"{where or 'the whole'}: {first['msg']}, got {str(first.get('input'))[:80]!r}"
+
+
+def load_toml(path: Path, model: type[Model], *, if_missing: str = "") -> Model:
+    """Read a TOML file as ``model``.
+
+    Args:
+        path: The file.
+        model: A closed pydantic model; units are in its fields' names.
+        if_missing: What to do where there is no such file; for people.
+
+    Raises:
+        ConfigError: It cannot be read, is not TOML, has an unknown key, or a value is out of range.
+    """
+    try:
+        with path.open("rb") as f:
+            table = tomllib.loads(f.read(_MAX_FILE_BYTES).decode("utf-8"))
+        # Through JSON, where a strict model takes a list for a tuple, text for a path, and nothing else for anything.
+        return model.model_validate_json(json.dumps(table))
+    except FileNotFoundError as e:
+        raise ConfigError(f"{path}: wanted a file, got none" + (f"; {if_missing}" if if_missing else "")) from e
+    except OSError as e:
+        raise ConfigError(f"{path}: cannot be read: {e.strerror}") from e
+    # TypeError: TOML has dates, which are nothing that we ask for.
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as e:
+        raise ConfigError(f"{path}: wanted TOML, got: {e}") from e
+    except ValidationError as e:
+        raise ConfigError(f"{path}: {describe(e)}") from e
