@@ -1,0 +1,122 @@
+"""What every party computes again for itself: the first round's start, and each release from its logged inputs.
+
+This module, as an object, is the ``Recompute`` of ``commonweal_protocols.audit``. Coordinator, nodes and auditors call
+the same functions, and whoever has the same records gets the same bytes. Blobs come through the caller's ``fetch`` and
+are checked here against their names, whoever fetched them. No clock, no randomness, no floats but in the file format.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from commonweal_adapters.aggregate import factor_mean
+from commonweal_adapters.delta import GridTensors, read_adapter, read_delta, write_adapter
+from commonweal_adapters.lora_file import payload_bytes, slots
+from commonweal_protocols.canonical import digest_of
+from commonweal_protocols.errors import BlobError
+from commonweal_protocols.predicates import MAX_BLOB_BYTES, AdapterSpec, Blob, Digest, Input, Release, Rule
+
+_DOMAIN = "urn:commonweal:start:v1"
+
+
+def recompute_start(spec: AdapterSpec) -> bytes:
+    """Return the first round's start: B = 0, and A uniform in ±1/√in_features on the grid.
+
+    That is the distribution with which PEFT begins (kaiming_uniform with a = √5), made from integers only. For each
+    A the SHAKE-256 stream of three lines, joined by line feeds without one at the end ("urn:commonweal:start:v1", the
+    seed in decimal, the tensor's name), is cut into unsigned 64-bit little-endian words u, row by row, and
+
+        q = u mod (2b + 1) - b,    b = isqrt(4^grid_bits // in_features) = ⌊2^grid_bits / √in_features⌋
+
+    Since 2b + 1 ≤ 2^24 + 1, the remainder favours some q over others by less than 2^-39 of their probability.
+
+    Raises:
+        BlobError: The spec asks for more than a blob may have, or for a grid too coarse for any A but 0.
+    """
+    if (size := payload_bytes(spec)) > MAX_BLOB_BYTES:
+        raise BlobError(f"adapter spec: wanted tensors of at most {MAX_BLOB_BYTES} bytes, got {size}")
+    values: dict[str, NDArray[np.int32]] = {}
+    for slot in slots(spec):
+        bound = math.isqrt(4**spec.grid_bits // slot.in_features)
+        if bound == 0:
+            # With A = 0 and B = 0 both gradients are 0 for ever.
+            raise BlobError(
+                f"adapter spec: wanted grid_bits of at least {math.ceil(math.log2(slot.in_features) / 2)} "
+                f"for {slot.in_features} in_features, got {spec.grid_bits}"
+            )
+        values[slot.name_a] = _uniform(spec.seed, slot.name_a, (spec.rank, slot.in_features), bound)
+        values[slot.name_b] = np.zeros((slot.out_features, spec.rank), np.int32)
+    return write_adapter(GridTensors(values), spec)
+
+
+def _uniform(seed: int, name: str, shape: tuple[int, int], bound: int) -> NDArray[np.int32]:
+    stream = hashlib.shake_256(f"{_DOMAIN}\n{seed}\n{name}".encode()).digest(8 * shape[0] * shape[1])
+    q = (np.frombuffer(stream, "<u8") % np.uint64(2 * bound + 1)).astype(np.int32)
+    q -= np.int32(bound)
+    return q.reshape(shape)
+
+
+def check_delta(data: bytes, spec: AdapterSpec) -> None:
+    """Check that bytes are a delta that can enter a merge.
+
+    Raises:
+        BlobError: Not the spec's tensors, or an integer out of range.
+    """
+    read_delta(data, spec)
+
+
+def merge_release(
+    spec: AdapterSpec, start: Blob, rule: Rule, inputs: Sequence[Input], fetch: Callable[[Digest], bytes]
+) -> bytes:
+    """Merge deltas into an adapter file.
+
+    Args:
+        spec: The consortium's one shape.
+        start: The adapter from which all trained.
+        rule: ``factor-mean``; its weights are those that the inputs state, which is for the log's fold to check.
+        inputs: In any order: it does not change a bit.
+        fetch: Returns a blob's bytes by their SHA-256; called once for each blob, and each is let go before the next.
+
+    Raises:
+        BlobError: A blob is not what its name or the spec says, or the result is out of range. ``fetch``'s own errors
+            pass through.
+    """
+    if rule.name != "factor-mean":
+        raise BlobError(f"rule: wanted factor-mean, got {rule.name}")
+    deltas = (
+        (i.weight, _read(f"delta {i.delta.sha256} of {i.institution}", i.delta, fetch, read_delta, spec))
+        for i in inputs
+    )
+    begin = _read(f"start {start.sha256}", start, fetch, read_adapter, spec)
+    return write_adapter(factor_mean(begin, deltas), spec)
+
+
+def _read(
+    what: str,
+    blob: Blob,
+    fetch: Callable[[Digest], bytes],
+    parse: Callable[[bytes, AdapterSpec], GridTensors],
+    spec: AdapterSpec,
+) -> GridTensors:
+    """Fetch a blob, hold its bytes to its name, and parse them."""
+    data = fetch(blob.sha256)
+    if len(data) != blob.size_bytes:
+        raise BlobError(f"{what}: wanted {blob.size_bytes} bytes, got {len(data)}")
+    if (got := digest_of(data)) != blob.sha256:
+        raise BlobError(f"{what}: wanted sha256 {blob.sha256}, got {got}")
+    try:
+        return parse(data, spec)
+    except BlobError as e:
+        raise BlobError(f"{what}: {e}") from e
+
+
+def recompute_release(spec: AdapterSpec, release: Release, fetch: Callable[[Digest], bytes]) -> bytes:
+    """Return the bytes that a release's adapter must have, from its logged inputs.
+
+    Raises:
+        BlobError: An input is not what its entry says, or the merge is not possible.
+    """
+    return merge_release(spec, release.start, release.rule, release.inputs, fetch)

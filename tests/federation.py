@@ -1,0 +1,242 @@
+"""A whole federation in memory: real keys, real statements, real merges, no daemons.
+
+Tests edit one thing, re-sign what an attacker could re-sign, publish the records into a folder, and audit that folder.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from commonweal_adapters.delta import GridTensors, read_adapter, write_delta
+from commonweal_adapters.recompute import merge_release, recompute_start
+from commonweal_coordinator.blobs import BlobStore
+from commonweal_coordinator.log import Log
+from commonweal_protocols.canonical import digest_of
+from commonweal_protocols.envelope import Signature, format_envelope, sign
+from commonweal_protocols.fold import State, release_inputs
+from commonweal_protocols.keys import public_hex
+from commonweal_protocols.note import format_vkey
+from commonweal_protocols.predicates import (
+    AdapterSpec,
+    Adoption,
+    BaseModelRef,
+    Blob,
+    Compact,
+    Coordinator,
+    HeldoutLoss,
+    Identity,
+    LoraModule,
+    Member,
+    Predicate,
+    Quorum,
+    Ratification,
+    Recipe,
+    Release,
+    Round,
+    Rule,
+    Update,
+)
+from commonweal_protocols.replica import Replica
+from commonweal_protocols.statement import Author, Seen, Statement
+
+NAMES = ("clinic", "school", "coop")
+ORIGIN = "log.test/three"
+
+TINY = AdapterSpec(
+    rank=2,
+    alpha=4,
+    prefix="base_model.model.model.layers",
+    layers=2,
+    modules=(
+        LoraModule(name="self_attn.q_proj", in_features=6, out_features=4),
+        LoraModule(name="mlp.up_proj", in_features=4, out_features=5),
+    ),
+    grid_bits=20,
+    seed=7,
+)
+
+
+def key_of(name: str) -> Ed25519PrivateKey:
+    """A key that is the same in every run, so that a failing test can be run again."""
+    return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"key of {name}".encode()).digest())
+
+
+def blob_of(data: bytes) -> Blob:
+    return Blob(sha256=digest_of(data), size_bytes=len(data))
+
+
+@dataclass
+class Federation:
+    """Three institutions and a coordinator; every statement goes through the real replica."""
+
+    entries: list[bytes] = field(default_factory=list)
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    replica: Replica = field(default_factory=Replica)
+    quorum: Quorum = field(default_factory=lambda: Quorum(updates=2, ratifications=2))
+    weights: str = "equal"
+
+    def __post_init__(self) -> None:
+        self.log_key = key_of("log")
+        self.coordinator = key_of("coordinator")
+        self.keys = {name: key_of(name) for name in NAMES}
+        start = recompute_start(TINY)
+        self.keep(start)
+        self.compact = Compact(
+            consortium="three",
+            version=1,
+            base=BaseModelRef(reference="path:/models/tiny", sha256="ab" * 32),
+            adapter=TINY,
+            recipe=Recipe(steps=10, batch_size=4, learning_rate_micros=1000, max_tokens=64),
+            rule=Rule.model_validate({"name": "factor-mean", "weights": self.weights}),
+            quorum=self.quorum,
+            members=tuple(Member(institution=n, key=public_hex(self.keys[n])) for n in sorted(NAMES)),
+            coordinator=Coordinator(
+                name="hub",
+                key=public_hex(self.coordinator),
+                log=format_vkey(ORIGIN, self.log_key.public_key().public_bytes_raw()),
+            ),
+            start=blob_of(start),
+            round_deadline_seconds=600,
+            max_update_bytes=1 << 20,
+        )
+        self.add(self.founding())
+
+    @property
+    def state(self) -> State:
+        return self.replica.state
+
+    def keep(self, data: bytes) -> Blob:
+        blob = blob_of(data)
+        self.blobs[blob.sha256] = data
+        return blob
+
+    def founding(self, signers: tuple[str, ...] = NAMES) -> bytes:
+        payload = Statement(None, self.compact).payload()
+        signatures: list[Signature] = [sign(payload, self.keys[n]) for n in signers]
+        return format_envelope(payload, signatures)
+
+    def add(self, data: bytes) -> bytes:
+        self.replica.add(data)
+        self.entries.append(data)
+        return data
+
+    def key(self, who: str) -> Ed25519PrivateKey:
+        return self.coordinator if who == "hub" else self.keys[who]
+
+    def signed(self, who: str, predicate: Predicate) -> bytes:
+        """What ``who`` would send next."""
+        chain = self.state.chain(public_hex(self.key(who)))
+        cp = self.replica.checkpoint()
+        return Author(self.key(who), self.state.consortium).sign(
+            predicate,
+            seq=chain.seq + 1,
+            prev=chain.leaf or None,
+            seen=(Seen(origin=cp.origin, size=cp.size, root=cp.root.hex()),),
+        )
+
+    def say(self, who: str, predicate: Predicate) -> bytes:
+        return self.add(self.signed(who, predicate))
+
+    # -- a round, step by step
+
+    def announce(self) -> None:
+        for name in NAMES:
+            self.say(name, Identity(institution=name, transport_key="A" * 44))
+
+    def next_round(self) -> Round:
+        return Round(
+            round=len(self.state.rounds) + 1,
+            start=self.state.next_start(),
+            recipe=self.compact.recipe,
+            rule=self.compact.rule,
+            cohort=tuple(sorted(NAMES)),
+            deadline_seconds=600,
+        )
+
+    def open_round(self) -> None:
+        self.say("hub", self.next_round())
+
+    def delta(self, name: str) -> bytes:
+        """A made-up contribution: small integers that depend on the institution and the round."""
+        seed = int.from_bytes(hashlib.sha256(f"{name} {len(self.state.rounds)}".encode()).digest()[:4])
+        rng = np.random.default_rng(seed)
+        start = read_adapter(self.blobs[self.state.next_start().sha256], TINY)
+        values = {k: rng.integers(-5000, 5000, v.shape, dtype=np.int32) for k, v in start.items()}
+        return write_delta(GridTensors(values), TINY)
+
+    def update(self, name: str, delta: bytes | None = None) -> Update:
+        r = self.state.rounds[-1]
+        return Update(
+            round=r.round.round,
+            round_leaf=r.leaf,
+            delta=self.keep(self.delta(name) if delta is None else delta),
+            num_examples=10 + len(name),
+            heldout_before_micronats=3_000_000,
+            heldout_after_micronats=2_000_000,
+        )
+
+    def release(self) -> Release:
+        r = self.state.rounds[-1]
+        inputs = release_inputs(r)
+        data = merge_release(TINY, r.round.start, r.round.rule, inputs, self.blobs.__getitem__)
+        return Release(
+            round=r.round.round, start=r.round.start, rule=r.round.rule, inputs=inputs, adapter=self.keep(data)
+        )
+
+    def ratification(self) -> Ratification:
+        r = self.state.rounds[-1]
+        assert r.release is not None
+        return Ratification(
+            round=r.round.round, release_leaf=r.release.leaf, adapter_sha256=r.release.release.adapter.sha256
+        )
+
+    def adoption(self) -> Adoption:
+        r = self.state.rounds[-1]
+        assert r.release is not None
+        loss = HeldoutLoss(base_micronats=4, local_micronats=3, shared_micronats=2, blend_micronats=1)
+        return Adoption(
+            round=r.round.round,
+            release_leaf=r.release.leaf,
+            decision="blend",
+            shared_millis=500,
+            own_millis=500,
+            heldout=loss,
+            reason="better on our rows",
+        )
+
+    def run_round(self) -> None:
+        """A whole round: all contribute, ratify and adopt."""
+        self.open_round()
+        for name in NAMES:
+            self.say(name, self.update(name))
+        self.say("hub", self.release())
+        for name in NAMES:
+            self.say(name, self.ratification())
+        for name in NAMES:
+            self.say(name, self.adoption())
+
+    # -- the public records
+
+    def publish(self, directory: Path, entries: list[bytes] | None = None) -> Path:
+        """Write the records as the coordinator would, or as one would who holds its log key and other entries."""
+        public = directory / "public"
+        public.mkdir(parents=True)
+        log = Log.create(public, directory / "lock.db", ORIGIN, self.log_key)
+        log.append(self.entries if entries is None else entries)
+        log.close()
+        store = BlobStore(public)
+        for data in self.blobs.values():
+            store.put_bytes(data)
+        return public
+
+
+def two_rounds() -> Federation:
+    """A federation with two finished rounds: 3 + 2 · 11 + 1 entries."""
+    f = Federation()
+    f.announce()
+    f.run_round()
+    f.run_round()
+    return f

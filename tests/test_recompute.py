@@ -1,0 +1,259 @@
+"""What everybody computes again: the same start from the same seed, the same release from the same inputs."""
+
+import hashlib
+import itertools
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from commonweal_adapters import recompute
+from commonweal_adapters.delta import LIMIT, GridTensors, read_adapter, write_adapter, write_delta
+from commonweal_adapters.lora_file import tensor_shapes
+from commonweal_adapters.recompute import check_delta, merge_release, recompute_release, recompute_start
+from commonweal_protocols.audit import Recompute
+from commonweal_protocols.errors import BlobError
+from commonweal_protocols.predicates import AdapterSpec, Blob, Input, LoraModule, Release, Rule
+from tests.federation import TINY, blob_of
+
+RULE = Rule(name="factor-mean", weights="examples")
+LEAF = "0" * 64
+NAMES = ("clinic", "coop", "school")
+
+
+def test_the_module_is_the_audits_recompute() -> None:
+    offered: Recompute = recompute
+    assert offered.recompute_start(TINY) == recompute_start(TINY)
+
+
+# -- the start
+
+
+def naive_start(spec: AdapterSpec, name: str, rows: int, columns: int) -> list[list[int]]:
+    """The docstring's formula, one Python integer after another."""
+    bound = math.isqrt(4**spec.grid_bits // columns)
+    text = f"urn:commonweal:start:v1\n{spec.seed}\n{name}"
+    stream = hashlib.shake_256(text.encode()).digest(8 * rows * columns)
+    words = [int.from_bytes(stream[i : i + 8], "little") for i in range(0, len(stream), 8)]
+    q = [w % (2 * bound + 1) - bound for w in words]
+    return [q[r * columns : (r + 1) * columns] for r in range(rows)]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**53 - 1), st.integers(8, 23))
+def test_the_start_is_the_formula(seed: int, bits: int) -> None:
+    spec = AdapterSpec.model_validate(TINY.model_dump() | {"seed": seed, "grid_bits": bits})
+    start = read_adapter(recompute_start(spec), spec)
+    for name, shape in tensor_shapes(spec).items():
+        if ".lora_B." in name:
+            assert not start[name].any()
+        else:
+            assert start[name].tolist() == naive_start(spec, name, *shape)
+
+
+def test_every_seed_and_every_tensor_gets_other_numbers() -> None:
+    starts = [read_adapter(recompute_start(TINY.model_copy(update={"seed": s})), TINY) for s in (0, 1)]
+    drawn = [q.tobytes() for start in starts for name, q in start.items() if ".lora_A." in name]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_a_is_spread_as_peft_spreads_it() -> None:
+    columns = 1 << 16
+    spec = AdapterSpec(
+        rank=8,
+        alpha=8,
+        prefix="p",
+        layers=1,
+        modules=(LoraModule(name="m", in_features=columns, out_features=1),),
+    )
+    a = safetensors.numpy.load(recompute_start(spec))["p.0.m.lora_A.weight"].astype(np.float64)
+    bound = 1 / math.sqrt(columns)
+    assert np.abs(a).max() == bound  # 2^19 draws of 8193 values: each end is drawn
+    # A uniform's mean and variance, within five standard errors.
+    n = a.size
+    assert abs(a.mean()) < 5 * bound / math.sqrt(3 * n)
+    assert abs(a.var() / (bound**2 / 3) - 1) < 5 * math.sqrt(0.8 / n)
+
+
+@pytest.mark.parametrize("in_features", [1, 3, 576, 1536, 1 << 20])
+def test_the_bound_is_the_floor_of_the_root(in_features: int) -> None:
+    bound = math.isqrt(4**23 // in_features)
+    assert Fraction(bound) ** 2 * in_features <= 4**23 < Fraction(bound + 1) ** 2 * in_features
+
+
+def test_a_spec_beyond_any_blob_is_refused_before_memory_is_taken() -> None:
+    module = LoraModule(name="m", in_features=1 << 20, out_features=1 << 20)
+    spec = AdapterSpec(rank=1024, alpha=1, prefix="p", layers=1024, modules=(module,))
+    with pytest.raises(BlobError, match=f"wanted tensors of at most {1 << 34} bytes, got {1024 * 2 * 4 << 30}"):
+        recompute_start(spec)
+
+
+def test_a_grid_too_coarse_for_any_start_but_zero_is_refused() -> None:
+    module = LoraModule(name="m", in_features=(1 << 16) + 1, out_features=1)
+    spec = AdapterSpec(rank=1, alpha=1, prefix="p", layers=1, modules=(module,), grid_bits=8)
+    with pytest.raises(BlobError, match="wanted grid_bits of at least 9 for 65537 in_features, got 8"):
+        recompute_start(spec)
+    recompute_start(spec.model_copy(update={"grid_bits": 9}))
+
+
+# -- the release
+
+
+def random_grid(seed: int, size: int) -> GridTensors:
+    rng = np.random.default_rng(seed)
+    return GridTensors({n: rng.integers(-size, size + 1, s, dtype=np.int32) for n, s in tensor_shapes(TINY).items()})
+
+
+class Store:
+    """Blobs in memory that count how often they are asked for."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.asked: list[str] = []
+
+    def keep(self, data: bytes) -> Blob:
+        blob = blob_of(data)
+        self.blobs[blob.sha256] = data
+        return blob
+
+    def fetch(self, sha256: str) -> bytes:
+        self.asked.append(sha256)
+        return self.blobs[sha256]
+
+
+def a_round(seed: int = 0) -> tuple[Store, Blob, tuple[Input, ...]]:
+    store = Store()
+    start = store.keep(write_adapter(random_grid(seed, LIMIT // 2), TINY))
+    inputs = tuple(
+        Input(
+            institution=name,
+            leaf=LEAF,
+            delta=store.keep(write_delta(random_grid(seed + 1 + k, LIMIT // 4), TINY)),
+            weight=10**k + k,
+        )
+        for k, name in enumerate(NAMES)
+    )
+    return store, start, inputs
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**16))
+def test_a_release_is_what_another_reader_and_fractions_make_of_its_inputs(seed: int) -> None:
+    store, start, inputs = a_round(seed)
+    released = safetensors.numpy.load(merge_release(TINY, start, RULE, inputs, store.fetch))
+    before = safetensors.numpy.load(store.blobs[start.sha256])
+    deltas = [safetensors.numpy.load(store.blobs[i.delta.sha256]) for i in inputs]
+    total = sum(i.weight for i in inputs)
+    for name, values in released.items():
+        for at in np.ndindex(values.shape):
+            summed = sum(i.weight * int(d[name][at]) for i, d in zip(inputs, deltas, strict=True))
+            q = Fraction(float(before[name][at])) * 2**TINY.grid_bits + round(Fraction(summed, total))
+            assert Fraction(float(values[at])) == q / 2**TINY.grid_bits
+
+
+def test_the_order_of_the_inputs_never_changes_a_byte() -> None:
+    store, start, inputs = a_round()
+    made = {merge_release(TINY, start, RULE, order, store.fetch) for order in itertools.permutations(inputs)}
+    assert len(made) == 1
+
+
+def test_a_release_is_recomputed_from_its_own_fields() -> None:
+    store, start, inputs = a_round()
+    data = merge_release(TINY, start, RULE, inputs, store.fetch)
+    release = Release(round=1, start=start, rule=RULE, inputs=inputs, adapter=blob_of(data))
+    assert recompute_release(TINY, release, store.fetch) == data
+    fewer = release.model_copy(update={"inputs": inputs[:2]})
+    assert recompute_release(TINY, fewer, store.fetch) != data
+
+
+def test_each_blob_is_fetched_once() -> None:
+    store, start, inputs = a_round()
+    merge_release(TINY, start, RULE, inputs, store.fetch)
+    assert store.asked == [start.sha256, *(i.delta.sha256 for i in inputs)]
+
+
+def test_errors_of_the_callers_fetch_pass_through() -> None:
+    store, start, inputs = a_round()
+    del store.blobs[inputs[1].delta.sha256]
+    with pytest.raises(KeyError, match=inputs[1].delta.sha256):
+        merge_release(TINY, start, RULE, inputs, store.fetch)
+
+
+def flip_last_byte(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def replaced(inputs: tuple[Input, ...], delta: Blob) -> tuple[Input, ...]:
+    return (inputs[0], inputs[1].model_copy(update={"delta": delta}), inputs[2])
+
+
+def test_other_bytes_under_a_blobs_name_are_refused() -> None:
+    store, start, inputs = a_round()
+    delta = inputs[1].delta.sha256
+    good = store.blobs[delta]
+    store.blobs[delta] = flip_last_byte(good)
+    got = blob_of(store.blobs[delta]).sha256
+    with pytest.raises(BlobError, match=f"^delta {delta} of coop: wanted sha256 {delta}, got {got}$"):
+        merge_release(TINY, start, RULE, inputs, store.fetch)
+    store.blobs[delta] = good + b"\0"
+    with pytest.raises(BlobError, match=f"^delta {delta} of coop: wanted {len(good)} bytes, got {len(good) + 1}$"):
+        merge_release(TINY, start, RULE, inputs, store.fetch)
+    store.blobs[delta] = good
+    store.blobs[start.sha256] = flip_last_byte(store.blobs[start.sha256])
+    with pytest.raises(BlobError, match=f"^start {start.sha256}: wanted sha256 {start.sha256}, got "):
+        merge_release(TINY, start, RULE, inputs, store.fetch)
+
+
+def far_out() -> bytes:
+    """A well-formed delta with one integer beyond the range."""
+    data = write_delta(random_grid(0, 1), TINY)
+    return data[:-4] + (LIMIT + 1).to_bytes(4, "little")
+
+
+BAD_DELTAS: list[tuple[str, Callable[[], bytes], str]] = [
+    ("an adapter in a delta's place", lambda: recompute_start(TINY), "wanted dtype I32, got 'F32'"),
+    ("an integer out of range", far_out, r"wanted at most 2\^24 = 16777216 grid steps, got 16777217"),
+    ("cut off", lambda: write_delta(random_grid(0, 1), TINY)[:-4], "file: wanted .* bytes, got"),
+    ("no file at all", lambda: b"hello, world", "header: wanted a length"),
+]
+
+
+@pytest.mark.parametrize(("why", "make", "message"), BAD_DELTAS, ids=[w for w, _, _ in BAD_DELTAS])
+def test_a_bad_delta_is_refused_alone_and_in_a_merge_where_its_author_is_named(
+    why: str, make: Callable[[], bytes], message: str
+) -> None:
+    with pytest.raises(BlobError, match=message):
+        check_delta(make(), TINY)
+    store, start, inputs = a_round()
+    bad = store.keep(make())
+    with pytest.raises(BlobError, match=f"^delta {bad.sha256} of coop: .*{message}"):
+        merge_release(TINY, start, RULE, replaced(inputs, bad), store.fetch)
+
+
+def test_a_good_delta_passes() -> None:
+    check_delta(write_delta(random_grid(0, LIMIT), TINY), TINY)
+
+
+def test_a_start_off_the_grid_is_refused() -> None:
+    store, _, inputs = a_round()
+    tensors = {name: np.full(shape, 0.3, np.float32) for name, shape in tensor_shapes(TINY).items()}
+    start = store.keep(safetensors.numpy.save(tensors))
+    with pytest.raises(BlobError, match=f"^start {start.sha256}: tensor .*: wanted multiples of 2\\^-20"):
+        merge_release(TINY, start, RULE, inputs, store.fetch)
+
+
+def test_a_result_out_of_range_is_refused() -> None:
+    store, _, inputs = a_round()
+    start = store.keep(
+        write_adapter(GridTensors({n: np.full(s, LIMIT, np.int32) for n, s in tensor_shapes(TINY).items()}), TINY)
+    )
+    up = store.keep(
+        write_delta(GridTensors({n: np.full(s, 9, np.int32) for n, s in tensor_shapes(TINY).items()}), TINY)
+    )
+    with pytest.raises(BlobError, match=f"merge: tensor .* got {LIMIT + 9}"):
+        merge_release(TINY, start, RULE, replaced(inputs, up)[1:2], store.fetch)
