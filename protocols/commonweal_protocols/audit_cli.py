@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from commonweal_protocols import audit as core
 from commonweal_protocols.errors import ConfigError, StorageError
@@ -21,6 +20,13 @@ from commonweal_protocols.records import DirectorySource, HttpSource, Source
 from commonweal_protocols.statement import Seen
 
 app = typer.Typer(no_args_is_help=True, help="Re-check a consortium from its public records alone.")
+
+
+_CHECKS = {
+    "recomputed": "re-computed to the same bytes",
+    "digests only": "not re-computed",
+    "failed": "does NOT hold",
+}
 
 
 class Memory(Closed):
@@ -56,31 +62,31 @@ def _load_recompute() -> core.Recompute:
 
 def print_report(report: core.Report, console: Console) -> None:
     """Print a report for people: what was checked, and each finding as a sentence."""
-    console.print(f"[bold]consortium[/] {report.name or 'unknown'}  {report.consortium or ''}")
-    console.print(f"[bold]log[/]        {report.origin or 'unknown'}: {report.size} entries, root {report.root or '?'}")
-    console.print("[bold]entries[/]    " + ", ".join(f"{n} {kind}" for kind, n in report.entries.items()))
-    if report.rounds:
-        table = Table("round", "updates", "refused or rejected", "release", "check", "ratified by", "decisions")
-        for r in report.rounds:
-            out = r.release
-            table.add_row(
-                str(r.round),
-                ", ".join(r.updates),
-                escape("; ".join(f"{n}: {why}" for n, why in {**r.refusals, **r.rejections}.items())) or "–",
-                out.adapter_sha256[:12] if out else escape(r.incident or "open"),
-                out.check if out else "–",
-                ", ".join(out.ratified_by) if out else "–",
-                ", ".join(f"{n}: {d}" for n, d in out.adoptions.items()) if out else "–",
-            )
-        console.print(table)
+
+    def line(name: str, text: str) -> None:
+        console.print(f"[bold]{name:<11}[/]{escape(text)}", highlight=False, soft_wrap=True)
+
+    line("consortium", f"{report.name or 'unknown'} {report.consortium or ''}")
+    line("log", f"{report.origin or 'unknown'}: {report.size} entries, root {report.root or 'not reached'}")
+    line("entries", ", ".join(f"{n} {kind}" for kind, n in report.entries.items()) or "none")
+    for r in report.rounds:
+        line(f"round {r.round}", f"updates of {', '.join(r.updates) or 'nobody'}")
+        for name, why in {**r.refusals, **r.rejections}.items():
+            line("", f"without {name}: {why}")
+        if r.release is None:
+            line("", f"no release: {r.incident or 'still open'}")
+            continue
+        out = r.release
+        line("", f"release {out.adapter_sha256[:16]}…, {_CHECKS[out.check]}; ratified by {', '.join(out.ratified_by)}")
+        if out.adoptions:
+            line("", "decisions: " + ", ".join(f"{name} {decision}" for name, decision in out.adoptions.items()))
     for finding in report.findings:
-        console.print(f"[bold red]finding[/] {escape(finding.sentence)}")
+        console.print(f"[bold red]finding    [/]{escape(finding.sentence)}", highlight=False, soft_wrap=True)
     if report.verdict == "pass":
-        console.print(
-            "[bold green]verdict: pass[/] – the records hold. They do not prove honest training or good values."
-        )
+        verdict = "[bold green]pass[/]: the records hold. They do not prove honest training or good values."
     else:
-        console.print(f"[bold red]verdict: fail[/] – {len(report.findings)} finding(s)")
+        verdict = f"[bold red]fail[/]: {len(report.findings)} finding(s)"
+    console.print(f"[bold]verdict    [/]{verdict}", highlight=False, soft_wrap=True)
 
 
 @app.callback()

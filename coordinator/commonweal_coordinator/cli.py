@@ -1,0 +1,153 @@
+"""``commonweal coordinator``: the coordinator's commands. No logic here."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from commonweal_coordinator import daemon
+from commonweal_coordinator.blobs import BlobStore
+from commonweal_coordinator.config import CoordinatorConfig, load_config
+from commonweal_coordinator.draft import draft_compact, load_terms
+from commonweal_coordinator.founding import Founding
+from commonweal_coordinator.status import load_status, now
+from commonweal_coordinator.tls import load_or_create_tls
+from commonweal_protocols.errors import ConfigError
+from commonweal_protocols.files import write_atomic
+from commonweal_protocols.join import Card, Invite
+from commonweal_protocols.keys import create_key_file, public_hex
+from commonweal_protocols.note import format_vkey
+from commonweal_protocols.predicates import Coordinator
+
+app = typer.Typer(no_args_is_help=True, help="Sequence a consortium's log, run its rounds, publish its releases.")
+Home = Annotated[Path, typer.Option(help="The coordinator's folder: settings, keys, log, public records.")]
+DEFAULT_HOME = Path("coordinator-home")
+
+_CONFIG = """\
+# A coordinator's settings; what binds members is in the compact. Every key: see CoordinatorConfig.
+name = "{name}"
+origin = "{origin}"
+host = "{host}"
+public_host = "{public_host}"
+exchange_port = {exchange}
+records_port = {records}
+fleet_port = {fleet}
+rounds = {rounds}
+"""
+
+
+def read_passphrase(path: Path | None) -> bytes | None:
+    """Read a passphrase file: the only secret that a command line names, and never the secret itself.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    try:
+        return path.read_bytes().strip() if path else None
+    except OSError as e:
+        raise ConfigError(f"{path}: the passphrase file cannot be read: {e.strerror}") from e
+
+
+@app.command()
+def init(
+    compact: Annotated[Path, typer.Option(help="The compact's terms (TOML).")],
+    card: Annotated[list[Path], typer.Option(help="A member's card; once for each member.")],
+    home: Home = DEFAULT_HOME,
+    name: Annotated[str, typer.Option(help="This coordinator's short name.")] = "coordinator",
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    public_host: Annotated[str | None, typer.Option(help="How others reach this host; --host if not given.")] = None,
+    base_port: Annotated[int, typer.Option(help="The first of three ports in a row.")] = 7400,
+    rounds: Annotated[int, typer.Option(help="How many ratified releases to reach; 0: open no rounds.")] = 1,
+    passphrase_file: Annotated[Path | None, typer.Option(help="Protect the keys with this file's content.")] = None,
+) -> None:
+    """Draft the founding compact and make this coordinator's keys, certificate and settings.
+
+    Then send invite.json to the members, and start `commonweal coordinator run`. The log begins once all have signed.
+    """
+    if (home / "coordinator.toml").exists():
+        raise ConfigError(f"{home}/coordinator.toml: exists already; a coordinator is set up once")
+    terms = load_terms(compact)
+    cards = [Card.load(path) for path in card]
+    passphrase = read_passphrase(passphrase_file)
+    reach = public_host or host
+    key = create_key_file(home / "keys/coordinator.pem", passphrase)
+    log_key = create_key_file(home / "keys/log.pem", passphrase)
+    origin = f"{reach}/{terms.consortium}/{public_hex(log_key)[:16]}"
+    vkey = format_vkey(origin, log_key.public_key().public_bytes_raw())
+    made, start = draft_compact(terms, cards, Coordinator(name=name, key=public_hex(key), log=vkey))
+    public = home / "public"
+    public.mkdir(exist_ok=True)
+    BlobStore(public).put_bytes(start)
+    consortium = Founding.draft(home / "founding", made)
+    tls = load_or_create_tls(home / "tls", [reach, host])
+    ports = CoordinatorConfig(
+        name=name,
+        origin=origin,
+        exchange_port=base_port,
+        records_port=base_port + 1,
+        fleet_port=base_port + 2,
+    )
+    invite = Invite(
+        consortium=consortium,
+        name=terms.consortium,
+        exchange=f"{reach}:{ports.exchange_port}",
+        records=f"https://{reach}:{ports.records_port}",
+        fleet=f"{reach}:{ports.fleet_port}",
+        ca_pem=tls.ca.read_text("ascii"),
+    )
+    invite.save(home / "invite.json")
+    text = _CONFIG.format(
+        name=name,
+        origin=origin,
+        host=host,
+        public_host=reach,
+        exchange=ports.exchange_port,
+        records=ports.records_port,
+        fleet=ports.fleet_port,
+        rounds=rounds,
+    )
+    write_atomic(home / "coordinator.toml", text.encode())
+    typer.echo(f"consortium {terms.consortium} {consortium}: {len(cards)} members have to sign")
+    typer.echo(f"next: send {home}/invite.json to each of them, and run: commonweal coordinator run --home {home}")
+
+
+@app.command()
+def run(
+    home: Home = DEFAULT_HOME,
+    passphrase_file: Annotated[Path | None, typer.Option(help="The file with the keys' passphrase.")] = None,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C: found the consortium, keep its log, run its rounds."""
+    config = load_config(home / "coordinator.toml")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    daemon.run(home.resolve(), config, read_passphrase(passphrase_file))
+
+
+@app.command()
+def status(
+    home: Home = DEFAULT_HOME,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Say what a coordinator is doing: which round, who is awaited, what is in the way."""
+    found = load_status(home)
+    alive = found.phase != "stopped" and _alive(found.pid)
+    if as_json:
+        typer.echo(found.model_dump_json())
+        return
+    console = Console(highlight=False)
+    console.print(f"consortium  {found.consortium}")
+    console.print(f"phase       {found.phase if alive else 'not running'} (as of {now() - found.written_at:.0f} s ago)")
+    console.print(f"log         {found.size} entries, {found.ratified} ratified releases")
+    console.print(f"round       {found.round or 'none yet'}: {found.step} {found.why}")
+    if found.trouble:
+        console.print(f"trouble     {found.trouble}", style="red", markup=False)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,42 @@
+"""``coordinator.toml``: one frozen model, read once. An unknown key is an error; units are in the names."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from commonweal_protocols.settings import load_toml
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class CoordinatorConfig(BaseModel):
+    """A coordinator's settings. Everything that binds others is in the compact, not here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    origin: str
+    """The log's name for life: a schema-less address, at most 255 bytes."""
+    host: str = "127.0.0.1"
+    public_host: str = "127.0.0.1"
+    """The name or address by which nodes and auditors reach this host; the TLS certificate is made for it."""
+    exchange_port: Port = 7400
+    """gRPC: submissions and blobs."""
+    records_port: Port = 7401
+    """HTTPS: the public records."""
+    fleet_port: Port = 7402
+    """Flower: invitations and answers. Its control interface is served here too (see the room's README)."""
+    rounds: Annotated[int, Field(ge=0)] = 0
+    """Open rounds until this many releases are ratified; 0 opens none."""
+    min_free_bytes: Annotated[int, Field(ge=0)] = 256 * 1024 * 1024
+    """Blobs are refused when the disk has less than this left, so that the log can always be written."""
+
+
+def load_config(path: Path) -> CoordinatorConfig:
+    """Read ``coordinator.toml``.
+
+    Raises:
+        ConfigError: No such file, not TOML, an unknown key, or a value out of range.
+    """
+    return load_toml(path, CoordinatorConfig, if_missing=f"run: commonweal coordinator init --home {path.parent}")

@@ -1,0 +1,249 @@
+"""The coordinator's daemon: wiring, start-up, and shutdown. Policy is in ``rounds``, durability in ``log``.
+
+Home folder::
+
+    coordinator.toml   settings            public/    checkpoint, tile/, blob/: what anyone may read
+    keys/              0600, this host      founding/  the draft compact and the members' signatures
+    tls/               certificate          lock.db    the log's lock database: never restore it from a backup
+    flower/            Flower's own state   status.json
+"""
+
+import logging
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+
+from commonweal_coordinator.blobs import BlobStore
+from commonweal_coordinator.config import CoordinatorConfig
+from commonweal_coordinator.exchange import ExchangeService, Limits
+from commonweal_coordinator.flower import SuperLink, SuperLinkSettings
+from commonweal_coordinator.founding import Founding
+from commonweal_coordinator.log import Log
+from commonweal_coordinator.rounds import RoundDriver, Step
+from commonweal_coordinator.sequencer import Sequencer
+from commonweal_coordinator.service import Admission, FoundingService, LogService
+from commonweal_coordinator.status import CoordinatorStatus, now, save_status
+from commonweal_coordinator.tls import TlsFiles, load_or_create_tls, own_host
+from commonweal_coordinator.web import RecordsServer
+from commonweal_protocols.canonical import parse_base64
+from commonweal_protocols.errors import CommonwealError, LocalError, PeerError, StorageError, UnavailableError
+from commonweal_protocols.fold import State
+from commonweal_protocols.keys import load_key_file
+from commonweal_protocols.records import DirectorySource
+from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
+from commonweal_protocols.wire.flower import Answer
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 2 << 20
+_STEP_SECONDS = 0.25
+_GRACE_SECONDS = 5
+
+
+class Coordinator:
+    """One coordinator. ``run`` blocks until ``stop``."""
+
+    def __init__(self, home: Path, config: CoordinatorConfig, passphrase: bytes | None) -> None:
+        self._home = home
+        self._config = config
+        self._key = load_key_file(home / "keys/coordinator.pem", passphrase)
+        self._log_key = load_key_file(home / "keys/log.pem", passphrase)
+        self._founding = Founding(home / "founding")
+        self._public = home / "public"
+        self._public.mkdir(exist_ok=True)
+        self._blobs = BlobStore(self._public, min_free_bytes=config.min_free_bytes)
+        self._tls: TlsFiles = load_or_create_tls(home / "tls", [config.public_host, config.host])
+        self._stopping = threading.Event()
+        self._founded = threading.Event()
+        self._sequencer: Sequencer | None = None
+        self._trouble = ""
+
+    def run(self) -> None:
+        """Serve until told to stop: found the consortium if need be, then run rounds.
+
+        Raises:
+            LocalError: A port is taken, the disk is full, or the log on disk is not what was signed last.
+            PeerError: The log on disk breaks its own compact.
+        """
+        server = self._grpc_server()
+        records = RecordsServer(
+            self._public, self._config.host, self._config.records_port, self._tls.chain, self._tls.key
+        )
+        try:
+            self._open_log()
+            server.start()
+            records.start()
+            self._wait_for_founding()
+            if not self._stopping.is_set():
+                self._drive()
+        finally:
+            if self._sequencer is not None:
+                self._sequencer.close()
+            server.stop(_GRACE_SECONDS).wait()
+            records.stop()
+            self._report("stopped")
+
+    def stop(self) -> None:
+        """Ask ``run`` to end; safe from a signal handler."""
+        self._stopping.set()
+        self._founded.set()
+
+    # -- servers
+
+    def _grpc_server(self) -> grpc.Server:
+        server = grpc.server(
+            ThreadPoolExecutor(32, thread_name_prefix="rpc"),
+            options=[
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        # Generated code has no annotations.
+        rpc.add_LogServicer_to_server(LogService(self._admission, self._require_sequencer), server)  # type: ignore[no-untyped-call]
+        rpc.add_FoundingServicer_to_server(FoundingService(self._founding, self._found_if_complete), server)  # type: ignore[no-untyped-call]
+        compact = self._founding.compact
+        limits = Limits(
+            consortium=self._founding.consortium,
+            max_blob_bytes=compact.max_update_bytes,
+            members=lambda: frozenset(m.key for m in compact.members),
+        )
+        rpc.add_ExchangeServicer_to_server(ExchangeService(self._blobs, limits), server)  # type: ignore[no-untyped-call]
+        credentials = grpc.ssl_server_credentials([(self._tls.key.read_bytes(), self._tls.chain.read_bytes())])
+        address = f"{self._config.host}:{self._config.exchange_port}"
+        try:
+            bound = server.add_secure_port(address, credentials)
+        except RuntimeError as e:
+            raise StorageError(f"exchange: {address} cannot be served; is the port taken?") from e
+        if bound == 0:
+            raise StorageError(f"exchange: {address} cannot be served; is the port taken?")
+        return server
+
+    def _require_sequencer(self) -> Sequencer:
+        if self._sequencer is None:
+            raise UnavailableError(f"log: not founded yet; missing: {', '.join(self._founding.missing())}")
+        return self._sequencer
+
+    def _admission(self) -> Admission:
+        return Admission(self._require_sequencer(), self._blobs)
+
+    # -- founding
+
+    def _open_log(self) -> None:
+        """Open the log if there is one; found it if every signature is in."""
+        lock = self._home / "lock.db"
+        if lock.exists():
+            opened = Log.open(self._public, lock, self._config.origin, self._log_key)
+            if opened.size:
+                self._sequencer = Sequencer.load(opened, DirectorySource(self._public), self._key)
+                self._founded.set()
+                return
+            opened.close()
+        self._found_if_complete()
+
+    def _found_if_complete(self) -> None:
+        """The one place where a log comes into being: when the last founder has signed."""
+        if self._sequencer is not None or self._founding.missing():
+            return
+        lock = self._home / "lock.db"
+        opened = (
+            Log.open(self._public, lock, self._config.origin, self._log_key)
+            if lock.exists()
+            else Log.create(self._public, lock, self._config.origin, self._log_key)
+        )
+        opened.append([self._founding.envelope()])
+        self._sequencer = Sequencer.load(opened, DirectorySource(self._public), self._key)
+        self._founded.set()
+
+    def _wait_for_founding(self) -> None:
+        while not self._founded.wait(_STEP_SECONDS):
+            self._report("founding", why=f"not signed yet: {', '.join(self._founding.missing())}")
+
+    # -- rounds
+
+    def _drive(self) -> None:
+        settings = SuperLinkSettings(
+            home=self._home / "flower",
+            host=self._config.host,
+            reach=own_host(self._config.host),
+            port=self._config.fleet_port,
+            ca=self._tls.ca,
+            certificate=self._tls.chain,
+            key=self._tls.key,
+        )
+        sequencer = self._require_sequencer()
+        superlink = SuperLink(settings, self._hand_in)
+        superlink.start()
+        registered: set[str] = set()
+        driver = RoundDriver(sequencer, self._blobs, superlink, self._config.rounds, self._on_step)
+        try:
+            while not self._stopping.is_set():
+                try:
+                    superlink.ensure_running()
+                    for identity in sequencer.state.identities.values():
+                        if identity.transport_key not in registered:
+                            superlink.register(parse_base64(identity.transport_key))
+                            registered.add(identity.transport_key)
+                    driver.step()
+                    self._trouble = ""
+                except (LocalError, PeerError) as e:
+                    # The daemon stays up: records are still served, and an operator can mend the cause.
+                    if str(e) != self._trouble:
+                        log.error("%s", e)
+                    self._trouble = str(e)
+                    self._report("running")
+                sequencer.wait(sequencer.state.size, _STEP_SECONDS)
+        finally:
+            superlink.stop()
+
+    def _hand_in(self, round_number: int, answer: Answer) -> bool:
+        """Log an answer that Flower brought; False where that was not possible, and its node is asked again."""
+        try:
+            self._admission().submit(answer.envelope)
+        except CommonwealError as e:
+            log.warning("round %d: the answer of %s is not logged: %s", round_number, answer.institution, e)
+            return False
+        return True
+
+    def _on_step(self, state: State, step: Step) -> None:
+        r = state.open_round
+        self._report(
+            "running",
+            step=step.act,
+            why=step.why,
+            round=len(state.rounds),
+            awaited=r.awaited() if r else (),
+            size=state.size,
+            ratified=sum(x.release is not None and state.is_ratified(x.release) for x in state.rounds),
+        )
+
+    def _report(self, phase: str, **fields: object) -> None:
+        status = CoordinatorStatus.model_validate(
+            {
+                "phase": phase,
+                "consortium": self._founding.consortium,
+                "pid": os.getpid(),
+                "written_at": now(),
+                "trouble": self._trouble,
+                **fields,
+            }
+        )
+        try:
+            save_status(self._home, status)
+        except StorageError as e:
+            log.error("%s", e)
+
+
+def run(home: Path, config: CoordinatorConfig, passphrase: bytes | None) -> None:
+    """Run a coordinator until SIGTERM or SIGINT.
+
+    Raises:
+        CommonwealError: See :meth:`Coordinator.run`.
+    """
+    coordinator = Coordinator(home, config, passphrase)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: coordinator.stop())
+    coordinator.run()

@@ -1,0 +1,238 @@
+"""Rounds: what the coordinator does next follows from the log's state alone.
+
+:func:`decide` is the whole policy, one pure table; :class:`RoundDriver` carries out one step at a time and every step
+ends in a log entry. A coordinator that was killed replays the log and finds itself in the same row. Flower only carries
+letters: a run that is lost is started anew for the same round, and a node that has answered answers the same again.
+The one thing outside the log is the deadline's start: it counts from when this daemon opened or re-found the round.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from commonweal_adapters.recompute import check_delta, merge_release, recompute_start
+from commonweal_coordinator.blobs import BlobStore
+from commonweal_coordinator.sequencer import Sequencer
+from commonweal_protocols.canonical import digest_of
+from commonweal_protocols.errors import BlobError, RuleError, StorageError
+from commonweal_protocols.fold import RoundState, State, release_inputs
+from commonweal_protocols.predicates import Blob, Digest, Incident, Rejection, Release, Round
+
+log = logging.getLogger(__name__)
+
+_RESTART_RUN_SECONDS = 5.0
+_PAUSE_SECONDS = 2
+"""After a round without a release; doubles with each in a row. Members that all refuse would fill the log else."""
+
+
+class Engine(Protocol):
+    """Carries a round's invitation out and the answers back. Runs are expendable; nothing is kept in them."""
+
+    def start_run(self, round_number: int, cohort_size: int, deadline_seconds: int) -> int:
+        """Start carrying; returns a run id.
+
+        Raises:
+            UnavailableError: The engine cannot take a run now; try again.
+        """
+
+    def is_running(self, run_id: int) -> bool:
+        """Whether the run still carries."""
+
+    def stop_run(self, run_id: int) -> None:
+        """End a run whose round is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to do next, and why."""
+
+    act: Literal["open", "collect", "merge", "close", "await ratification", "rest"]
+    why: str
+
+
+def decide(state: State, *, target: int, elapsed_seconds: float) -> Step:
+    """Return the next step.
+
+    Args:
+        state: The log's state.
+        target: How many ratified releases are wanted.
+        elapsed_seconds: Since this daemon first saw the newest round in its present stage (open, or over).
+    """
+    last = state.rounds[-1] if state.rounds else None
+    overdue = last is not None and elapsed_seconds > last.round.deadline_seconds
+    if last is not None and last.is_open:
+        accepted, awaited, quorum = len(last.accepted()), last.awaited(), state.compact.quorum.updates
+        if awaited and not overdue:
+            return Step("collect", f"awaiting {', '.join(awaited)}")
+        if accepted >= quorum:
+            return Step("merge", f"{accepted} of {len(last.round.cohort)} updates")
+        return Step("close", _shortfall(last, quorum))
+    ratified = sum(r.release is not None and state.is_ratified(r.release) for r in state.rounds)
+    if ratified >= target:
+        return Step("rest", f"{ratified} of {target} releases ratified")
+    if last is not None and last.release is not None and not state.is_ratified(last.release) and not overdue:
+        missing = sorted({m.institution for m in state.compact.members} - last.release.ratified_by)
+        return Step("await ratification", f"awaiting {', '.join(missing)}")
+    failed = 0
+    while failed < len(state.rounds) and state.rounds[-1 - failed].incident is not None:
+        failed += 1
+    if last is not None and failed:
+        pause = min(_PAUSE_SECONDS << min(failed - 1, 32), last.round.deadline_seconds)
+        if elapsed_seconds <= pause:
+            return Step("rest", f"round {last.round.round} was closed; the next one opens {pause} s after that")
+    if silent := sorted({m.institution for m in state.compact.members} - set(state.identities)):
+        return Step("rest", f"not yet announced: {', '.join(silent)}")
+    return Step("open", f"round {len(state.rounds) + 1}")
+
+
+def _shortfall(r: RoundState, quorum: int) -> str:
+    parts = [f"wanted {quorum} updates, got {len(r.accepted())}"]
+    parts += [f"{name} refused: {why}" for name, why in sorted(r.refusals.items())]
+    parts += [f"{name} was rejected: {x.reason}" for name, x in sorted(r.rejected.items())]
+    if r.awaited():
+        parts.append(f"no answer from {', '.join(r.awaited())}")
+    return "; ".join(parts)[:500]
+
+
+class RoundDriver:
+    """Carries out the steps; owned by one thread."""
+
+    def __init__(
+        self,
+        sequencer: Sequencer,
+        blobs: BlobStore,
+        engine: Engine,
+        target: int,
+        on_step: Callable[[State, Step], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sequencer = sequencer
+        self._blobs = blobs
+        self._engine = engine
+        self._target = target
+        self._on_step = on_step
+        self._stage: tuple[int, bool] = (0, False)
+        self._clock = clock
+        self._since = clock()
+        self._run: int | None = None
+        self._run_started: float | None = None
+        self._checked: set[str] = set()
+
+    def step(self) -> None:
+        """Look at the state and do the one next thing.
+
+        Raises:
+            StorageError: Something could not be made durable.
+            UnavailableError: The engine does not answer; step again later.
+        """
+        # Whatever counts towards the decision has been checked, also what came in while something else was.
+        while self._set_aside_bad_updates(state := self._sequencer.state):
+            pass
+        stage = (len(state.rounds), state.open_round is not None)
+        if stage != self._stage:
+            self._stage, self._since = stage, self._clock()
+        elapsed = self._clock() - self._since
+        step = decide(state, target=self._target, elapsed_seconds=elapsed)
+        self._on_step(state, step)
+        match step.act:
+            case "open":
+                self._open(state)
+            case "collect":
+                self._collect(state, elapsed)
+            case "merge":
+                self._merge(state)
+            case "close":
+                self._close(state, step.why)
+            case "await ratification" | "rest":
+                self._end_run()
+
+    def _open(self, state: State) -> None:
+        self._end_run()  # the last round's, which would be taken for this one's
+        self._run_started = None
+        compact = state.compact
+        if not state.rounds:
+            self._blobs.put_bytes(recompute_start(compact.adapter))
+        self._sequencer.say(
+            Round(
+                round=len(state.rounds) + 1,
+                start=state.next_start(),
+                recipe=compact.recipe,
+                rule=compact.rule,
+                cohort=tuple(sorted(m.institution for m in compact.members)),
+                deadline_seconds=compact.round_deadline_seconds,
+            )
+        )
+
+    def _collect(self, state: State, elapsed: float) -> None:
+        r = state.open_round
+        if r is None or (self._run is not None and self._engine.is_running(self._run)):
+            return
+        now = self._clock()
+        if self._run_started is not None and now - self._run_started < _RESTART_RUN_SECONDS:
+            return
+        left = max(1, int(r.round.deadline_seconds - elapsed))
+        self._run_started = now
+        self._run = self._engine.start_run(r.round.round, len(r.round.cohort), left)
+
+    def _end_run(self) -> None:
+        if self._run is not None:
+            if self._engine.is_running(self._run):
+                self._engine.stop_run(self._run)
+            self._run = None
+
+    def _set_aside_bad_updates(self, state: State) -> bool:
+        """Reject logged updates whose bytes are not what they must be, before they count towards a quorum.
+
+        Returns:
+            Whether any was.
+        """
+        r, found = state.open_round, False
+        for name, logged in r.accepted() if r else ():
+            if logged.leaf in self._checked or r is None:
+                continue
+            delta = logged.update.delta
+            try:
+                check_delta(self._read(delta.sha256), state.compact.adapter)
+            except BlobError as e:
+                log.warning("update of %s: %s", name, e)
+                self._sequencer.say(
+                    Rejection(round=r.round.round, institution=name, leaf=logged.leaf, reason=str(e)[:500])
+                )
+                found = True
+            self._checked.add(logged.leaf)
+        return found
+
+    def _read(self, sha256: Digest) -> bytes:
+        """Read a blob that the log names. It was here when it was logged: if it is not now, that is nobody's fault."""
+        try:
+            return self._blobs.read(sha256)
+        except BlobError as e:
+            raise StorageError(f"{e}, though the log names it; restore it from a mirror") from e
+
+    def _merge(self, state: State) -> None:
+        r = state.open_round
+        if r is None:
+            return
+        inputs = release_inputs(r)
+        try:
+            data = merge_release(state.compact.adapter, r.round.start, r.round.rule, inputs, self._read)
+        except BlobError as e:
+            self._close(state, f"the merge is not possible: {e}"[:500])
+            return
+        self._blobs.put_bytes(data)
+        adapter = Blob(sha256=digest_of(data), size_bytes=len(data))
+        release = Release(round=r.round.round, start=r.round.start, rule=r.round.rule, inputs=inputs, adapter=adapter)
+        try:
+            self._sequencer.say(release)
+        except RuleError:
+            if self._sequencer.state.open_round == r:
+                raise
+            log.info("round %d: an update came in during the merge; merging again with it", r.round.round)
+
+    def _close(self, state: State, why: str) -> None:
+        r = state.open_round
+        if r is None:
+            raise RuleError("close: no round is open")
+        self._sequencer.say(Incident(round=r.round.round, round_leaf=r.leaf, reason=why))

@@ -1,0 +1,90 @@
+"""The gRPC servicers but the exchange: decode, call, encode. Errors become statuses in ``rpc_errors``, one table."""
+
+from collections.abc import Callable
+
+import grpc
+
+from commonweal_coordinator.blobs import BlobStore
+from commonweal_coordinator.founding import Founding
+from commonweal_coordinator.rpc_errors import abort
+from commonweal_coordinator.sequencer import Sequencer
+from commonweal_protocols.errors import BlobError, CommonwealError
+from commonweal_protocols.fold import State
+from commonweal_protocols.predicates import Update
+from commonweal_protocols.statement import Entry
+from commonweal_protocols.wire import commonweal_pb2 as pb
+from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
+
+MAX_WAIT_SECONDS = 60
+
+
+class Admission:
+    """Takes envelopes from members into the log."""
+
+    def __init__(self, sequencer: Sequencer, blobs: BlobStore) -> None:
+        self._sequencer = sequencer
+        self._blobs = blobs
+
+    def _check(self, entry: Entry, state: State) -> None:
+        """An update counts only once its delta is here, or the round could not be merged."""
+        predicate = entry.statement.predicate
+        if isinstance(predicate, Update):
+            delta = predicate.delta
+            if not self._blobs.has(delta.sha256):
+                raise BlobError(f"update: wanted delta {delta.sha256} in the exchange first, got none")
+            if (got := self._blobs.path(delta.sha256).stat().st_size) != delta.size_bytes:
+                raise BlobError(f"update: wanted a delta of {delta.size_bytes} bytes, got {got}")
+
+    def submit(self, envelope: bytes) -> bytes:
+        """Sequence a member's envelope and return its proof.
+
+        Raises:
+            PeerError: It may not enter the log; nothing is kept of it.
+            StorageError: It could not be made durable.
+        """
+        return self._sequencer.submit(envelope, check=self._check).proof
+
+
+class LogService(rpc.LogServicer):
+    """The log's write side. Before the founding is complete there is none, and every call says so."""
+
+    def __init__(self, admission: Callable[[], Admission], sequencer: Callable[[], Sequencer]) -> None:
+        self._admission = admission
+        self._sequencer = sequencer
+
+    def Submit(self, request: pb.SubmitRequest, context: grpc.ServicerContext) -> pb.SubmitReply:
+        """See the proto."""
+        try:
+            return pb.SubmitReply(proof=self._admission().submit(request.envelope))
+        except CommonwealError as e:
+            abort(context, e)
+
+    def WaitForCheckpoint(self, request: pb.WaitRequest, context: grpc.ServicerContext) -> pb.CheckpointReply:
+        """See the proto."""
+        try:
+            sequencer = self._sequencer()
+            sequencer.wait(request.larger_than, min(request.timeout_seconds, MAX_WAIT_SECONDS))
+            return pb.CheckpointReply(checkpoint=sequencer.checkpoint)
+        except CommonwealError as e:
+            abort(context, e)
+
+
+class FoundingService(rpc.FoundingServicer):
+    """Hands out the draft compact, and takes signatures on it."""
+
+    def __init__(self, founding: Founding, on_signed: Callable[[], None]) -> None:
+        self._founding = founding
+        self._on_signed = on_signed
+
+    def GetDraft(self, request: pb.DraftRequest, context: grpc.ServicerContext) -> pb.DraftReply:
+        """See the proto."""
+        return pb.DraftReply(payload=self._founding.payload)
+
+    def Sign(self, request: pb.SignRequest, context: grpc.ServicerContext) -> pb.SignReply:
+        """See the proto."""
+        try:
+            signatures, wanted = self._founding.sign(request.envelope)
+            self._on_signed()
+            return pb.SignReply(signatures=signatures, wanted=wanted)
+        except CommonwealError as e:
+            abort(context, e)

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# The one gate, the same here and in CI. Everything but the base model's download runs without a network.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bin=$PWD/.venv/bin
+step() { printf '\n== %s\n' "$*"; }
+
+step "format and lint"
+"$bin/ruff" format --check .
+"$bin/ruff" check .
+
+step "types"
+"$bin/mypy"
+
+step "arrows"
+"$bin/lint-imports"
+
+step "generated code is what the proto makes"
+fresh=$(mktemp -d)
+trap 'rm -rf "$fresh"' EXIT
+"$bin/python" -m grpc_tools.protoc -I protocols --python_out="$fresh" --pyi_out="$fresh" --grpc_python_out="$fresh" \
+    protocols/commonweal_protocols/wire/commonweal.proto
+for f in commonweal_pb2.py commonweal_pb2.pyi commonweal_pb2_grpc.py; do
+    diff -u "protocols/commonweal_protocols/wire/$f" "$fresh/commonweal_protocols/wire/$f"
+done
+
+step "an auditor's install: no numpy, no torch, no gRPC"
+"$bin/python" -m venv "$fresh/auditor"
+"$fresh/auditor/bin/python" -m pip --disable-pip-version-check --quiet install -c constraints.txt .
+"$fresh/auditor/bin/python" - <<'PY'
+import importlib.util
+import sys
+
+found = [m for m in ("numpy", "torch", "grpc", "flwr", "safetensors") if importlib.util.find_spec(m)]
+sys.exit(f"an auditor's install holds {found}" if found else 0)
+PY
+"$bin/python" -m tests.make_records "$fresh/records"
+"$fresh/auditor/bin/commonweal" audit run --dir "$fresh/records/public" --no-memory --no-recompute
+code=0
+"$fresh/auditor/bin/commonweal" audit run --dir "$fresh/records/public" --no-memory || code=$?
+[ "$code" = 3 ] || { echo "wanted exit code 3 for a missing extra, got $code" >&2; exit 1; }
+
+step "base model (the one download)"
+"$bin/commonweal" node fetch-base --compact deploy/demo/compact.toml --cache .demo/cache
+
+step "tests"
+COMMONWEAL_BASE_CACHE=$PWD/.demo/cache HF_HUB_OFFLINE=1 "$bin/python" -m pytest "$@"

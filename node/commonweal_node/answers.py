@@ -1,0 +1,60 @@
+"""A node's memory of what it trained and said: durable before it is said, so a restart says the same again.
+
+::
+
+    answers/<round entry's leaf>.dsse      the signed answer to a round
+    own/round-<n>.safetensors              this community's own adapter after round n
+    adopted/                               what serves now, as a PEFT folder
+"""
+
+from pathlib import Path
+
+from commonweal_adapters.delta import GridTensors, read_adapter, write_adapter
+from commonweal_protocols.errors import StorageError
+from commonweal_protocols.files import write_atomic
+from commonweal_protocols.predicates import AdapterSpec, Digest
+
+
+class Answers:
+    """Files below a node's home; owned by the one thread that holds the institution's turn."""
+
+    def __init__(self, home: Path, spec: AdapterSpec) -> None:
+        self._home = home
+        self._spec = spec
+
+    def save_answer(self, round_leaf: Digest, envelope: bytes) -> None:
+        """Keep a signed answer.
+
+        Raises:
+            StorageError: It cannot be kept; then it must not be said.
+        """
+        write_atomic(self._home / "answers" / f"{round_leaf}.dsse", envelope)
+
+    def load_answer(self, round_leaf: Digest) -> bytes | None:
+        """Return the answer that was given to a round, or None."""
+        return _read(self._home / "answers" / f"{round_leaf}.dsse")
+
+    def save_own(self, round_number: int, adapter: GridTensors) -> None:
+        """Keep this community's own adapter after a round.
+
+        Raises:
+            StorageError: It cannot be kept.
+        """
+        write_atomic(self._own(round_number), write_adapter(adapter, self._spec))
+
+    def load_own(self, round_number: int) -> GridTensors | None:
+        """Return this community's own adapter after a round, or None."""
+        data = _read(self._own(round_number))
+        return None if data is None else read_adapter(data, self._spec)
+
+    def _own(self, round_number: int) -> Path:
+        return self._home / "own" / f"round-{round_number}.safetensors"
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        raise StorageError(f"{path}: cannot be read: {e.strerror}") from e

@@ -1,0 +1,193 @@
+"""``commonweal node``: an institution's commands. No logic here; torch is loaded only by ``run``."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from commonweal_node.config import NodeConfig, load_config
+from commonweal_node.status import load_status, now
+from commonweal_protocols.errors import ConfigError, UnavailableError
+from commonweal_protocols.files import write_atomic
+from commonweal_protocols.join import Card, Invite
+from commonweal_protocols.keys import create_key_file, load_key_file, public_hex
+from commonweal_protocols.predicates import BaseModelRef
+
+app = typer.Typer(no_args_is_help=True, help="Run an institution's node: train, sign, ratify, adopt.")
+DEFAULT_HOME = Path("node-home")
+Home = Annotated[Path, typer.Option(help="The node's folder: settings, keys, adapters.")]
+PassphraseFile = Annotated[Path | None, typer.Option(help="The file with the key's passphrase.")]
+
+_CONFIG = """\
+# A node's settings. Every key: see NodeConfig.
+institution = "{institution}"
+data = "{data}"
+{charter}cache = "{cache}"
+threads = {threads}
+max_heldout_rows = {max_heldout_rows}
+flower_port = {flower_port}
+"""
+
+
+def _passphrase(path: Path | None) -> bytes | None:
+    try:
+        return path.read_bytes().strip() if path else None
+    except OSError as e:
+        raise ConfigError(f"{path}: the passphrase file cannot be read: {e.strerror}") from e
+
+
+@app.command()
+def init(
+    institution: Annotated[str, typer.Option(help="The institution's short name: a-z, 0-9 and -.")],
+    data: Annotated[Path, typer.Option(help="The community's rows (JSONL); they never leave this host.")],
+    home: Home = DEFAULT_HOME,
+    charter: Annotated[Path | None, typer.Option(help="The community's charter (TOML).")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Where base models are kept; HOME/cache if not given.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads for training; 0: as many as cores.")] = 0,
+    max_heldout_rows: Annotated[int, typer.Option(help="How many held-out rows evaluation uses at most.")] = 256,
+    flower_port: Annotated[int, typer.Option(help="A free local port for Flower.")] = 7410,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Make this institution's keys, card and settings. Then send card.json to whoever drafts the compact."""
+    from commonweal_node.flower import create_transport_key
+
+    if (home / "node.toml").exists():
+        raise ConfigError(f"{home}/node.toml: exists already; a node is set up once")
+    NodeConfig(institution=institution, data=data)  # names are checked before a key is made
+    for path in (data, charter):
+        if path and not path.is_file():
+            raise ConfigError(f"{path}: wanted a file, got none")
+    key = create_key_file(home / "keys/institution.pem", _passphrase(passphrase_file))
+    create_transport_key(home / "keys/transport.pem")
+    Card(institution=institution, key=public_hex(key)).save(home / "card.json")
+    text = _CONFIG.format(
+        institution=institution,
+        data=data.resolve(),
+        charter=f'charter = "{charter.resolve()}"\n' if charter else "",
+        cache=(cache or home / "cache").resolve(),
+        threads=threads,
+        max_heldout_rows=max_heldout_rows,
+        flower_port=flower_port,
+    )
+    write_atomic(home / "node.toml", text.encode())
+    typer.echo(f"institution {institution}, key {public_hex(key)}")
+    typer.echo(f"next: give {home}/card.json to the coordinator, and join with its invite")
+
+
+@app.command()
+def join(
+    invite: Annotated[Path, typer.Argument(help="The coordinator's invite.json.")],
+    home: Home = DEFAULT_HOME,
+    yes: Annotated[bool, typer.Option("--yes", help="Sign without asking.")] = False,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Read the consortium's compact, check it, and sign it."""
+    from commonweal_node.founding import check_draft, sign_draft
+
+    config = load_config(home / "node.toml")
+    terms = Invite.load(invite)
+    key = load_key_file(home / "keys/institution.pem", _passphrase(passphrase_file))
+    payload, compact = check_draft(terms, config.institution, public_hex(key))
+    console = Console(highlight=False)
+    console.print(f"compact of {compact.consortium}, {terms.consortium}")
+    console.print(f"  base         {compact.base.reference}, sha256 {compact.base.sha256[:16]}…")
+    console.print(f"  adapter      rank {compact.adapter.rank}, alpha {compact.adapter.alpha}")
+    console.print(f"  rule         {compact.rule.name}, weights {compact.rule.weights}")
+    console.print(f"  quorum       {compact.quorum.updates} updates, {compact.quorum.ratifications} ratifications")
+    console.print(f"  members      {', '.join(m.institution for m in compact.members)}")
+    console.print(f"  coordinator  {compact.coordinator.name}")
+    if not yes:
+        typer.confirm(f"Sign this compact as {config.institution}?", abort=True)
+    signatures, wanted = sign_draft(terms, payload, key)
+    terms.save(home / "invite.json")
+    typer.echo(f"signed: {signatures} of {wanted}; next: commonweal node run --home {home}")
+
+
+@app.command()
+def run(home: Home = DEFAULT_HOME, passphrase_file: PassphraseFile = None) -> None:
+    """Follow the log, answer rounds, ratify and decide, until SIGTERM or Ctrl-C."""
+    from commonweal_node import daemon
+
+    config = load_config(home / "node.toml")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    daemon.run(home.resolve(), config, _passphrase(passphrase_file))
+
+
+@app.command()
+def status(
+    home: Home = DEFAULT_HOME, as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False
+) -> None:
+    """Say what a node is doing, how far it is, and what is in the way."""
+    found = load_status(home)
+    if as_json:
+        typer.echo(found.model_dump_json())
+        return
+    try:
+        os.kill(found.pid, 0)
+        phase: str = found.phase
+    except OSError:
+        phase = "not running"
+    console = Console(highlight=False)
+    console.print(f"institution  {found.institution}")
+    console.print(f"phase        {phase} {found.doing} (as of {now() - found.written_at:.0f} s ago)")
+    if found.steps:
+        console.print(f"training     step {found.step} of {found.steps}, loss {found.loss}, {found.eta_seconds} s left")
+    console.print(f"traffic      {found.sent_bytes} bytes sent, {found.received_bytes} received")
+    if found.decision:
+        console.print(f"decision     round {found.round}: {found.decision}")
+    if found.trouble:
+        console.print(f"trouble      {found.trouble}", style="red", markup=False)
+
+
+@app.command()
+def doctor(
+    home: Home = DEFAULT_HOME, as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False
+) -> None:
+    """Check keys, rows, disk, memory, ports, clock and base, and say what mends each. Exit 4: something is ill."""
+    from commonweal_node.doctor import examine
+    from commonweal_node.founding import known_base
+
+    config = load_config(home / "node.toml")
+    invite = Invite.load(home / "invite.json") if (home / "invite.json").exists() else None
+    checks = list(examine(home, config, invite, known_base(home, invite) if invite else None))
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        typer.echo(json.dumps([asdict(c) for c in checks]))
+    else:
+        table = Table("check", "", "found", "what to do")
+        for c in checks:
+            table.add_row(c.name, "[green]ok[/]" if c.ok else "[red]ill[/]", c.found, "" if c.ok else c.mend)
+        Console().print(table)
+    if not all(c.ok for c in checks):
+        raise typer.Exit(4)
+
+
+@app.command(name="fetch-base")
+def fetch_base(
+    cache: Annotated[
+        Path | None, typer.Option(help="Where base models are kept; the node's cache if not given.")
+    ] = None,
+    home: Home = DEFAULT_HOME,
+    compact: Annotated[Path | None, typer.Option(help="Take the base that these terms (TOML) name.")] = None,
+) -> None:
+    """Fetch the base model that the compact names, check its digest, and keep it. Done once; again costs nothing."""
+    from commonweal_node.base import fetch_base as fetch
+    from commonweal_node.founding import known_base, read_base
+
+    base: BaseModelRef
+    if compact is not None:
+        base = read_base(compact)
+    else:
+        found = known_base(home, Invite.load(home / "invite.json"))
+        if found is None:
+            raise UnavailableError("base model: the consortium's log does not answer; give --compact TERMS.toml")
+        base = found
+    where = cache or load_config(home / "node.toml").cache
+    path = fetch(base, where.resolve(), lambda line: typer.echo(f"base model: {line}", err=True))
+    typer.echo(f"base model {base.reference}: {path}")

@@ -1,0 +1,48 @@
+"""``node.toml``: one frozen model, read once. An unknown key is an error; units are in the names."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from commonweal_protocols.predicates import Name
+from commonweal_protocols.settings import load_toml
+
+
+class NodeConfig(BaseModel):
+    """An institution's settings. Paths are taken from the folder of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    institution: Name
+    data: Path
+    """The community's rows (JSONL); they never leave this host."""
+    charter: Path | None = None
+    cache: Path = Path("cache")
+    """Where base models are kept; several nodes of one host may share it."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """For training and evaluation; 0: as many as there are cores."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    max_heldout_rows: Annotated[int, Field(ge=4)] = 256
+    """Evaluation uses at most this many held-out rows, the same ones every time."""
+    flower_port: Annotated[int, Field(ge=1, le=65535)] = 7410
+    """Local only: where Flower's SuperNode meets its app."""
+    refuse: Annotated[str, Field(max_length=500)] = ""
+    """Decline every round with this reason, while it is set."""
+
+
+def load_config(path: Path) -> NodeConfig:
+    """Read ``node.toml``; relative paths become absolute.
+
+    Raises:
+        ConfigError: No such file, not TOML, an unknown key, or a value out of range.
+    """
+    config = load_toml(path, NodeConfig, if_missing=f"run: commonweal node init --home {path.parent}")
+    folder = path.resolve().parent
+    return config.model_copy(
+        update={
+            "data": folder / config.data,
+            "charter": folder / config.charter if config.charter else None,
+            "cache": folder / config.cache,
+        }
+    )

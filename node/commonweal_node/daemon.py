@@ -1,0 +1,218 @@
+"""The node's daemon: wiring, start-up, and shutdown. What it says is decided in ``institution``.
+
+Home folder::
+
+    node.toml     settings                 keys/      0600, this host
+    card.json     for whoever drafts       invite.json  the consortium that was joined
+    memory.json   newest verified checkpoint (keep it: it is what catches a rollback)
+    answers/ own/ adopted/                 what was said, the own adapters, what serves now
+    flower/       Flower's own state       status.json, run/
+"""
+
+import base64
+import logging
+import signal
+import threading
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from commonweal_node.charter import Charter, load_charter
+from commonweal_node.client import CoordinatorClient
+from commonweal_node.config import NodeConfig
+from commonweal_node.flower import SuperNode, SuperNodeSettings, transport_public_key
+from commonweal_node.follow import Follower
+from commonweal_node.institution import Institution
+from commonweal_node.learner import Learner
+from commonweal_node.status import StatusBoard
+from commonweal_protocols.errors import BaseModelError, CommonwealError, LocalError, PeerError, UnavailableError
+from commonweal_protocols.files import write_atomic
+from commonweal_protocols.join import Invite
+from commonweal_protocols.keys import load_key_file
+from commonweal_protocols.predicates import Blob, Compact
+from commonweal_protocols.records import HttpSource
+
+log = logging.getLogger(__name__)
+
+_WAIT_SECONDS = 2
+_RETRY_SECONDS = 2.0
+_BASE_RETRY_SECONDS = 30.0
+
+
+class Link:
+    """The way to the coordinator, under this institution's key; counts what goes over it."""
+
+    def __init__(self, client: CoordinatorClient, key: Ed25519PrivateKey, consortium: str, board: StatusBoard) -> None:
+        self._client = client
+        self._key = key
+        self._consortium = consortium
+        self._board = board
+
+    def submit(self, envelope: bytes) -> bytes:
+        """Have an envelope logged; returns its proof."""
+        self._board.set(sent_bytes=self._board.sent_bytes + len(envelope))
+        return self._client.submit(envelope)
+
+    def put_blob(self, data: bytes) -> Blob:
+        """Store bytes in the exchange."""
+        before = self._board.sent_bytes
+        return self._client.put_blob(
+            data, self._key, self._consortium, lambda at: self._board.set(sent_bytes=before + at)
+        )
+
+    def get_blob(self, blob: Blob) -> bytes:
+        """Fetch bytes from the exchange, checked against their name."""
+        before = self._board.received_bytes
+        return self._client.get_blob(
+            blob.sha256, blob.size_bytes, lambda at: self._board.set(received_bytes=before + at)
+        )
+
+
+class Node:
+    """One node. ``run`` blocks until ``stop``."""
+
+    def __init__(self, home: Path, config: NodeConfig, passphrase: bytes | None) -> None:
+        self._home = home
+        self._config = config
+        self._invite = Invite.load(home / "invite.json")
+        self._key = load_key_file(home / "keys/institution.pem", passphrase)
+        self._charter: Charter = load_charter(config.charter)
+        self._board = StatusBoard(home, config.institution)
+        self._stopping = threading.Event()
+        self._ca = home / "run/ca.pem"
+        (home / "run").mkdir(mode=0o700, exist_ok=True)
+        write_atomic(self._ca, self._invite.ca_pem.encode())
+
+    def run(self) -> None:
+        """Follow the log, answer rounds, ratify and decide, until told to stop.
+
+        Raises:
+            LocalError: Keys, rows, charter or base model are not as they must be.
+        """
+        invite = self._invite
+        transport = self._home / "keys/transport.pem"
+        with CoordinatorClient(invite.exchange, invite.ca_pem) as client:
+            follower = Follower(HttpSource(invite.records, self._ca), invite.consortium, self._home / "memory.json")
+            self._board.set(phase="waiting", doing="for the consortium's founding")
+            if not self._wait_for_founding(follower):
+                return
+            compact = follower.state.compact
+            learner = self._load_learner(compact)
+            if learner is None:
+                return
+            institution = Institution(
+                self._config.institution,
+                self._key,
+                base64.b64encode(transport_public_key(transport)).decode(),
+                home=self._home,
+                charter=self._charter,
+                refuse=self._config.refuse,
+                follower=follower,
+                consortium=Link(client, self._key, invite.consortium, self._board),
+                learner=learner,
+                on_phase=self._board.phase,
+            )
+            self._serve(institution, client, follower, transport)
+
+    def stop(self) -> None:
+        """Ask ``run`` to end; safe from a signal handler."""
+        self._stopping.set()
+
+    def _wait_for_founding(self, follower: Follower) -> bool:
+        while not self._stopping.is_set():
+            try:
+                follower.sync()
+                return True
+            except CommonwealError as e:
+                # Before the last founder has signed there is no checkpoint, and before the coordinator runs no answer.
+                self._board.set(phase="waiting", doing=f"for the consortium's founding ({e})")
+            self._stopping.wait(0.5)
+        return False
+
+    def _load_learner(self, compact: Compact) -> Learner | None:
+        """Load base and rows; None once told to stop. Without its base a node stays up, answers nothing and says why.
+
+        Raises:
+            ConfigError: The rows are not as they must be.
+        """
+        while not self._stopping.is_set():
+            self._board.phase("starting", 0, "loading the base model")
+            try:
+                return Learner(compact, self._config, self._board, self._stopping)
+            except BaseModelError as e:
+                log.error("%s", e)
+                self._board.set(trouble=str(e))
+                self._stopping.wait(_BASE_RETRY_SECONDS)
+        return None
+
+    def _serve(self, institution: Institution, client: CoordinatorClient, follower: Follower, transport: Path) -> None:
+        supernode = SuperNode(
+            SuperNodeSettings(
+                home=self._home / "flower",
+                fleet=self._invite.fleet,
+                port=self._config.flower_port,
+                ca=self._ca,
+                transport_key=transport,
+                institution=self._config.institution,
+            ),
+            lambda round_number: self._answer(institution, round_number),
+        )
+        try:
+            supernode.start()
+            self._board.set(phase="waiting", doing="for a round", trouble="")
+            while not self._stopping.is_set():
+                self._tend(institution, supernode, client, follower)
+        finally:
+            supernode.stop()
+            self._board.set(phase="stopped")
+
+    def _answer(self, institution: Institution, round_number: int) -> bytes:
+        """Answer an invitation; called from Flower's thread.
+
+        Raises:
+            CommonwealError: See :meth:`Institution.answer`; it also shows in the status.
+        """
+        try:
+            envelope = institution.answer(round_number)
+        except CommonwealError as e:
+            self._board.set(phase="waiting", trouble=str(e))
+            raise
+        self._board.phase("waiting", round_number, "for the others")
+        return envelope
+
+    def _tend(
+        self, institution: Institution, supernode: SuperNode, client: CoordinatorClient, follower: Follower
+    ) -> None:
+        try:
+            supernode.ensure_running()
+            adoption = institution.tend()
+            if adoption is not None:
+                self._board.set(
+                    phase="waiting",
+                    doing="for the next round",
+                    round=adoption.round,
+                    decision=adoption.decision,
+                    heldout=adoption.heldout,
+                )
+            self._board.set(trouble="")
+            client.wait_for_checkpoint(follower.size, _WAIT_SECONDS)
+        except UnavailableError as e:
+            self._board.set(trouble=str(e))
+            self._stopping.wait(_RETRY_SECONDS)
+        except (PeerError, LocalError) as e:
+            # The daemon stays up and signs nothing; whoever runs it reads why, here and in `status`.
+            log.error("%s", e)
+            self._board.set(phase="waiting", trouble=str(e))
+            self._stopping.wait(_RETRY_SECONDS)
+
+
+def run(home: Path, config: NodeConfig, passphrase: bytes | None) -> None:
+    """Run a node until SIGTERM or SIGINT.
+
+    Raises:
+        CommonwealError: See :meth:`Node.run`.
+    """
+    node = Node(home, config, passphrase)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: node.stop())
+    node.run()

@@ -1,0 +1,366 @@
+"""From an institution's own rows to batches of tokens. Nothing that is read here ever leaves the node.
+
+Guarantees: a row that breaks the schema is refused by file and line; labels cover the assistant's tokens and no
+other, which is verified against the chat template and not assumed; the order of examples and the halves of the
+held-out rows follow from hashes and a seed alone. No torch, no clock, no random state; the only I/O is to read a file.
+
+A row is one line of JSON: ``{"messages": [{"role", "content"}, ...], "split": "train" | "heldout", "meta": {"qid"}}``.
+``split`` may be missing (then "train"), and every other key is ignored.
+
+Packing: the examples of one row of a batch share the longest prefix that they have in common (in practice the chat
+template's system prompt), which is so computed once and not once for each example. A token sees the prefix and the
+earlier tokens of its own example, at the positions it would have alone, so packing changes no number but rounding.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from commonweal_protocols.errors import BaseModelError, ConfigError
+
+Split = Literal["train", "heldout"]
+MAX_LINE_BYTES = 1 << 20
+MAX_MESSAGES = 200
+PADDING = -1
+"""The segment of a padding token."""
+PREFIX = 0
+"""The segment of the tokens that all examples of a row share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; ``role`` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One conversation that ends with the assistant; ``group`` names the question it answers."""
+
+    messages: tuple[Message, ...]
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenised:
+    """One example's token ids, and for each whether it is supervised. Same length."""
+
+    ids: tuple[int, ...]
+    supervised: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedSet:
+    """Examples ready for batches; ``dropped`` had no supervised token left, ``truncated`` lost some tokens."""
+
+    examples: tuple[Tokenised, ...]
+    dropped: int
+    truncated: int
+
+    @property
+    def num_examples(self) -> int:
+        """How many examples can be trained on."""
+        return len(self.examples)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldoutHalves:
+    """Held-out examples in two halves that share no group: blends are chosen on one, results told from the other."""
+
+    tune: tuple[Example, ...]
+    report: tuple[Example, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Packed rows.
+
+    Attributes:
+        ids: (R, T) int64 token ids.
+        positions: (R, T) int64, each token's position in its own example.
+        segments: (R, T) int64: PREFIX, 1 … for each example, or PADDING.
+        predictors: (N,) int64 indices into the R · T flattened tokens: whose hidden state predicts each target.
+        targets: (N,) int64, the supervised token ids.
+        tokens: How many tokens the rows hold without padding.
+    """
+
+    ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    segments: NDArray[np.int64]
+    predictors: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    tokens: int
+
+
+class ChatTokenizer(Protocol):
+    """The part of a Hugging Face fast tokenizer that is used here."""
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> Any:  # noqa: ANN401 (text, with tokenize=False)
+        """Write a conversation as one text."""
+
+    def __call__(self, text: str, *, add_special_tokens: bool, return_offsets_mapping: bool) -> Any:  # noqa: ANN401 (a BatchEncoding)
+        """Token ids and their character spans."""
+
+
+def read_examples(path: Path, split: Split) -> tuple[Example, ...]:
+    """Read the rows of one split.
+
+    Raises:
+        ConfigError: The file cannot be read, a line breaks the schema, or no row of the split is there.
+    """
+    examples = []
+    try:
+        with path.open("rb") as file:
+            number = 0
+            # readline with a limit, so that a file without line ends is never read whole.
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                where = f"{path}:{number}"
+                if len(line) > MAX_LINE_BYTES:
+                    raise ConfigError(f"{where}: wanted at most {MAX_LINE_BYTES} bytes in a line, got more")
+                if not line.strip():
+                    continue
+                row_split, example = _parse_row(line, where)
+                if row_split == split:
+                    examples.append(example)
+    except OSError as error:
+        raise ConfigError(f"{path}: wanted a readable JSONL file, got {error}") from error
+    if not examples:
+        raise ConfigError(f"{path}: wanted at least one row of split {split!r}, got none")
+    return tuple(examples)
+
+
+def _parse_row(line: bytes, where: str) -> tuple[str, Example]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: wanted one JSON object, got {error}") from error
+    if not isinstance(row, dict):
+        raise ConfigError(f"{where}: wanted one JSON object, got {type(row).__name__}")
+    split = row.get("split", "train")
+    if split not in ("train", "heldout"):
+        raise ConfigError(f"{where}: split: wanted 'train' or 'heldout', got {split!r}")
+    rows = row.get("messages")
+    if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_MESSAGES:
+        got = len(rows) if isinstance(rows, list) else type(rows).__name__
+        raise ConfigError(f"{where}: messages: wanted a list of 1 to {MAX_MESSAGES} messages, got {got}")
+    messages = tuple(_parse_message(m, f"{where}: messages[{i}]") for i, m in enumerate(rows))
+    _check_turns(messages, where)
+    first_user = next(m.content for m in messages if m.role == "user")
+    meta = row.get("meta")
+    qid = meta.get("qid") if isinstance(meta, dict) else None
+    return split, Example(messages, qid if isinstance(qid, str) and qid else first_user)
+
+
+def _parse_message(message: object, where: str) -> Message:
+    if not isinstance(message, dict):
+        raise ConfigError(f"{where}: wanted an object with role and content, got {type(message).__name__}")
+    role, content = message.get("role"), message.get("content")
+    if role not in ("system", "user", "assistant"):
+        raise ConfigError(f"{where}.role: wanted 'system', 'user' or 'assistant', got {role!r}")
+    if not isinstance(content, str) or not content.strip():
+        raise ConfigError(f"{where}.content: wanted some text, got {content!r}")
+    return Message(role, content)
+
+
+def _check_turns(messages: tuple[Message, ...], where: str) -> None:
+    spoken = [m.role for m in messages[1 if messages[0].role == "system" else 0 :]]
+    wanted = ["user", "assistant"] * (len(spoken) // 2)
+    if not spoken or spoken != wanted:
+        raise ConfigError(
+            f"{where}: messages: wanted an optional system message, then user and assistant in turn, "
+            f"the assistant last, got {[m.role for m in messages]}"
+        )
+
+
+def tokenise(examples: Sequence[Example], tokenizer: ChatTokenizer, max_tokens: int) -> TokenisedSet:
+    """Write each example with the tokenizer's own chat template and mark the assistant's tokens.
+
+    Supervised are every assistant turn's content and its end-of-turn token; the white space that a template puts after
+    the turn is not. Each example is cut at ``max_tokens``; one with no supervised token left is dropped and counted.
+
+    Raises:
+        BaseModelError: The template does not write a conversation turn by turn, or a token spans the border of a turn,
+            so that no exact labels exist.
+    """
+    kept, dropped, truncated = [], 0, 0
+    for example in examples:
+        whole = _tokenise_one(example, tokenizer)
+        cut = Tokenised(whole.ids[:max_tokens], whole.supervised[:max_tokens])
+        # The first token has no predecessor that could predict it.
+        if any(cut.supervised[1:]):
+            kept.append(cut)
+            truncated += len(whole.ids) > max_tokens
+        else:
+            dropped += 1
+    return TokenisedSet(tuple(kept), dropped, truncated)
+
+
+def _tokenise_one(example: Example, tokenizer: ChatTokenizer) -> Tokenised:
+    turns = [{"role": m.role, "content": m.content} for m in example.messages]
+
+    def render(count: int, prompt: bool) -> str:
+        return str(tokenizer.apply_chat_template(turns[:count], tokenize=False, add_generation_prompt=prompt))
+
+    text = render(len(turns), False)
+    spans = []
+    for i, message in enumerate(example.messages):
+        if message.role != "assistant":
+            continue
+        before, after = render(i, True), render(i + 1, False)
+        # A template may rewrite earlier turns (some drop old reasoning); then its spans would be somewhere else.
+        if not after.startswith(before) or not text.startswith(after):
+            raise BaseModelError(
+                f"chat template: wanted turn {i + 1} to extend the text before it, got a different text "
+                "(this base model's template cannot be trained on)"
+            )
+        spans.append((len(before), len(after.rstrip())))
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    supervised = [False] * len(encoded["input_ids"])
+    for start, end in spans:
+        for k, (a, b) in enumerate(encoded["offset_mapping"]):
+            if a < start < b:
+                raise BaseModelError(
+                    f"tokenizer: wanted a token border where the assistant begins, got {text[a:b]!r} across it"
+                )
+            if start <= a < end and a < b:
+                supervised[k] = True
+    return Tokenised(tuple(encoded["input_ids"]), tuple(supervised))
+
+
+def split_heldout(examples: Sequence[Example], max_heldout: int) -> HeldoutHalves:
+    """Split held-out examples by the hash of their group, at most ``max_heldout`` / 2 in each half.
+
+    A group stays in its half for ever, whatever rows come or go, so a blend never sees what results are told from.
+
+    Raises:
+        ConfigError: A half is empty: the rows hold too few distinct questions.
+    """
+    # The row's index breaks ties within a group, so the order is total.
+    order = sorted((_digest("heldout", e.group), i) for i, e in enumerate(examples))
+    half = max(1, max_heldout // 2)
+    tune = tuple(examples[i] for digest, i in order if digest[0] & 1 == 0)[:half]
+    report = tuple(examples[i] for digest, i in order if digest[0] & 1 == 1)[:half]
+    if not tune or not report:
+        raise ConfigError(
+            f"held-out rows: wanted questions in both halves, got {len(tune)} and {len(report)} rows "
+            "(give more distinct held-out questions)"
+        )
+    return HeldoutHalves(tune, report)
+
+
+def _digest(*parts: object) -> bytes:
+    return hashlib.sha256(json.dumps(parts).encode()).digest()
+
+
+def step_indices(count: int, batch_size: int, steps: int, seed: int) -> Iterator[tuple[int, ...]]:
+    """Which examples each training step takes: every example once in each epoch, in an order hashed from the seed.
+
+    ``batch_size`` examples for each step (all ``count`` of them where there are fewer).
+    """
+    size = min(batch_size, count)
+    queue: list[int] = []
+    epoch = 0
+    for _ in range(steps):
+        while len(queue) < size:
+            taken = set(queue)
+            fresh = sorted(range(count), key=lambda i: _digest("order", seed, epoch, i))
+            # Nothing may come twice in one step: what is still queued goes to the back of the new epoch.
+            queue += [i for i in fresh if i not in taken] + [i for i in fresh if i in taken]
+            epoch += 1
+        yield tuple(queue[:size])
+        del queue[:size]
+
+
+def pack(examples: Sequence[Tokenised], row_tokens: int, batch_tokens: int) -> list[Batch]:
+    """Pack examples into rows of at most ``row_tokens`` and rows into batches of at most ``batch_tokens``.
+
+    An example longer than ``row_tokens`` has a row of its own; a batch always has at least one row. Deterministic:
+    longest first, into the first row with room.
+    """
+    rows: list[list[Tokenised]] = []
+    prefix = _common_prefix(examples)
+    used: list[int] = []
+    for example in sorted(examples, key=lambda e: (-len(e.ids), e.ids)):
+        own = len(example.ids) - prefix
+        slot = next((k for k, n in enumerate(used) if n + own <= row_tokens), None)
+        if slot is None:
+            rows.append([example])
+            used.append(prefix + own)
+        else:
+            rows[slot].append(example)
+            used[slot] += own
+    batches = []
+    # Rows of like length stand together, so little is padded.
+    order = sorted(range(len(rows)), key=lambda k: -used[k])
+    start = 0
+    while start < len(order):
+        width = used[order[start]]
+        count = max(1, batch_tokens // width)
+        batches.append(_batch([rows[k] for k in order[start : start + count]], prefix, width))
+        start += count
+    return batches
+
+
+def _common_prefix(examples: Sequence[Tokenised]) -> int:
+    if len(examples) < 2:
+        return 0
+    # What the least and the greatest have in common, all that lies between them has too.
+    least, greatest = min(e.ids for e in examples), max(e.ids for e in examples)
+    differing = (i for i, (a, b) in enumerate(zip(least, greatest, strict=False)) if a != b)
+    shared = next(differing, min(len(least), len(greatest)))
+    # A supervised token belongs to its own example, and no example may vanish into the prefix.
+    return min(shared, *(e.supervised.index(True) for e in examples))
+
+
+def _batch(rows: Sequence[Sequence[Tokenised]], prefix: int, width: int) -> Batch:
+    ids = np.zeros((len(rows), width), np.int64)
+    positions = np.zeros_like(ids)
+    segments = np.full_like(ids, PADDING)
+    predictors: list[int] = []
+    targets: list[int] = []
+    for r, row in enumerate(rows):
+        ids[r, :prefix] = row[0].ids[:prefix]
+        positions[r, :prefix] = np.arange(prefix)
+        segments[r, :prefix] = PREFIX
+        at = prefix
+        for s, example in enumerate(row, start=1):
+            n = len(example.ids) - prefix
+            ids[r, at : at + n] = example.ids[prefix:]
+            positions[r, at : at + n] = np.arange(prefix, prefix + n)
+            segments[r, at : at + n] = s
+            for k in range(max(prefix, 1), prefix + n):
+                if example.supervised[k]:
+                    # The first own token is predicted by the shared prefix's last one.
+                    predictor = at + k - 1 - prefix if k > prefix else prefix - 1
+                    predictors.append(r * width + predictor)
+                    targets.append(example.ids[k])
+            at += n
+    return Batch(
+        ids,
+        positions,
+        segments,
+        np.array(predictors, np.int64),
+        np.array(targets, np.int64),
+        int((segments != PADDING).sum()),
+    )
+
+
+def attention_allowed(batch: Batch) -> NDArray[np.bool_]:
+    """(R, T, T): whether token i of a row may see token j: not later, and in its own segment or in the prefix."""
+    seg = batch.segments
+    width = seg.shape[1]
+    own = seg[:, :, None] == seg[:, None, :]
+    shared = (seg[:, None, :] == PREFIX) & (seg[:, :, None] != PADDING)
+    allowed: NDArray[np.bool_] = np.tril(np.ones((width, width), np.bool_))[None] & (own | shared)
+    return allowed

@@ -1,0 +1,77 @@
+"""Joining: read a draft compact, check what this institution can check, and sign it. And the base that it names."""
+
+import tomllib
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import ValidationError
+
+from commonweal_adapters.recompute import recompute_start
+from commonweal_node.client import CoordinatorClient
+from commonweal_node.follow import Follower
+from commonweal_protocols.canonical import digest_of
+from commonweal_protocols.envelope import sign_envelope
+from commonweal_protocols.errors import CommonwealError, ConfigError, RuleError
+from commonweal_protocols.files import write_atomic
+from commonweal_protocols.join import Invite
+from commonweal_protocols.predicates import BaseModelRef, Compact
+from commonweal_protocols.records import HttpSource
+from commonweal_protocols.statement import parse_statement
+
+
+def check_draft(invite: Invite, institution: str, key: str) -> tuple[bytes, Compact]:
+    """Fetch the draft and check it: the invite's own, with us in it, and with the start that its seed makes.
+
+    Raises:
+        PeerError: It is another compact, or does not hold together.
+        UnavailableError: The coordinator does not answer.
+    """
+    with CoordinatorClient(invite.exchange, invite.ca_pem) as client:
+        payload = client.get_draft()
+    if (got := digest_of(payload)) != invite.consortium:
+        raise RuleError(f"compact: wanted that of consortium {invite.consortium} (the invite), got {got}")
+    compact = parse_statement(payload).predicate
+    if not isinstance(compact, Compact):
+        raise RuleError(f"compact: wanted a compact, got {type(compact).__name__}")
+    if key not in {m.key for m in compact.members if m.institution == institution}:
+        raise RuleError(f"compact: wanted {institution} with key {key} among the members, got no such member")
+    if (got := digest_of(recompute_start(compact.adapter))) != compact.start.sha256:
+        raise RuleError(f"compact: wanted the start that its seed makes ({got}), got {compact.start.sha256}")
+    return payload, compact
+
+
+def sign_draft(invite: Invite, payload: bytes, key: Ed25519PrivateKey) -> tuple[int, int]:
+    """Sign the compact and hand the signature in; returns how many there are, and how many are wanted.
+
+    Raises:
+        PeerError: The coordinator does not take it.
+        UnavailableError: The coordinator does not answer.
+    """
+    with CoordinatorClient(invite.exchange, invite.ca_pem) as client:
+        return client.sign(sign_envelope(payload, key))
+
+
+def known_base(home: Path, invite: Invite) -> BaseModelRef | None:
+    """Return the base that the consortium's compact names, or None while its log does not answer."""
+    ca = home / "run/ca.pem"
+    write_atomic(ca, invite.ca_pem.encode())
+    follower = Follower(HttpSource(invite.records, ca), invite.consortium, home / "memory.json")
+    try:
+        follower.sync()
+    except CommonwealError:
+        return None
+    return follower.state.compact.base
+
+
+def read_base(terms: Path) -> BaseModelRef:
+    """Return the base that a compact's terms (TOML) name.
+
+    Raises:
+        ConfigError: No such file, or no such table in it.
+    """
+    try:
+        return BaseModelRef.model_validate(tomllib.loads(terms.read_text("utf-8"))["base"])
+    except OSError as e:
+        raise ConfigError(f"{terms}: the compact's terms cannot be read: {e.strerror}") from e
+    except (KeyError, tomllib.TOMLDecodeError, ValidationError) as e:
+        raise ConfigError(f"{terms}: wanted a [base] table with reference and sha256: {e}") from e

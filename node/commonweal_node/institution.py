@@ -1,0 +1,289 @@
+"""What an institution says, and when: answers to rounds, ratifications, adoptions.
+
+One turn at a time: whoever signs holds the turn, because statements form one chain. Nothing is signed that was not
+checked here: a round against compact and charter, a release by computing it again, an adoption by this community's own
+held-out rows. What was once answered is answered the same again.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from commonweal_adapters.delta import GridTensors, make_delta, read_adapter, write_delta
+from commonweal_adapters.recompute import merge_release
+from commonweal_node.answers import Answers
+from commonweal_node.blend import BlendWeights
+from commonweal_node.charter import Charter
+from commonweal_node.follow import Follower
+from commonweal_protocols.canonical import digest_of
+from commonweal_protocols.errors import RuleError
+from commonweal_protocols.fold import LoggedRelease, RoundState, State
+from commonweal_protocols.keys import public_hex
+from commonweal_protocols.predicates import (
+    Adoption,
+    Blob,
+    HeldoutLoss,
+    Identity,
+    Name,
+    Predicate,
+    Ratification,
+    Recipe,
+    Refusal,
+    Release,
+    Update,
+)
+from commonweal_protocols.statement import Author, open_entry
+
+log = logging.getLogger(__name__)
+
+
+BASE, SHARED, OWN = BlendWeights(0, 0), BlendWeights(1000, 0), BlendWeights(0, 1000)
+
+
+class Learner(Protocol):
+    """The model side: all that needs torch, and all that touches the community's rows."""
+
+    @property
+    def num_examples(self) -> int:
+        """How many training rows the community has."""
+
+    def train(self, start: GridTensors, recipe: Recipe, what: str) -> GridTensors:
+        """Train from ``start`` by ``recipe`` and return the trained adapter, on the grid."""
+
+    def heldout(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> int:
+        """Return the reported held-out loss under a blend, in micronats for each supervised token."""
+
+    def choose(self, shared: GridTensors, own: GridTensors) -> BlendWeights:
+        """Return the best blend on held-out rows that are not the reported ones."""
+
+    def export(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, directory: Path) -> None:
+        """Write a blend as a PEFT adapter folder."""
+
+
+class Consortium(Protocol):
+    """The way to the coordinator. Every call has a deadline and may be repeated."""
+
+    def submit(self, envelope: bytes) -> bytes:
+        """Have an envelope logged; returns its proof."""
+
+    def put_blob(self, data: bytes) -> Blob:
+        """Store bytes in the exchange."""
+
+    def get_blob(self, blob: Blob) -> bytes:
+        """Fetch bytes from the exchange, checked against their name."""
+
+
+class Institution:
+    """One institution in one consortium. Thread-safe: every public method takes the turn."""
+
+    def __init__(
+        self,
+        name: Name,
+        key: Ed25519PrivateKey,
+        transport_key: str,
+        *,
+        home: Path,
+        charter: Charter,
+        refuse: str,
+        follower: Follower,
+        consortium: Consortium,
+        learner: Learner,
+        on_phase: Callable[[str, int, str], None],
+    ) -> None:
+        self._name = name
+        self._key = key
+        self._transport_key = transport_key
+        self._charter = charter
+        self._refuse = refuse
+        self._follower = follower
+        self._consortium = consortium
+        self._learner = learner
+        self._on_phase = on_phase
+        self._home = home
+        self._turn = threading.RLock()
+        self._adapters: dict[str, GridTensors] = {}
+
+    # -- saying
+
+    def _sign(self, state: State, predicate: Predicate) -> bytes:
+        chain = state.chain(public_hex(self._key))
+        return Author(self._key, state.consortium).sign(
+            predicate, seq=chain.seq + 1, prev=chain.leaf or None, seen=self._follower.seen
+        )
+
+    def _say(self, predicate: Predicate) -> None:
+        self._consortium.submit(self._sign(self._follower.state, predicate))
+        self._follower.sync()
+
+    # -- answering a round
+
+    def answer(self, round_number: int) -> bytes:
+        """Return this institution's signed answer to an open round: an update, or a refusal with its reason.
+
+        Raises:
+            PeerError: The round is not open in the log, or the log does not hold: nothing is signed.
+            LocalError: Training or sending did not succeed; the same invitation may be delivered again.
+        """
+        with self._turn:
+            self._follower.sync()
+            state = self._follower.state
+            r = state.open_round
+            if r is None or r.round.round != round_number:
+                raise RuleError(f"invitation: wanted an open round {round_number} in the log, found none")
+            answers = Answers(self._home, state.compact.adapter)
+            if (known := answers.load_answer(r.leaf)) is not None and self._is_next(state, known):
+                return known
+            reason = self._refuse or self._charter.refusal(r.round)
+            predicate = (
+                Refusal(round=round_number, round_leaf=r.leaf, reason=reason)
+                if reason
+                else self._contribute(state, r, answers)
+            )
+            envelope = self._sign(state, predicate)
+            # Durable before it is said: after a crash the same bytes are said again, never others under this number.
+            answers.save_answer(r.leaf, envelope)
+            return envelope
+
+    def _is_next(self, state: State, envelope: bytes) -> bool:
+        """Whether a kept answer still stands at the end of this author's chain, or is in the log already."""
+        entry = open_entry(envelope)
+        chain, header = state.chain(public_hex(self._key)), entry.statement.header
+        return header is not None and (
+            entry.leaf == chain.leaf or (header.seq == chain.seq + 1 and header.prev == (chain.leaf or None))
+        )
+
+    def _contribute(self, state: State, r: RoundState, answers: Answers) -> Update:
+        spec, number = state.compact.adapter, r.round.round
+        start = self._adapter(state, r.round.start)
+        before = self._learner.heldout(start, start, SHARED, f"round {number}: the start")
+        self._on_phase("training", number, f"round {number}")
+        trained = self._learner.train(start, r.round.recipe, f"round {number}")
+        after = self._learner.heldout(trained, trained, SHARED, f"round {number}: own update")
+        if number == 1:
+            # In round 1 all start from the same fresh adapter: what was trained here is this community's own too.
+            answers.save_own(number, trained)
+        self._on_phase("sending", number, "delta")
+        delta = self._consortium.put_blob(write_delta(make_delta(start, trained, spec), spec))
+        return Update(
+            round=number,
+            round_leaf=r.leaf,
+            delta=delta,
+            num_examples=self._learner.num_examples,
+            heldout_before_micronats=before,
+            heldout_after_micronats=after,
+        )
+
+    def _adapter(self, state: State, blob: Blob) -> GridTensors:
+        if blob.sha256 not in self._adapters:
+            # Only the newest two are ever needed again.
+            while len(self._adapters) > 1:
+                self._adapters.pop(next(iter(self._adapters)))
+            self._adapters[blob.sha256] = read_adapter(self._consortium.get_blob(blob), state.compact.adapter)
+        return self._adapters[blob.sha256]
+
+    # -- tending: everything that is not an answer
+
+    def tend(self) -> Adoption | None:
+        """Do the next thing that is due: announce oneself, ratify, or decide. Returns a decision if one was made.
+
+        Raises:
+            PeerError: The log does not hold, or a release is not the merge of its inputs: nothing is signed.
+            LocalError: Something did not succeed; it will be due again.
+        """
+        with self._turn:
+            self._follower.sync()
+            state = self._follower.state
+            if self._outstanding(state):
+                return None
+            known = state.identities.get(self._name)
+            if known is None or known.transport_key != self._transport_key:
+                self._say(Identity(institution=self._name, transport_key=self._transport_key))
+                return None
+            for r in state.rounds:
+                if r.release is not None and self._name not in r.release.ratified_by:
+                    self._ratify(state, r.round.round, r.release)
+                    return None
+            newest = state.ratified()
+            if newest is not None and self._name not in newest.adoptions:
+                return self._adopt(state, newest)
+            return None
+
+    def _outstanding(self, state: State) -> bool:
+        """Whether an answer to the open round is on its way into the log; until then nothing else may be said."""
+        r = state.open_round
+        if r is None or self._name in r.updates or self._name in r.refusals:
+            return False
+        kept = Answers(self._home, state.compact.adapter).load_answer(r.leaf)
+        return kept is not None and self._is_next(state, kept)
+
+    def _ratify(self, state: State, number: int, logged: LoggedRelease) -> None:
+        self._on_phase("ratifying", number, "computing the release again")
+        release: Release = logged.release
+        blobs = {b.sha256: b for b in (release.start, *(i.delta for i in release.inputs))}
+        made = merge_release(
+            state.compact.adapter,
+            release.start,
+            release.rule,
+            release.inputs,
+            lambda sha256: self._consortium.get_blob(blobs[sha256]),
+        )
+        if (got := digest_of(made)) != release.adapter.sha256:
+            raise RuleError(
+                f"release of round {number}: wanted the {release.rule.name} of its inputs ({got}), "
+                f"got {release.adapter.sha256}; not ratified"
+            )
+        self._say(Ratification(round=number, release_leaf=logged.leaf, adapter_sha256=got))
+
+    def _adopt(self, state: State, logged: LoggedRelease) -> Adoption:
+        number = logged.release.round
+        shared = self._adapter(state, logged.release.adapter)
+        own = self._own(state, number)
+        self._on_phase("evaluating", number, "choosing a blend")
+        blend = self._learner.choose(shared, own)
+        losses = {
+            what: self._learner.heldout(shared, own, b, f"release {number}: {what}")
+            for what, b in (("base", BASE), ("local", OWN), ("shared", SHARED), ("blend", blend))
+        }
+        heldout = HeldoutLoss(
+            base_micronats=losses["base"],
+            local_micronats=losses["local"],
+            shared_micronats=losses["shared"],
+            blend_micronats=losses["blend"],
+        )
+        reason = self._charter.objection(heldout)
+        adoption = Adoption(
+            round=number,
+            release_leaf=logged.leaf,
+            decision="refuse" if reason or blend.shared_millis == 0 else "adopt" if blend == SHARED else "blend",
+            shared_millis=0 if reason else blend.shared_millis,
+            own_millis=0 if reason else blend.own_millis,
+            heldout=heldout,
+            reason=reason or _why(blend),
+        )
+        if adoption.decision != "refuse":
+            self._learner.export(shared, own, blend, self._home / "adopted")
+        self._say(adoption)
+        return adoption
+
+    def _own(self, state: State, number: int) -> GridTensors:
+        """This community's own adapter after ``number`` rounds' worth of training on its own rows alone."""
+        answers = Answers(self._home, state.compact.adapter)
+        own = answers.load_own(number)
+        if own is None:
+            before = self._own(state, number - 1) if number > 1 else self._adapter(state, state.compact.start)
+            self._on_phase("training", number, "own adapter")
+            own = self._learner.train(before, state.rounds[number - 1].round.recipe, f"own adapter, round {number}")
+            answers.save_own(number, own)
+        return own
+
+
+def _why(blend: BlendWeights) -> str:
+    if blend.shared_millis == 0:
+        return "on our held-out rows nothing of the release is better than what we have"
+    if blend == SHARED:
+        return "best alone on our held-out rows"
+    return f"best on our held-out rows with {blend.shared_millis} shared and {blend.own_millis} own, in thousandths"

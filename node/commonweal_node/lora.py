@@ -1,0 +1,232 @@
+"""A base model with one set of LoRA tensors at a time: loaded, read back, and the loss at supervised tokens only.
+
+For a linear layer with frozen weight W (out, in), A (r, in), B (out, r) and s = alpha / rank (arXiv 2106.09685):
+
+    y  = x Wᵀ + s (x Aᵀ) Bᵀ                       x: (N, in), y: (N, out)
+    dx = g W + s (g B) A                          g = dL/dy: (N, out)
+    dA = s (g B)ᵀ x,   dB = s gᵀ (x Aᵀ)
+
+A and B are float32 masters; products run in the base's dtype, so in bfloat16 nothing is cast but A and B themselves.
+W has no gradient and none is computed. PEFT computes the same numbers through float32 copies of every x and y.
+
+Not thread-safe: one ``AdaptedModel`` has one user at a time. It takes the base over: its layers are replaced.
+"""
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from commonweal_node.base import LoadedBase
+from commonweal_node.data import Batch, attention_allowed
+from commonweal_node.tensors import AdapterTensors, Slot, check_adapter, slots
+from commonweal_protocols.errors import BaseModelError
+from commonweal_protocols.predicates import AdapterSpec
+
+_LOGITS_CHUNK_ELEMENTS = 6 << 20
+"""Logits in memory at one time, so that a large vocabulary costs 24 MiB and not gigabytes."""
+
+
+class _LoraProduct(torch.autograd.Function):
+    """The formulas of the module's docstring."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 (torch's own context)
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scaling: float,
+    ) -> Tensor:
+        a, b = a.to(weight.dtype), b.to(weight.dtype)
+        rows = x.reshape(-1, x.shape[-1])
+        low = rows @ a.t()
+        y = nn.functional.linear(rows, weight, bias)
+        y.addmm_(low, b.t(), alpha=scaling)
+        ctx.save_for_backward(rows, low, weight, a, b)
+        ctx.scaling = scaling
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 (torch's own context)
+        rows, low, weight, a, b = ctx.saved_tensors
+        g = grads[0].reshape(-1, grads[0].shape[-1])
+        low_g = (g @ b).mul_(ctx.scaling)
+        grad_a = (low_g.t() @ rows).float()
+        # (r, N) @ (N, out) runs far faster than its transpose; the master's own layout comes from the last step.
+        grad_b = (low.t() @ g).float().mul_(ctx.scaling).t().contiguous()
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = g @ weight
+            grad_x.addmm_(low_g, a)
+            grad_x = grad_x.view(*grads[0].shape[:-1], -1)
+        return grad_x, None, None, grad_a, grad_b, None
+
+
+class _LoraLinear(nn.Module):
+    """A frozen linear layer with at most one adapter; ``a`` and ``b`` are set by AdaptedModel."""
+
+    def __init__(self, linear: nn.Linear, scaling: float) -> None:
+        super().__init__()
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.scaling = scaling
+        self.a: nn.Parameter | None = None
+        self.b: nn.Parameter | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) → (…, out)."""
+        if self.a is None or self.b is None:
+            return nn.functional.linear(x, self.weight, self.bias)
+        y: Tensor = _LoraProduct.apply(x, self.weight, self.bias, self.a, self.b, self.scaling)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return y
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """Σ −log softmax(h Wᵀ + c)[target] in float32, chunk by chunk; the gradient for h is made in the same pass.
+
+    dL/dh = (softmax − onehot) W.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 (torch's own context)
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+    ) -> Tensor:
+        wants_grad = ctx.needs_input_grad[0]
+        grad = torch.empty_like(hidden) if wants_grad else None
+        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        chunk = max(1, _LOGITS_CHUNK_ELEMENTS // weight.shape[0])
+        for start in range(0, len(hidden), chunk):
+            part, want = hidden[start : start + chunk], targets[start : start + chunk, None]
+            logp = torch.log_softmax(nn.functional.linear(part, weight, bias).float(), dim=-1)
+            total -= logp.gather(1, want).sum(dtype=torch.float64)
+            if grad is not None:
+                probabilities = logp.exp_()
+                probabilities.scatter_add_(1, want, probabilities.new_full(want.shape, -1.0))
+                grad[start : start + chunk] = probabilities.to(weight.dtype) @ weight
+        ctx.grad = grad
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 (torch's own context)
+        return ctx.grad * grads[0].to(ctx.grad.dtype), None, None, None
+
+
+class AdaptedModel:
+    """A frozen base whose spec'd layers take LoRA tensors in and out, so that one load serves every training.
+
+    Args:
+        base: Taken over: its layers are replaced, and it must not be used otherwise afterwards.
+        spec: Which layers, and the scaling alpha / rank (which also holds for a blend's doubled rank).
+        threads: CPU threads for all of torch in this process; None leaves torch's own choice.
+
+    Raises:
+        BaseModelError: The base lacks a layer of the spec, a layer's size differs, or its logits are not a plain
+            linear map of its last hidden states (then the loss here would be a different one).
+    """
+
+    def __init__(self, base: LoadedBase, spec: AdapterSpec, threads: int | None = None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        _keep_freed_memory()
+        self.spec = spec
+        self.tokenizer = base.tokenizer
+        self._slots = slots(spec)
+        self._model = base.model
+        self._inner = base.model.base_model
+        self._head = base.model.get_output_embeddings()
+        self._check_head()
+        self._layers = [self._fit(slot) for slot in self._slots]
+
+    def _fit(self, slot: Slot) -> _LoraLinear:
+        try:
+            linear = self._model.get_submodule(slot.path)
+        except AttributeError as error:
+            raise BaseModelError(f"base model: wanted the layer {slot.path}, got none (compact.adapter)") from error
+        wanted = (slot.out_features, slot.in_features)
+        if not isinstance(linear, nn.Linear) or tuple(linear.weight.shape) != wanted:
+            raise BaseModelError(f"base model: {slot.path}: wanted a linear layer {wanted}, got {linear}")
+        layer = _LoraLinear(linear, self.spec.alpha / self.spec.rank)
+        self._model.set_submodule(slot.path, layer)
+        return layer
+
+    @torch.inference_mode()
+    def _check_head(self) -> None:
+        ids = torch.arange(1, 9, device=self.device)[None]
+        whole = self._model(input_ids=ids, use_cache=False).logits
+        ours = self._head(self._inner(input_ids=ids, use_cache=False).last_hidden_state)
+        if not torch.equal(whole, ours):
+            raise BaseModelError("base model: wanted logits = head(hidden states), got scaled or capped logits")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base's weights lie."""
+        return torch.device(self._model.device)
+
+    @contextmanager
+    def adapter(self, tensors: AdapterTensors | None) -> Iterator[list[nn.Parameter]]:
+        """Within the block the model has this adapter (None: the base alone); outside of it, none.
+
+        Yields the float32 master parameters, (A, B) of each slot in order; ``read`` gives their current values.
+
+        Raises:
+            BlobError: The adapter breaks the spec.
+        """
+        parameters: list[nn.Parameter] = []
+        if tensors is not None:
+            # The rank is read from one tensor; then every tensor must have it.
+            first = tensors.get(self._slots[0].name_a)
+            check_adapter(tensors, self.spec, self.spec.rank if first is None else first.shape[0])
+            for slot, layer in zip(self._slots, self._layers, strict=True):
+                # A copy: training must not write into the caller's arrays.
+                layer.a = nn.Parameter(torch.tensor(tensors[slot.name_a], device=self.device))
+                layer.b = nn.Parameter(torch.tensor(tensors[slot.name_b], device=self.device))
+                parameters += [layer.a, layer.b]
+        try:
+            yield parameters
+        finally:
+            for layer in self._layers:
+                layer.a = layer.b = None
+
+    def read(self, parameters: list[nn.Parameter]) -> dict[str, NDArray[np.float32]]:
+        """Copies of the current values of what ``adapter`` yielded."""
+        names = [name for slot in self._slots for name in (slot.name_a, slot.name_b)]
+        return {n: p.detach().cpu().numpy().copy() for n, p in zip(names, parameters, strict=True)}
+
+    def summed_loss(self, batch: Batch) -> Tensor:
+        """Nats, summed over the batch's supervised tokens; float64 scalar, differentiable in the adapter."""
+        device = self.device
+        allowed = torch.from_numpy(attention_allowed(batch)).to(device)
+        dtype = self._head.weight.dtype
+        mask = torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill_(~allowed, torch.finfo(dtype).min)
+        hidden = self._inner(
+            input_ids=torch.from_numpy(batch.ids).to(device),
+            position_ids=torch.from_numpy(batch.positions).to(device),
+            attention_mask=mask[:, None],  # (R, 1, T, T), added to the attention scores
+            use_cache=False,
+        ).last_hidden_state
+        chosen = hidden.reshape(-1, hidden.shape[-1])[torch.from_numpy(batch.predictors).to(device)]
+        targets = torch.from_numpy(batch.targets).to(device)
+        loss: Tensor = _SummedCrossEntropy.apply(chosen, self._head.weight, self._head.bias, targets)  # type: ignore[no-untyped-call]  # torch
+        return loss
+
+
+def _keep_freed_memory() -> None:
+    """Ask glibc to keep freed memory: giving megabytes back and faulting them in again costs a fifth of a CPU step."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    mallopt(m_mmap_threshold, 1 << 25)  # the greatest that glibc takes
+    mallopt(m_trim_threshold, (1 << 31) - 1)

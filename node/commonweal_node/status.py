@@ -1,0 +1,111 @@
+"""``status.json``: what a running node is doing, for people and for ``status``. Never read back to act."""
+
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from commonweal_protocols.errors import StorageError, UnavailableError
+from commonweal_protocols.files import write_atomic
+from commonweal_protocols.predicates import HeldoutLoss
+
+log = logging.getLogger(__name__)
+
+Phase = Literal["starting", "waiting", "training", "evaluating", "sending", "ratifying", "stopped"]
+_PHASES = frozenset(get_args(Phase))
+
+
+class NodeStatus(BaseModel):
+    """One moment of a node."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    institution: str
+    pid: int
+    written_at: float
+    """Seconds since the epoch, by this host's clock."""
+    phase: Phase
+    round: int = 0
+    doing: str = ""
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    tokens_per_second: float | None = None
+    eta_seconds: float | None = None
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    decision: str = ""
+    heldout: HeldoutLoss | None = None
+    trouble: str = ""
+
+
+def save_status(home: Path, status: NodeStatus) -> None:
+    """Write ``status.json`` in one step.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written.
+    """
+    write_atomic(home / "status.json", status.model_dump_json().encode(), durable=False)
+
+
+def load_status(home: Path) -> NodeStatus:
+    """Read ``status.json``.
+
+    Raises:
+        UnavailableError: No node has run here, or it is of another version.
+    """
+    try:
+        return NodeStatus.model_validate_json((home / "status.json").read_bytes())
+    except (OSError, ValidationError) as e:
+        raise UnavailableError(f"{home}/status.json: wanted a node that has run here, got none") from e
+
+
+def now() -> float:
+    """The host's clock, in seconds since the epoch; for people to read, never for a decision."""
+    return time.time()
+
+
+class StatusBoard:
+    """The newest status, merged from whatever thread knows something; written at most a few times a second."""
+
+    def __init__(self, home: Path, institution: str) -> None:
+        self._home = home
+        self._lock = threading.Lock()
+        self._written = 0.0
+        self._status = NodeStatus(institution=institution, pid=os.getpid(), written_at=now(), phase="starting")
+
+    def set(self, **fields: object) -> None:
+        """Change fields; a change of phase or trouble is written at once."""
+        with self._lock:
+            at = now()
+            merged = self._status.model_dump() | fields | {"written_at": at}
+            status = NodeStatus.model_validate(merged)
+            urgent = status.phase != self._status.phase or status.trouble != self._status.trouble
+            self._status = status
+            if not urgent and at - self._written < 0.2:
+                return
+            self._written = at
+            try:
+                save_status(self._home, status)
+            except StorageError as e:
+                log.error("%s", e)
+
+    def phase(self, phase: str, round_number: int, doing: str) -> None:
+        """Say what is being done now."""
+        if phase not in _PHASES:
+            raise ValueError(phase)
+        self.set(phase=phase, round=round_number, doing=doing, step=0, steps=0, loss=None, eta_seconds=None)
+
+    @property
+    def sent_bytes(self) -> int:
+        """How much was sent so far."""
+        return self._status.sent_bytes
+
+    @property
+    def received_bytes(self) -> int:
+        """How much was received so far."""
+        return self._status.received_bytes

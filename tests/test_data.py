@@ -1,0 +1,206 @@
+"""What a node makes of its rows: schema, labels, order, halves, packing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from commonweal_node.data import (
+    PADDING,
+    PREFIX,
+    Example,
+    Tokenised,
+    attention_allowed,
+    pack,
+    read_examples,
+    split_heldout,
+    step_indices,
+    tokenise,
+)
+from commonweal_protocols.errors import BaseModelError, ConfigError
+from tests.tiny_model import EXAMPLES, example, tiny_tokenizer
+
+USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+
+
+def write(path: Path, *rows: object) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def test_rows_are_read_by_split_and_grouped_by_question(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "rows.jsonl",
+        {"messages": [USER, ASSISTANT], "license": "ignored", "meta": {"qid": "q-1", "votes": []}},
+        {"messages": [USER, ASSISTANT], "split": "heldout"},
+        "",
+    )
+    (train,), (heldout,) = read_examples(path, "train"), read_examples(path, "heldout")
+    assert (train.group, heldout.group) == ("q-1", "q")
+    assert [m.content for m in train.messages] == ["q", "a"]
+
+
+BAD_ROWS: list[tuple[str, object, str]] = [
+    ("not JSON", "{", "one JSON object"),
+    ("not an object", [1], "one JSON object, got list"),
+    (
+        "unknown split",
+        {"messages": [USER, ASSISTANT], "split": "test"},
+        "split: wanted 'train' or 'heldout', got 'test'",
+    ),
+    ("no messages", {}, "messages: wanted a list"),
+    ("message is text", {"messages": ["hi"]}, r"messages\[0\]: wanted an object"),
+    ("unknown role", {"messages": [{"role": "tool", "content": "x"}]}, r"messages\[0\].role: .* got 'tool'"),
+    ("empty content", {"messages": [USER, {"role": "assistant", "content": " "}]}, r"messages\[1\].content"),
+    ("user speaks last", {"messages": [USER]}, "the assistant last"),
+    ("two users in a row", {"messages": [USER, USER, ASSISTANT]}, "in turn"),
+    ("system in the middle", {"messages": [USER, {"role": "system", "content": "s"}]}, "in turn"),
+    ("a line without end", '{"x": "' + "y" * (1 << 20) + '"}', "at most 1048576 bytes"),
+]
+
+
+@pytest.mark.parametrize(("why", "row", "message"), BAD_ROWS, ids=[r[0] for r in BAD_ROWS])
+def test_a_bad_row_is_refused_by_file_and_line(tmp_path: Path, why: str, row: object, message: str) -> None:
+    path = write(tmp_path / "rows.jsonl", {"messages": [USER, ASSISTANT]}, row)
+    with pytest.raises(ConfigError, match=rf"rows\.jsonl:2: .*{message}"):
+        read_examples(path, "train")
+
+
+def test_a_file_without_rows_of_the_split_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at least one row of split 'heldout', got none"):
+        read_examples(write(tmp_path / "rows.jsonl", {"messages": [USER, ASSISTANT]}), "heldout")
+    with pytest.raises(ConfigError, match="readable JSONL"):
+        read_examples(tmp_path / "missing.jsonl", "train")
+
+
+def test_labels_cover_exactly_the_assistants_tokens() -> None:
+    tokenizer = tiny_tokenizer()
+    (one,) = tokenise([EXAMPLES[2]], tokenizer, 500).examples
+    runs, current = [], []
+    for token, supervised in zip((*one.ids, 0), (*one.supervised, False), strict=True):
+        if supervised:
+            current.append(token)
+        elif current:
+            runs.append(tokenizer.decode(current))
+            current = []
+    assert runs == ["b<|im_end|>", "c, of course<|im_end|>"]
+    assert tokenizer.decode(one.ids).startswith("<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\na<|im_end|>")
+
+
+def test_an_answer_beyond_max_tokens_is_cut_and_one_without_any_is_dropped_and_counted() -> None:
+    tokenizer = tiny_tokenizer()
+    (whole,) = tokenise([EXAMPLES[0]], tokenizer, 500).examples
+    begins = whole.supervised.index(True)
+    cut = tokenise([EXAMPLES[0]], tokenizer, begins + 1)
+    assert (cut.num_examples, cut.dropped, cut.truncated) == (1, 0, 1)
+    assert cut.examples[0].ids == whole.ids[: begins + 1]
+    gone = tokenise([EXAMPLES[0]], tokenizer, begins)
+    assert (gone.num_examples, gone.dropped, gone.truncated) == (0, 1, 0)
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused() -> None:
+    rewriting = "{% for m in messages %}{{ '#' if not loop.last }}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    with pytest.raises(BaseModelError, match="chat template"):
+        tokenise([EXAMPLES[2]], tiny_tokenizer(rewriting), 500)
+
+
+def test_a_token_across_the_border_of_a_turn_is_refused() -> None:
+    class Greedy:
+        """One token for a whole conversation."""
+
+        def apply_chat_template(self, conversation: list[dict[str, str]], **_: bool) -> str:
+            return "".join(f"{m['role']}:{m['content']};" for m in conversation)
+
+        def __call__(self, text: str, **_: bool) -> dict[str, Any]:
+            return {"input_ids": [7], "offset_mapping": [(0, len(text))]}
+
+    with pytest.raises(BaseModelError, match="token border where the assistant begins"):
+        tokenise([EXAMPLES[0]], Greedy(), 500)
+
+
+def test_no_question_is_in_both_halves_and_none_ever_changes_its_half() -> None:
+    rows = [Example(example(f"q{i % 20}", f"a{i}").messages, f"q{i % 20}") for i in range(60)]
+    halves = split_heldout(rows, 1000)
+    tune, report = {e.group for e in halves.tune}, {e.group for e in halves.report}
+    assert not tune & report
+    assert tune | report == {r.group for r in rows}
+    fewer = split_heldout(rows[5:50], 1000)
+    assert {e.group for e in fewer.tune} <= tune
+    assert {e.group for e in fewer.report} <= report
+
+
+def test_the_cap_keeps_a_fixed_choice_of_rows() -> None:
+    rows = [example(f"q{i}", "a") for i in range(60)]
+    capped = split_heldout(rows, 16)
+    assert (len(capped.tune), len(capped.report)) == (8, 8)
+    assert split_heldout(rows[::-1], 16) == capped
+
+
+def test_rows_of_one_question_cannot_be_split() -> None:
+    with pytest.raises(ConfigError, match="more distinct held-out questions"):
+        split_heldout([example("q", "a"), example("q", "b")], 10)
+
+
+def test_each_epoch_takes_every_example_once_and_a_step_none_twice() -> None:
+    steps = list(step_indices(10, 4, 5, seed=3))
+    assert sorted(i for step in steps[:5] for i in step) == sorted([*range(10)] * 2)
+    assert all(len(set(step)) == 4 for step in steps)
+    assert list(step_indices(10, 4, 5, seed=3)) == steps
+    assert list(step_indices(10, 4, 5, seed=4)) != steps
+
+
+def test_a_batch_larger_than_the_set_takes_the_whole_set() -> None:
+    assert [sorted(s) for s in step_indices(3, 8, 2, seed=0)] == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_packing_keeps_every_example_with_its_positions_and_targets() -> None:
+    examples = tokenise(EXAMPLES, tiny_tokenizer(), 500).examples
+    batches = pack(examples, 150, 300)
+    seen = []
+    for batch in batches:
+        predicted = dict(zip(batch.predictors.tolist(), batch.targets.tolist(), strict=True))
+        for r, row in enumerate(batch.segments):
+            prefix = [int(t) for t in batch.ids[r][row == PREFIX]]
+            for s in range(1, row.max() + 1):
+                at = np.flatnonzero(row == s)
+                ids = prefix + [int(t) for t in batch.ids[r, at]]
+                assert [*range(len(prefix)), *batch.positions[r, at].tolist()] == [*range(len(ids))]
+                (match,) = (e for e in examples if e.ids == tuple(ids))
+                seen.append(match)
+                for k, supervised in enumerate(match.supervised[len(prefix) :]):
+                    if supervised and k > 0:
+                        assert predicted[r * row.size + at[k] - 1] == ids[len(prefix) + k]
+    assert sorted(e.ids for e in seen) == sorted(e.ids for e in examples)
+    assert sum(len(b.targets) for b in batches) == sum(sum(e.supervised) for e in examples)
+
+
+def test_a_token_sees_its_own_example_and_the_prefix_and_nothing_later() -> None:
+    a, b = Tokenised((1, 2, 3, 4), (False, False, True, True)), Tokenised((1, 2, 5), (False, False, True))
+    (batch,) = pack([a, b], 16, 16)
+    assert batch.segments.tolist() == [[0, 0, 1, 1, 2]]
+    assert attention_allowed(batch).astype(int).tolist() == [
+        [
+            [1, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0],
+            [1, 1, 1, 0, 0],
+            [1, 1, 1, 1, 0],
+            [1, 1, 0, 0, 1],
+        ]
+    ]
+    # The prefix's last token predicts the first own token of both.
+    assert batch.predictors.tolist() == [1, 2, 1]
+    assert batch.targets.tolist() == [3, 4, 5]
+
+
+def test_padding_is_seen_by_nobody_but_itself() -> None:
+    long, short = Tokenised((1,) * 6, (False,) + (True,) * 5), Tokenised((2, 3), (False, True))
+    (batch,) = pack([long, short], 6, 12)
+    padding = batch.segments[1] == PADDING
+    allowed = attention_allowed(batch)[1]
+    assert padding.tolist() == [False, False, True, True, True, True]
+    assert not allowed[~padding][:, padding].any()
+    assert not allowed[padding][:, ~padding].any()
+    assert allowed.diagonal().all()
+    assert batch.tokens == 8
