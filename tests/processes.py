@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +30,7 @@ NAMES = ("clinic", "coop", "school")
 
 _TERMS = """\
 consortium = "three"
-round_deadline_seconds = {deadline}
+round_deadline_seconds = 120
 max_update_bytes = 1_000_000
 
 [base]
@@ -71,7 +71,20 @@ def free_ports(count: int) -> int:
     raise RuntimeError("no free ports")
 
 
-def write_rows(path: Path, name: str) -> None:
+def tiny_terms(home: Path, steps: int) -> str:
+    """A compact's terms for the tiny model, which is written into ``home``."""
+    base = home / "base"
+    save_tiny_base(base)
+    spec = detect_adapter_spec(tiny_base(), rank=2, alpha=4)
+    modules = ", ".join(
+        f'{{name = "{m.name}", in_features = {m.in_features}, out_features = {m.out_features}}}' for m in spec.modules
+    )
+    return _TERMS.format(
+        base=base, sha256=folder_digest(base), prefix=spec.prefix, layers=spec.layers, modules=modules, steps=steps
+    )
+
+
+def write_rows(path: Path, name: str) -> Path:
     """Sixteen rows to train on and eight to be held out, with the canary in each answer."""
     rows = []
     for i in range(24):
@@ -80,50 +93,36 @@ def write_rows(path: Path, name: str) -> None:
         turns = [{"role": "user", "content": f"what of {i}?"}, {"role": "assistant", "content": answer}]
         rows.append({"messages": turns, "split": split})
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
 
 
 class Processes:
     """One coordinator and three institutions below a folder."""
 
-    def __init__(self, home: Path, *, steps: int = 60, rounds: int = 2, deadline: int = 120) -> None:
+    def __init__(
+        self, home: Path, *, terms: str = "", rows: Mapping[str, Path] | None = None, cache: Path | None = None,
+        rounds: int = 2, steps: int = 60,
+    ) -> None:  # fmt: skip
+        """Make keys, cards and the draft; nothing runs yet. By default: a tiny model, and rows made here."""
         self.home = home
         self.coordinator = home / "coordinator"
         self.public = self.coordinator / "public"
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self._ports = free_ports(6)
-        self._set_up(steps, rounds, deadline)
+        self.names = tuple(sorted(rows or NAMES))
+        (home / "compact.toml").write_text(terms or tiny_terms(home, steps))
+        cards: list[str] = []
+        for i, name in enumerate(self.names):
+            data = rows[name] if rows else write_rows(home / f"{name}.jsonl", name)
+            options = ["--home", str(self.node(name)), "--institution", name, "--data", str(data), "--threads", "1"]
+            options += ["--cache", str(cache)] if cache else []
+            self.command("node", "init", *options, "--flower-port", str(self._ports + 3 + i))
+            cards += ["--card", str(self.node(name) / "card.json")]
+        options = ["--home", str(self.coordinator), "--compact", str(home / "compact.toml"), *cards]
+        self.command("coordinator", "init", *options, "--base-port", str(self._ports), "--rounds", str(rounds))
 
     def node(self, name: str) -> Path:
         return self.home / "nodes" / name
-
-    def _set_up(self, steps: int, rounds: int, deadline: int) -> None:
-        base = self.home / "base"
-        save_tiny_base(base)
-        spec = detect_adapter_spec(tiny_base(), rank=2, alpha=4)
-        modules = ", ".join(
-            f'{{name = "{m.name}", in_features = {m.in_features}, out_features = {m.out_features}}}'
-            for m in spec.modules
-        )
-        terms = _TERMS.format(
-            deadline=deadline,
-            base=base,
-            sha256=folder_digest(base),
-            prefix=spec.prefix,
-            layers=spec.layers,
-            modules=modules,
-            steps=steps,
-        )
-        (self.home / "compact.toml").write_text(terms)
-        for i, name in enumerate(NAMES):
-            rows = self.home / f"{name}.jsonl"
-            write_rows(rows, name)
-            options = ["--home", str(self.node(name)), "--institution", name, "--data", str(rows)]
-            self.command("node", "init", *options, "--threads", "1", "--flower-port", str(self._ports + 3 + i))
-        cards: list[str] = []
-        for name in NAMES:
-            cards += ["--card", str(self.node(name) / "card.json")]
-        options = ["--home", str(self.coordinator), "--compact", str(self.home / "compact.toml"), *cards]
-        self.command("coordinator", "init", *options, "--base-port", str(self._ports), "--rounds", str(rounds))
 
     # -- processes
 
@@ -144,7 +143,7 @@ class Processes:
     def start_all(self) -> None:
         """Start everything, and have every institution sign the compact."""
         self.start("coordinator")
-        for name in NAMES:
+        for name in self.names:
             invite = self.coordinator / "invite.json"
             self.command("node", "join", invite, "--home", self.node(name), "--yes")
             self.start(name)
@@ -203,7 +202,7 @@ class Processes:
         if state is None:
             return None
         ratified = [r.release for r in state.rounds if r.release and state.is_ratified(r.release)]
-        done = len(ratified) >= releases and len(ratified[-1].adoptions) == len(NAMES)
+        done = len(ratified) >= releases and len(ratified[-1].adoptions) == len(self.names)
         return state if done else None
 
     def released(self, number: int) -> State | None:

@@ -1,9 +1,11 @@
 """Whole federations of real processes: TLS, Flower, training, kill -9, and an audit from the public records alone."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from commonweal_protocols.statement import open_entry
 from tests.processes import CANARY, NAMES, PROGRAM, Processes, descendants, is_alive
 
 pytestmark = pytest.mark.slow
+DEMO = Path(__file__).parents[1] / "deploy/demo"
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +194,26 @@ def test_ctrl_c_ends_a_daemon_and_all_that_it_started(tmp_path: Path) -> None:
         assert [process.wait(30) for process in p.running.values()] == [0, 0, 0, 0]
         p.running.clear()
         assert [pid for pid in started if is_alive(pid)] == []
+
+
+# -- the real model
+
+
+@pytest.mark.model
+def test_one_round_on_the_real_model_and_the_demos_own_rows(tmp_path: Path) -> None:
+    cache = os.environ.get("COMMONWEAL_BASE_CACHE")
+    terms = (DEMO / "compact.toml").read_text()
+    if cache is None or not (Path(cache) / tomllib.loads(terms)["base"]["sha256"]).is_dir():
+        pytest.skip("COMMONWEAL_BASE_CACHE does not name a folder with the demo's base model")
+    terms = terms.replace("steps = 12", "steps = 3")
+    rows = {name: DEMO / f"communities/{name}.jsonl" for name in ("harbour-school", "tool-coop")}
+    with Processes(tmp_path, terms=terms, rows=rows, cache=Path(cache), rounds=1) as p:
+        p.start_all()
+        state = p.wait("a ratified release and both decisions", lambda: p.finished(1))
+        assert json.loads(audit(p, "--dir", p.public))["rounds"][0]["release"]["check"] == "recomputed"
+        newest = state.ratified()
+        assert newest is not None
+        assert sorted(newest.ratified_by) == sorted(rows)
+        for adoption in newest.adoptions.values():
+            # Three steps on it already fit the community better than the base does.
+            assert adoption.heldout.shared_micronats < adoption.heldout.base_micronats - 100_000

@@ -1,0 +1,55 @@
+"""The READMEs: every link leads somewhere, and every command line in them is one that the program takes."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from commonweal_protocols.cli import root
+
+ROOT = Path(__file__).parents[1]
+READMES = sorted(
+    p for p in ROOT.rglob("README.md") if not any(part.startswith(".") for part in p.relative_to(ROOT).parts)
+)
+COMMANDS = sorted(
+    {
+        line.strip().partition("#")[0]
+        for path in READMES
+        for line in path.read_text("utf-8").splitlines()
+        if line.strip().startswith("commonweal ") and not line.strip().startswith("commonweal 0")
+    }
+)
+
+
+def test_there_are_readmes_and_commands_in_them() -> None:
+    assert {p.parent.name for p in READMES} >= {ROOT.name, "protocols", "adapters", "node", "coordinator"}
+    assert len(COMMANDS) >= 7
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_link_leads_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text("utf-8")):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{path.relative_to(ROOT)}: {target}"
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_line_is_one_that_the_program_takes(line: str) -> None:
+    command: click.Command = root
+    context = click.Context(root, info_name="commonweal")
+    args = shlex.split(line)[1:]
+    while isinstance(command, click.Group):
+        name, found, args = command.resolve_command(context, args)
+        assert found is not None
+        command, context = found, click.Context(found, parent=context, info_name=name)
+    # Unknown options and missing arguments raise; nothing is run.
+    command.make_context("commonweal", args, parent=context.parent, resilient_parsing=False)
+
+
+def test_the_makefile_has_the_two_commands_that_the_readme_promises() -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    promised = re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert set(promised) == {"demo", "test"}
+    assert set(promised) <= set(targets)
