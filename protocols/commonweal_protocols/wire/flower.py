@@ -241,7 +241,7 @@ def unavailable(what: str) -> Iterator[None]:
     try:
         yield
     except httpx.HTTPError as e:
-        raise UnavailableError(f"{what}: does not answer: {e or type(e).__name__}") from e
+        raise UnavailableError(f"{what}: does not answer: {type(e).__name__} {e}") from e
 
 
 class Task:
