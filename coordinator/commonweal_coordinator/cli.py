@@ -18,7 +18,7 @@ from commonweal_coordinator.tls import load_or_create_tls
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.files import write_atomic
 from commonweal_protocols.join import Card, Invite
-from commonweal_protocols.keys import create_key_file, public_hex
+from commonweal_protocols.keys import create_key_file, load_passphrase, public_hex
 from commonweal_protocols.note import format_vkey
 from commonweal_protocols.predicates import Coordinator
 
@@ -37,18 +37,6 @@ records_port = {records}
 fleet_port = {fleet}
 rounds = {rounds}
 """
-
-
-def read_passphrase(path: Path | None) -> bytes | None:
-    """Read a passphrase file: the only secret that a command line names, and never the secret itself.
-
-    Raises:
-        ConfigError: It cannot be read.
-    """
-    try:
-        return path.read_bytes().strip() if path else None
-    except OSError as e:
-        raise ConfigError(f"{path}: the passphrase file cannot be read: {e.strerror}") from e
 
 
 @app.command()
@@ -71,7 +59,7 @@ def init(
         raise ConfigError(f"{home}/coordinator.toml: exists already; a coordinator is set up once")
     terms = load_terms(compact)
     cards = [Card.load(path) for path in card]
-    passphrase = read_passphrase(passphrase_file)
+    passphrase = load_passphrase(passphrase_file)
     reach = public_host or host
     key = create_key_file(home / "keys/coordinator.pem", passphrase)
     log_key = create_key_file(home / "keys/log.pem", passphrase)
@@ -122,7 +110,7 @@ def run(
     """Serve until SIGTERM or Ctrl-C: found the consortium, keep its log, run its rounds."""
     config = load_config(home / "coordinator.toml")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    daemon.run(home.resolve(), config, read_passphrase(passphrase_file))
+    daemon.run(home.resolve(), config, load_passphrase(passphrase_file))
 
 
 @app.command()

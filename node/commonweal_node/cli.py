@@ -14,7 +14,7 @@ from commonweal_node.status import load_status, now
 from commonweal_protocols.errors import ConfigError, UnavailableError
 from commonweal_protocols.files import write_atomic
 from commonweal_protocols.join import Card, Invite
-from commonweal_protocols.keys import create_key_file, load_key_file, public_hex
+from commonweal_protocols.keys import create_key_file, load_key_file, load_passphrase, public_hex
 from commonweal_protocols.predicates import BaseModelRef
 
 app = typer.Typer(no_args_is_help=True, help="Run an institution's node: train, sign, ratify, adopt.")
@@ -31,13 +31,6 @@ threads = {threads}
 max_heldout_rows = {max_heldout_rows}
 flower_port = {flower_port}
 """
-
-
-def _passphrase(path: Path | None) -> bytes | None:
-    try:
-        return path.read_bytes().strip() if path else None
-    except OSError as e:
-        raise ConfigError(f"{path}: the passphrase file cannot be read: {e.strerror}") from e
 
 
 @app.command()
@@ -61,7 +54,7 @@ def init(
     for path in (data, charter):
         if path and not path.is_file():
             raise ConfigError(f"{path}: wanted a file, got none")
-    key = create_key_file(home / "keys/institution.pem", _passphrase(passphrase_file))
+    key = create_key_file(home / "keys/institution.pem", load_passphrase(passphrase_file))
     create_transport_key(home / "keys/transport.pem")
     Card(institution=institution, key=public_hex(key)).save(home / "card.json")
     text = _CONFIG.format(
@@ -90,7 +83,7 @@ def join(
 
     config = load_config(home / "node.toml")
     terms = Invite.load(invite)
-    key = load_key_file(home / "keys/institution.pem", _passphrase(passphrase_file))
+    key = load_key_file(home / "keys/institution.pem", load_passphrase(passphrase_file))
     payload, compact = check_draft(terms, config.institution, public_hex(key))
     console = Console(highlight=False)
     console.print(f"compact of {compact.consortium}, {terms.consortium}")
@@ -114,7 +107,7 @@ def run(home: Home = DEFAULT_HOME, passphrase_file: PassphraseFile = None) -> No
 
     config = load_config(home / "node.toml")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    daemon.run(home.resolve(), config, _passphrase(passphrase_file))
+    daemon.run(home.resolve(), config, load_passphrase(passphrase_file))
 
 
 @app.command()

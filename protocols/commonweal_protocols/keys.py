@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from commonweal_protocols.canonical import parse_digest
-from commonweal_protocols.errors import SignatureError, StorageError
+from commonweal_protocols.errors import ConfigError, SignatureError, StorageError
 
 _MAX_KEY_FILE_BYTES = 4096
 
@@ -79,6 +79,18 @@ def load_key_file(path: Path, passphrase: bytes | None = None) -> Ed25519Private
     if not isinstance(key, Ed25519PrivateKey):
         raise StorageError(f"{path}: wanted an Ed25519 key, got {type(key).__name__}")
     return key
+
+
+def load_passphrase(path: Path | None) -> bytes | None:
+    """Read a passphrase file: a command line names the file, never the secret itself.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    try:
+        return path.read_bytes().strip() if path else None
+    except OSError as e:
+        raise ConfigError(f"{path}: the passphrase file cannot be read: {e.strerror}") from e
 
 
 def verify_signature(public_key: str, signature: bytes, message: bytes) -> None:
