@@ -6,7 +6,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from commonweal_protocols.errors import MalformedError, SignatureError, StorageError
-from commonweal_protocols.keys import create_key_file, load_key_file, public_hex, verify_signature
+from commonweal_protocols.keys import (
+    create_key_file,
+    load_key_file,
+    load_or_create_key_file,
+    public_hex,
+    verify_signature,
+)
 
 
 def test_a_key_file_is_0600_and_gives_the_same_key_back(tmp_path: Path) -> None:
@@ -62,3 +68,10 @@ def test_a_public_key_has_one_spelling() -> None:
     key = Ed25519PrivateKey.generate()
     with pytest.raises(MalformedError):
         verify_signature(public_hex(key).upper(), key.sign(b"x"), b"x")
+
+
+def test_a_set_up_that_is_done_again_finds_the_same_key(tmp_path: Path) -> None:
+    first = load_or_create_key_file(tmp_path / "k.pem", b"secret")
+    assert public_hex(load_or_create_key_file(tmp_path / "k.pem", b"secret")) == public_hex(first)
+    with pytest.raises(StorageError, match="wrong passphrase"):
+        load_or_create_key_file(tmp_path / "k.pem", b"other")

@@ -18,7 +18,7 @@ from commonweal_coordinator.tls import load_or_create_tls
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.files import write_atomic
 from commonweal_protocols.join import Card, Invite
-from commonweal_protocols.keys import create_key_file, load_passphrase, public_hex
+from commonweal_protocols.keys import load_or_create_key_file, load_passphrase, public_hex
 from commonweal_protocols.note import format_vkey
 from commonweal_protocols.predicates import Coordinator
 
@@ -61,8 +61,8 @@ def init(
     cards = [Card.load(path) for path in card]
     passphrase = load_passphrase(passphrase_file)
     reach = public_host or host
-    key = create_key_file(home / "keys/coordinator.pem", passphrase)
-    log_key = create_key_file(home / "keys/log.pem", passphrase)
+    key = load_or_create_key_file(home / "keys/coordinator.pem", passphrase)
+    log_key = load_or_create_key_file(home / "keys/log.pem", passphrase)
     origin = f"{reach}/{terms.consortium}/{public_hex(log_key)[:16]}"
     vkey = format_vkey(origin, log_key.public_key().public_bytes_raw())
     made, start = draft_compact(terms, cards, Coordinator(name=name, key=public_hex(key), log=vkey))

@@ -59,6 +59,7 @@ class Coordinator:
         self._tls: TlsFiles = load_or_create_tls(home / "tls", [config.public_host, config.host])
         self._stopping = threading.Event()
         self._founded = threading.Event()
+        self._founding_lock = threading.Lock()  # held while the log comes into being
         self._sequencer: Sequencer | None = None
         self._trouble = ""
 
@@ -146,17 +147,21 @@ class Coordinator:
 
     def _found_if_complete(self) -> None:
         """The one place where a log comes into being: when the last founder has signed."""
-        if self._sequencer is not None or self._founding.missing():
-            return
-        lock = self._home / "lock.db"
-        opened = (
-            Log.open(self._public, lock, self._config.origin, self._log_key)
-            if lock.exists()
-            else Log.create(self._public, lock, self._config.origin, self._log_key)
-        )
-        opened.append([self._founding.envelope()])
-        self._sequencer = Sequencer.load(opened, DirectorySource(self._public), self._key)
-        self._founded.set()
+        # Two last signers may hand in at once.
+        with self._founding_lock:
+            if self._sequencer is not None or self._founding.missing():
+                return
+            lock = self._home / "lock.db"
+            make = Log.open if lock.exists() else Log.create
+            opened = make(self._public, lock, self._config.origin, self._log_key)
+            try:
+                opened.append([self._founding.envelope()])
+                self._sequencer = Sequencer.load(opened, DirectorySource(self._public), self._key)
+            except CommonwealError:
+                # Whoever signs next, or signs again, finds the log free for another try.
+                opened.close()
+                raise
+            self._founded.set()
 
     def _wait_for_founding(self) -> None:
         while not self._founded.wait(_STEP_SECONDS):

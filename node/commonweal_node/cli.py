@@ -14,7 +14,7 @@ from commonweal_node.status import load_status, now
 from commonweal_protocols.errors import ConfigError, UnavailableError
 from commonweal_protocols.files import write_atomic
 from commonweal_protocols.join import Card, Invite
-from commonweal_protocols.keys import create_key_file, load_key_file, load_passphrase, public_hex
+from commonweal_protocols.keys import load_key_file, load_or_create_key_file, load_passphrase, public_hex
 from commonweal_protocols.predicates import BaseModelRef
 
 app = typer.Typer(no_args_is_help=True, help="Run an institution's node: train, sign, ratify, adopt.")
@@ -54,8 +54,9 @@ def init(
     for path in (data, charter):
         if path and not path.is_file():
             raise ConfigError(f"{path}: wanted a file, got none")
-    key = create_key_file(home / "keys/institution.pem", load_passphrase(passphrase_file))
-    create_transport_key(home / "keys/transport.pem")
+    key = load_or_create_key_file(home / "keys/institution.pem", load_passphrase(passphrase_file))
+    if not (home / "keys/transport.pem").exists():
+        create_transport_key(home / "keys/transport.pem")
     Card(institution=institution, key=public_hex(key)).save(home / "card.json")
     text = _CONFIG.format(
         institution=institution,

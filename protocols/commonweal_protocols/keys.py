@@ -81,6 +81,15 @@ def load_key_file(path: Path, passphrase: bytes | None = None) -> Ed25519Private
     return key
 
 
+def load_or_create_key_file(path: Path, passphrase: bytes | None = None) -> Ed25519PrivateKey:
+    """Load a key, or make it: so that a set-up which was cut off can be done again.
+
+    Raises:
+        StorageError: See :func:`load_key_file` and :func:`create_key_file`.
+    """
+    return load_key_file(path, passphrase) if path.exists() else create_key_file(path, passphrase)
+
+
 def load_passphrase(path: Path | None) -> bytes | None:
     """Read a passphrase file: a command line names the file, never the secret itself.
 

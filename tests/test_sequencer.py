@@ -1,0 +1,433 @@
+"""The one writer: a refusal leaves no trace, an answer is durable, and a restart stands in the same state."""
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from commonweal_coordinator.log import Log, Sequenced
+from commonweal_coordinator.sequencer import Sequencer
+from commonweal_protocols.checkpoint import open_checkpoint
+from commonweal_protocols.errors import (
+    BlobError,
+    LogError,
+    MalformedError,
+    PeerError,
+    RuleError,
+    SignatureError,
+    StorageError,
+)
+from commonweal_protocols.fold import State
+from commonweal_protocols.keys import public_hex
+from commonweal_protocols.note import make_verifier
+from commonweal_protocols.predicates import Identity, Incident, Predicate
+from commonweal_protocols.proof import open_proof
+from commonweal_protocols.records import DirectorySource, read_entries
+from commonweal_protocols.replica import Replica
+from commonweal_protocols.statement import Author, Entry, Seen, open_entry
+from tests.federation import NAMES, ORIGIN, Federation, key_of
+from tests.test_log import Fault, Place, faulty, files_below, full_disk, unknown
+
+
+@dataclass
+class Hub:
+    """A founded coordinator on a disk, and the federation that talks to it."""
+
+    f: Federation
+    home: Path
+    log: Log
+    sequencer: Sequencer
+
+    @property
+    def public(self) -> Path:
+        return self.home / "public"
+
+    def catch_up(self) -> None:
+        """Let the federation read what is new in the public records."""
+        for data in read_entries(DirectorySource(self.public), len(self.f.entries), self.sequencer.state.size):
+            self.f.add(data)
+
+    def say(self, who: str, predicate: Predicate) -> Sequenced:
+        """Submit the next statement of ``who``."""
+        self.catch_up()
+        answer = self.sequencer.submit(self.f.signed(who, predicate))
+        self.catch_up()
+        return answer
+
+    def announce(self) -> None:
+        for name in NAMES:
+            self.say(name, identity(name))
+
+    def proven(self, data: bytes, answer: Sequenced) -> None:
+        verifier = make_verifier(ORIGIN, self.f.log_key.public_key())
+        index, checkpoint = open_proof(answer.proof, data, verifier)
+        assert index == answer.index
+        held = list(read_entries(DirectorySource(self.public), 0, checkpoint.size))
+        assert held[index] == data
+
+    def restart(self) -> None:
+        """Open everything anew, as a daemon that was killed does."""
+        self.sequencer.close()
+        self.log = Log.open(self.public, self.home / "lock.db", ORIGIN, self.f.log_key)
+        self.sequencer = Sequencer.load(self.log, DirectorySource(self.public), self.f.coordinator)
+
+
+@contextmanager
+def founded(home: Path, f: Federation | None = None) -> Iterator[Hub]:
+    f = f or Federation()
+    log = Log.create(home / "public", home / "lock.db", ORIGIN, f.log_key)
+    hub = Hub(f, home, log, Sequencer(log, Replica(), f.coordinator))
+    try:
+        for data in f.entries:
+            hub.sequencer.submit(data)
+        yield hub
+    finally:
+        hub.sequencer.close()
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    with founded(tmp_path / "hub") as h:
+        yield h
+
+
+def identity(name: str, letter: str = "A") -> Identity:
+    return Identity(institution=name, transport_key=letter * 44)
+
+
+# -- refusals
+
+
+def garbage(f: Federation) -> bytes:
+    return b'{"payload": 1}'
+
+
+def a_flipped_signature(f: Federation) -> bytes:
+    good = f.signed("school", identity("school"))
+    at = good.rindex(b'"sig":"') + 7
+    return good[:at] + (b"B" if good[at : at + 1] == b"A" else b"A") + good[at + 1 :]
+
+
+def a_stranger(f: Federation) -> bytes:
+    return Author(key_of("stranger"), f.state.consortium).sign(identity("stranger"), seq=0, prev=None, seen=())
+
+
+def another_institutions_name(f: Federation) -> bytes:
+    return f.signed("school", identity("clinic"))
+
+
+def an_update_for_a_round_that_is_not_open(f: Federation) -> bytes:
+    return f.signed("school", f.update("school").model_copy(update={"round": 2}))
+
+
+def a_second_update_for_one_round(f: Federation) -> bytes:
+    return f.signed("clinic", f.update("clinic", b"another delta"))
+
+
+def a_members_rejection(f: Federation) -> bytes:
+    return f.signed("coop", Incident(round=1, round_leaf=f.state.rounds[0].leaf, reason="because"))
+
+
+def another_consortium(f: Federation) -> bytes:
+    chain = f.state.chain(public_hex(f.keys["school"]))
+    author = Author(f.keys["school"], "0" * 64)
+    return author.sign(f.update("school"), seq=chain.seq + 1, prev=chain.leaf, seen=())
+
+
+def a_gap(f: Federation) -> bytes:
+    chain = f.state.chain(public_hex(f.keys["school"]))
+    author = Author(f.keys["school"], f.state.consortium)
+    return author.sign(f.update("school"), seq=chain.seq + 2, prev=chain.leaf, seen=())
+
+
+def a_log_that_was_seen_longer(f: Federation) -> bytes:
+    chain = f.state.chain(public_hex(f.keys["school"]))
+    author = Author(f.keys["school"], f.state.consortium)
+    seen = Seen(origin=ORIGIN, size=99, root="0" * 64)
+    return author.sign(f.update("school"), seq=chain.seq + 1, prev=chain.leaf, seen=(seen,))
+
+
+def a_second_compact(f: Federation) -> bytes:
+    f.compact = f.compact.model_copy(update={"max_update_bytes": 4096})
+    return f.founding()
+
+
+REFUSED: list[tuple[Callable[[Federation], bytes], type[PeerError], str]] = [
+    (garbage, MalformedError, "another spelling of the value"),
+    (a_flipped_signature, SignatureError, f"does not hold under key {public_hex(key_of('school'))}"),
+    (a_stranger, RuleError, f"identity: wanted a member as the author, got key {public_hex(key_of('stranger'))}"),
+    (another_institutions_name, RuleError, r"identity: wanted institution school \(the author\), got clinic"),
+    (an_update_for_a_round_that_is_not_open, RuleError, "update: wanted an open round 2, but round 1 is open"),
+    (a_second_update_for_one_round, RuleError, "update: clinic has answered round 1 already"),
+    (a_members_rejection, RuleError, "incident: wanted the coordinator as the author, got key"),
+    (another_consortium, RuleError, "update: wanted consortium [0-9a-f]{64}, got 0{64}"),
+    (a_gap, RuleError, "update: wanted number 1 in the chain of school, got 2"),
+    (a_log_that_was_seen_longer, LogError, "rolled back: 99 entries were seen, 6 are here"),
+    (a_second_compact, RuleError, "compact: wanted only the founding one at index 0, got another"),
+]
+
+
+@pytest.mark.parametrize(("make", "kind", "message"), REFUSED, ids=[make.__name__ for make, _, _ in REFUSED])
+def test_a_refused_entry_leaves_no_trace(
+    hub: Hub, make: Callable[[Federation], bytes], kind: type[PeerError], message: str
+) -> None:
+    hub.announce()
+    hub.sequencer.say(hub.f.next_round())
+    hub.catch_up()
+    hub.say("clinic", hub.f.update("clinic"))
+    bad = make(hub.f)
+    before, state, checkpoint = files_below(hub.home), hub.sequencer.state, hub.sequencer.checkpoint
+    for _ in range(2):
+        with pytest.raises(kind, match=message):
+            hub.sequencer.submit(bad)
+    assert files_below(hub.home) == before
+    assert hub.sequencer.state is state
+    assert hub.sequencer.checkpoint == checkpoint
+    good = hub.f.signed("school", hub.f.update("school"))
+    hub.proven(good, hub.sequencer.submit(good))
+
+
+def test_the_last_word_sees_the_entry_and_the_state_before_it_and_its_refusal_leaves_no_trace(hub: Hub) -> None:
+    data = hub.f.signed("school", identity("school"))
+    asked: list[tuple[Entry, State]] = []
+
+    def refuse(entry: Entry, state: State) -> None:
+        asked.append((entry, state))
+        raise BlobError("no such delta")
+
+    before, state = files_below(hub.home), hub.sequencer.state
+    with pytest.raises(BlobError, match="no such delta"):
+        hub.sequencer.submit(data, check=refuse)
+    assert asked == [(open_entry(data), state)]
+    assert files_below(hub.home) == before
+    assert hub.sequencer.submit(data).index == 1
+
+
+# -- answers
+
+
+def test_the_same_envelope_again_gets_its_old_index_under_the_newest_checkpoint(hub: Hub) -> None:
+    data = hub.f.signed("school", identity("school"))
+    first = hub.sequencer.submit(data)
+    hub.say("clinic", identity("clinic"))
+    before = files_below(hub.home)
+
+    def never(entry: Entry, state: State) -> None:
+        raise AssertionError("an entry that is in the log is not judged again")
+
+    again = hub.sequencer.submit(data, check=never)
+    assert files_below(hub.home) == before
+    assert (first.index, again.index) == (1, 1)
+    for answer in (first, again):
+        hub.proven(data, answer)
+    verifier = make_verifier(ORIGIN, hub.f.log_key.public_key())
+    assert [open_proof(a.proof, data, verifier)[1].size for a in (first, again)] == [2, 3]
+
+
+def test_the_coordinators_own_statements_form_one_chain_that_names_what_it_saw(hub: Hub) -> None:
+    hub.announce()
+    for _ in range(3):
+        hub.catch_up()
+        hub.sequencer.say(hub.f.next_round())
+        round_leaf = hub.sequencer.state.rounds[-1].leaf
+        hub.sequencer.say(Incident(round=len(hub.sequencer.state.rounds), round_leaf=round_leaf, reason="none came"))
+    said = [open_entry(e) for e in read_entries(DirectorySource(hub.public), 4, 10)]
+    headers = [e.statement.header for e in said]
+    assert [h and h.seq for h in headers] == [0, 1, 2, 3, 4, 5]
+    assert [h and h.prev for h in headers] == [None, *(e.leaf for e in said[:-1])]
+    assert [h and [(s.origin, s.size) for s in h.seen] for h in headers] == [[(ORIGIN, n)] for n in range(4, 10)]
+
+
+def test_what_the_coordinator_may_not_say_is_refused_too(hub: Hub) -> None:
+    before = files_below(hub.home)
+    with pytest.raises(RuleError, match="incident: wanted an open round 1, but no round is open"):
+        hub.sequencer.say(Incident(round=1, round_leaf="0" * 64, reason="because"))
+    assert files_below(hub.home) == before
+
+
+def test_threads_are_answered_one_by_one_and_the_log_replays(hub: Hub) -> None:
+    start = threading.Barrier(len(NAMES) + 2)
+    shared = Author(key_of("clinic"), hub.f.state.consortium).sign(identity("clinic", "S"), seq=0, prev=None, seen=())
+
+    def announce(name: str) -> list[tuple[bytes, Sequenced]]:
+        author, done = Author(key_of(name), hub.f.state.consortium), list[tuple[bytes, Sequenced]]()
+        seq, prev = (1, open_entry(shared).leaf) if name == "clinic" else (0, None)
+        start.wait()
+        if name == "clinic":
+            done.append((shared, hub.sequencer.submit(shared)))
+        for n in range(5):
+            data = author.sign(identity(name, "ABCDE"[n]), seq=seq + n, prev=prev, seen=())
+            done.append((data, hub.sequencer.submit(data)))
+            prev = open_entry(data).leaf
+        return done
+
+    def repeat(_: int) -> list[tuple[bytes, Sequenced]]:
+        start.wait()
+        return [(shared, hub.sequencer.submit(shared)) for _ in range(5)]
+
+    with ThreadPoolExecutor(len(NAMES) + 2) as pool:
+        futures = [pool.submit(announce, n) for n in NAMES] + [pool.submit(repeat, n) for n in range(2)]
+        results = [r for future in futures for r in future.result(timeout=30)]
+    assert hub.sequencer.state.size == 1 + 1 + 5 * len(NAMES)
+    places = {data: answer.index for data, answer in results}
+    assert sorted(places.values()) == list(range(1, hub.sequencer.state.size))
+    for data, answer in results:
+        assert answer.index == places[data]
+        hub.proven(data, answer)
+    state = hub.sequencer.state
+    hub.restart()
+    assert hub.sequencer.state == state
+
+
+# -- replay
+
+
+def test_a_restart_stands_in_the_same_state_and_goes_on(hub: Hub) -> None:
+    hub.announce()
+    hub.sequencer.say(hub.f.next_round())
+    hub.catch_up()
+    hub.say("clinic", hub.f.update("clinic"))
+    state, checkpoint = hub.sequencer.state, hub.sequencer.checkpoint
+    hub.restart()
+    assert hub.sequencer.state == state
+    assert hub.sequencer.checkpoint == checkpoint
+    hub.say("school", hub.f.update("school"))
+    assert hub.sequencer.state.size == 7
+
+
+def test_a_log_that_breaks_its_own_compact_is_not_loaded(tmp_path: Path) -> None:
+    f = Federation()
+    f.announce()
+    public = f.publish(tmp_path, [*f.entries, a_stranger(f)])
+    log = Log.open(public, tmp_path / "lock.db", ORIGIN, f.log_key)
+    with pytest.raises(RuleError, match="wanted a member as the author"):
+        Sequencer.load(log, DirectorySource(public), f.coordinator)
+    log.close()
+
+
+def test_records_that_are_not_what_was_signed_are_not_loaded(tmp_path: Path) -> None:
+    f = Federation()
+    one, two = (
+        Author(f.keys[n], f.state.consortium).sign(identity(n), seq=0, prev=None, seen=()) for n in ("clinic", "coop")
+    )
+    public = f.publish(tmp_path / "signed", [*f.entries, one, two])
+    # Each order is a lawful history; but only one of them was signed.
+    swapped = f.publish(tmp_path / "swapped", [*f.entries, two, one])
+    log = Log.open(public, tmp_path / "signed/lock.db", ORIGIN, f.log_key)
+    with pytest.raises(LogError, match="forked: at size 3"):
+        Sequencer.load(log, DirectorySource(swapped), f.coordinator)
+    assert Sequencer.load(log, DirectorySource(public), f.coordinator).state.size == 3
+    log.close()
+
+
+def test_a_log_under_another_key_than_its_compact_names_is_not_loaded(tmp_path: Path) -> None:
+    f = Federation()
+    f.log_key = key_of("another log")
+    public = f.publish(tmp_path)
+    log = Log.open(public, tmp_path / "lock.db", ORIGIN, f.log_key)
+    with pytest.raises(SignatureError, match=f"wanted a signature of {ORIGIN}"):
+        Sequencer.load(log, DirectorySource(public), f.coordinator)
+    log.close()
+
+
+# -- waiting
+
+
+def waiting(hub: Hub, larger_than: int) -> tuple[threading.Thread, list[int]]:
+    """Start a thread that waits for ten minutes, and return once it does."""
+    sizes: list[int] = []
+    thread = threading.Thread(target=lambda: sizes.append(hub.sequencer.wait(larger_than, 600)), daemon=True)
+    thread.start()
+    while not hub.sequencer._changed._waiters:  # type: ignore[attr-defined]
+        assert thread.is_alive()
+    return thread, sizes
+
+
+def test_a_new_entry_wakes_whoever_waits_for_it_at_once(hub: Hub) -> None:
+    thread, sizes = waiting(hub, 1)
+    hub.say("school", identity("school"))
+    thread.join(10)
+    assert sizes == [2]
+
+
+def test_closing_wakes_whoever_waits(hub: Hub) -> None:
+    thread, sizes = waiting(hub, 10**9)
+    hub.sequencer.close()
+    thread.join(10)
+    assert sizes == [1]
+
+
+def test_nobody_waits_for_what_is_there_or_beyond_the_timeout(hub: Hub) -> None:
+    assert hub.sequencer.wait(0, 600) == 1
+    assert hub.sequencer.wait(1, 0) == 1
+
+
+# -- a disk that fails
+
+
+@contextmanager
+def failing(hub: Hub, fault: Fault) -> Iterator[None]:
+    """The hub again, on a disk of which one write fails."""
+    hub.sequencer.close()
+    place = Place(hub.home)
+    place.lock.parent.mkdir()
+    shutil.move(hub.home / "lock.db", place.lock)
+    hub.log = faulty(place, fault, ORIGIN, hub.f.log_key)
+    hub.sequencer = Sequencer.load(hub.log, DirectorySource(hub.public), hub.f.coordinator)
+    yield
+    hub.sequencer.close()
+    shutil.move(place.lock, hub.home / "lock.db")
+    hub.restart()
+
+
+@pytest.mark.parametrize(
+    ("write", "effect", "entered"), [("swap", "lost", False), ("swap", "kept", True), ("create", "lost", True)]
+)
+def test_after_a_failed_write_nothing_is_taken_until_a_restart_and_all_that_is_known_can_be_read(
+    hub: Hub, write: str, effect: str, entered: bool
+) -> None:
+    hub.announce()
+    state = hub.sequencer.state
+    data = hub.f.signed("school", identity("school", "B"))
+    with failing(hub, Fault(write, effect, unknown())):
+        thread, sizes = waiting(hub, 4)
+        with pytest.raises(StorageError, match="the disk went away"):
+            hub.sequencer.submit(data)
+        for again in (data, hub.f.signed("coop", identity("coop", "B"))):
+            with pytest.raises(StorageError, match="stopped after: the disk went away; start the coordinator anew"):
+                hub.sequencer.submit(again)
+        with pytest.raises(StorageError, match="stopped after: the disk went away; start the coordinator anew"):
+            hub.sequencer.say(hub.f.next_round())
+        assert hub.sequencer.state == state
+        assert hub.sequencer.wait(4, 0) == 4, "the daemon's loop goes on"
+        hub.sequencer.close()
+        thread.join(10)
+        assert sizes == [4]
+    assert hub.sequencer.state.size == (5 if entered else 4)
+    assert hub.sequencer.submit(data).index == 4
+
+
+def test_a_full_disk_refuses_one_entry_and_takes_it_when_there_is_room(hub: Hub) -> None:
+    hub.announce()
+    data = hub.f.signed("school", identity("school", "B"))
+    with failing(hub, Fault("stage", "lost", full_disk())):
+        before, state = files_below(hub.public), hub.sequencer.state
+        with pytest.raises(StorageError, match="No space left on device; nothing was added and nothing is lost"):
+            hub.sequencer.submit(data)
+        assert files_below(hub.public) == before
+        assert hub.sequencer.state is state
+        hub.proven(data, hub.sequencer.submit(data))
+    assert hub.sequencer.state.size == 5
+
+
+def test_the_checkpoint_is_the_published_one(hub: Hub) -> None:
+    hub.announce()
+    note = hub.sequencer.checkpoint
+    assert note == (hub.public / "checkpoint").read_bytes()
+    verifier = make_verifier(ORIGIN, hub.f.log_key.public_key())
+    assert open_checkpoint(note, verifier) == hub.f.replica.checkpoint()
