@@ -26,7 +26,8 @@ from typing import Literal, ParamSpec, TypeVar
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from commonweal_coordinator.log import DiskStorage, LockDatabase, Log, Sequenced, Storage
+from commonweal_coordinator.log import Log, Sequenced
+from commonweal_coordinator.storage import DiskStorage, LockDatabase, Storage
 from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
 from commonweal_protocols.errors import CommonwealError, ConfigError, MalformedError, StorageError
 from commonweal_protocols.merkle import Frontier

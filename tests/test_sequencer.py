@@ -12,7 +12,7 @@ import pytest
 
 from commonweal_coordinator.log import Log, Sequenced
 from commonweal_coordinator.sequencer import Sequencer
-from commonweal_protocols.checkpoint import open_checkpoint
+from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
 from commonweal_protocols.errors import (
     BlobError,
     LogError,
@@ -21,6 +21,7 @@ from commonweal_protocols.errors import (
     RuleError,
     SignatureError,
     StorageError,
+    UnavailableError,
 )
 from commonweal_protocols.fold import State
 from commonweal_protocols.keys import public_hex
@@ -431,3 +432,56 @@ def test_the_checkpoint_is_the_published_one(hub: Hub) -> None:
     assert note == (hub.public / "checkpoint").read_bytes()
     verifier = make_verifier(ORIGIN, hub.f.log_key.public_key())
     assert open_checkpoint(note, verifier) == hub.f.replica.checkpoint()
+
+
+def test_an_entry_that_waits_for_witnesses_counts_and_is_answered_once_they_are_back(tmp_path: Path) -> None:
+    f, away = Federation(), threading.Event()
+
+    def cosign(checkpoint: Checkpoint, note: bytes, path_from: Callable[[int], list[bytes]]) -> bytes:
+        if away.is_set():
+            raise UnavailableError("witnesses: wanted 2, got 0")
+        return note
+
+    log = Log.create(tmp_path / "public", tmp_path / "lock.db", ORIGIN, f.log_key, cosign)
+    log.append(f.entries)
+    sequencer = Sequencer.load(log, DirectorySource(tmp_path / "public"), f.coordinator)
+    away.set()
+    first, second = f.say("clinic", identity("clinic")), f.say("coop", identity("coop"))
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match="wanted 2"):
+            sequencer.submit(first)
+    assert set(sequencer.state.identities) == {"clinic"}, "it keeps its place"
+    with pytest.raises(UnavailableError):
+        sequencer.submit(second)
+    assert set(sequencer.state.identities) == {"clinic"}, "nothing is built on what no witness has seen"
+    away.clear()
+    assert [sequencer.submit(d).index for d in (second, first)] == [2, 1]
+    assert set(sequencer.state.identities) == {"clinic", "coop"}
+    sequencer.close()
+
+
+def test_entries_that_come_together_share_one_checkpoint(tmp_path: Path) -> None:
+    f, gate, sizes = Federation(), threading.Event(), []
+
+    def cosign(checkpoint: Checkpoint, note: bytes, path_from: Callable[[int], list[bytes]]) -> bytes:
+        sizes.append(checkpoint.size)
+        gate.wait(10)
+        return note
+
+    log = Log.create(tmp_path / "public", tmp_path / "lock.db", ORIGIN, f.log_key, cosign)
+    gate.set()
+    log.append(f.entries)
+    sequencer = Sequencer.load(log, DirectorySource(tmp_path / "public"), f.coordinator)
+    gate.clear()
+    data = [f.signed(name, identity(name)) for name in NAMES]
+    with ThreadPoolExecutor(4) as pool:
+        held = pool.submit(sequencer.submit, data[0])
+        while len(sizes) < 2:
+            assert not held.done()
+        others = [pool.submit(sequencer.submit, d) for d in data[1:]]
+        while sequencer.waiting < 2:
+            assert not held.done()
+        gate.set()
+        assert [w.result().index for w in (held, *others)] in ([1, 2, 3], [1, 3, 2])
+    assert sizes == [1, 2, 4], "two entries, one checkpoint"
+    sequencer.close()

@@ -13,7 +13,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 class CoordinatorConfig(BaseModel):
     """A coordinator's settings. Everything that binds others is in the compact, not here."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: str
     origin: str

@@ -20,6 +20,30 @@ class Replica:
         self._tree = Tree()
         self._state: State | None = None
 
+    def copy(self) -> "Replica":
+        """Return a replica that grows on its own from here."""
+        other = Replica()
+        other._tree, other._state = self._tree.copy(), self._state
+        return other
+
+    @classmethod
+    def restore(cls, tree: Tree, state: State) -> "Replica":
+        """Return the replica of entries that were verified before: nothing is checked here but that the two fit.
+
+        Raises:
+            LogError: The tree and the state are not of one size.
+        """
+        if tree.size != state.size:
+            raise LogError(f"replica: wanted a tree and a state of one size, got {tree.size} and {state.size}")
+        other = cls()
+        other._tree, other._state = tree, state
+        return other
+
+    @property
+    def tree(self) -> Tree:
+        """The tree, for roots and proofs. It is the replica's own: only the replica adds to it."""
+        return self._tree
+
     @property
     def size(self) -> int:
         """How many entries are in."""
@@ -52,11 +76,24 @@ class Replica:
             PeerError: It does not belong here; says why.
         """
         entry = open_entry(data)
-        state = fold(self._state, entry)
+        return entry, self.judge(entry, self._state)
+
+    def judge(self, entry: Entry, before: State | None) -> State:
+        """Return the state after a verified entry that comes after ``before``; nothing is added.
+
+        Raises:
+            PeerError: The compact does not allow it there, or it vouches for another history than this one.
+        """
+        state = fold(before, entry)
         if entry.statement.header is not None:
             for seen in entry.statement.header.seen:
                 self.check_seen(seen)
-        return entry, state
+        return state
+
+    def grow(self, entry: Entry, state: State) -> None:
+        """Add an entry that :meth:`judge` has let pass, with the state that it gave."""
+        self._state = state
+        self._tree.append(bytes.fromhex(entry.leaf))
 
     def check_seen(self, seen: Seen) -> None:
         """Check a checkpoint that somebody saw against this history.
@@ -77,8 +114,8 @@ class Replica:
         Raises:
             PeerError: It does not belong here; the replica is as it was.
         """
-        entry, self._state = self.check(data)
-        self._tree.append(bytes.fromhex(entry.leaf))
+        entry, state = self.check(data)
+        self.grow(entry, state)
         return entry
 
     def check_checkpoint(self, checkpoint: Checkpoint) -> None:

@@ -36,15 +36,18 @@ def load_toml(path: Path, model: type[Model], *, if_missing: str = "") -> Model:
     """
     try:
         with path.open("rb") as f:
-            table = tomllib.loads(f.read(_MAX_FILE_BYTES).decode("utf-8"))
+            data = f.read(_MAX_FILE_BYTES + 1)
+        if len(data) > _MAX_FILE_BYTES:
+            raise ConfigError(f"{path}: wanted at most {_MAX_FILE_BYTES} bytes, got more")
+        table = tomllib.loads(data.decode("utf-8"))
         # Through JSON, where a strict model takes a list for a tuple, text for a path, and nothing else for anything.
-        return model.model_validate_json(json.dumps(table))
+        # TOML also has dates, which no setting is: as a table of their own they are refused by the key's name.
+        return model.model_validate_json(json.dumps(table, default=lambda date: {"date": str(date)}))
     except FileNotFoundError as e:
         raise ConfigError(f"{path}: wanted a file, got none" + (f"; {if_missing}" if if_missing else "")) from e
     except OSError as e:
         raise ConfigError(f"{path}: cannot be read: {e.strerror}") from e
-    # TypeError: TOML has dates, which are nothing that we ask for.
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as e:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path}: wanted TOML, got: {e}") from e
     except ValidationError as e:
         raise ConfigError(f"{path}: {describe(e)}") from e
