@@ -3,6 +3,7 @@
 import base64
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,3 +91,35 @@ def test_base64_of_another_size_is_refused() -> None:
 def test_a_digest_is_64_lower_case_hex_digits(text: str) -> None:
     with pytest.raises(MalformedError):
         canonical.parse_digest(text)
+
+
+ASCII = st.text(st.characters(max_codepoint=127), max_size=8)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(max_size=8) | ASCII,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4) | ASCII, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(VALUES)
+def test_what_rfc8785_writes_is_taken_and_gives_the_value_back(value: canonical.Json) -> None:
+    data = rfc8785.dumps(value)
+    assert canonical.parse(data, max_bytes=len(data)) == value
+
+
+@given(VALUES, st.data())
+def test_every_other_spelling_is_refused_whatever_the_alphabet(value: canonical.Json, data: st.DataObject) -> None:
+    one = rfc8785.dumps(value)
+    at = data.draw(st.integers(0, len(one)))
+    other = one[:at] + data.draw(st.sampled_from([b" ", b"0", b"\\u0061", b"+", b"e0", b".0", b"\n"])) + one[at:]
+    try:
+        again = canonical.parse(other, max_bytes=len(other))
+    except MalformedError:
+        return
+    assert rfc8785.dumps(again) == other, "what is taken is its own spelling"
+
+
+@pytest.mark.parametrize("text", ["9007199254740992", "-9007199254740992", "1" * 5000, "-0", "00", "1e3"])
+def test_an_integer_out_of_range_or_spelled_otherwise_is_refused(text: str) -> None:
+    with pytest.raises(MalformedError):
+        canonical.parse(text.encode(), max_bytes=10_000)

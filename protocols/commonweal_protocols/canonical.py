@@ -20,6 +20,7 @@ Json = None | bool | int | str | list["Json"] | dict[str, "Json"]
 """A JSON value as records use it: no floating-point numbers, so that no number has two spellings."""
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
+_MAX_INTEGER = 2**53 - 1
 _HEX32 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -27,11 +28,12 @@ def encode(value: Json) -> bytes:
     """Return the RFC 8785 bytes of ``value``.
 
     Raises:
-        MalformedError: An integer beyond ±(2^53 − 1), or text that is not valid Unicode.
+        MalformedError: An integer beyond ±(2^53 − 1), text that is not valid Unicode, or nesting without end.
     """
     try:
         return rfc8785.dumps(value)
-    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as e:
+    # RecursionError: what json could parse may be too deep for rfc8785, by a few levels or (from Python 3.12) by many.
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as e:
         raise MalformedError(f"canonical JSON: {e}") from e
 
 
@@ -39,11 +41,29 @@ def _no_float(text: str) -> NoReturn:
     raise MalformedError(f"canonical JSON: wanted an integer, got {text[:40]!r}")
 
 
+def _integer(text: str) -> int:
+    # Digits are counted first: int() of a very long text is slow.
+    if len(text) > 17 or not -_MAX_INTEGER <= (value := int(text)) <= _MAX_INTEGER:
+        raise MalformedError(f"canonical JSON: wanted an integer within ±(2^53 - 1), got {text[:40]}")
+    return value
+
+
 def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     value = dict(pairs)
     if len(value) != len(pairs):
         raise MalformedError("canonical JSON: a key is repeated")
     return value
+
+
+def _encode_parsed(value: Json, is_ascii: bool) -> bytes:
+    """The RFC 8785 bytes of a value that ``parse`` has made.
+
+    Of such a value (no float, no integer out of range) the standard library writes the same bytes several times faster,
+    as long as all is ASCII: only then does it sort keys as RFC 8785 section 3.2.3 wants them, by UTF-16 code units.
+    """
+    if not is_ascii:
+        return encode(value)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
 
 
 def parse(data: bytes, *, max_bytes: int) -> Json:
@@ -56,12 +76,16 @@ def parse(data: bytes, *, max_bytes: int) -> Json:
         raise MalformedError(f"canonical JSON: wanted at most {max_bytes} bytes, got {len(data)}")
     try:
         value: Json = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float
+            data.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_int=_integer,
+            parse_float=_no_float,
+            parse_constant=_no_float,
         )
     # RecursionError: a few thousand "[" fit into any sensible bound.
     except (ValueError, RecursionError) as e:
         raise MalformedError(f"canonical JSON: {e}") from e
-    if encode(value) != data:
+    if _encode_parsed(value, data.isascii()) != data:
         raise MalformedError("canonical JSON: these bytes are another spelling of the value; wanted RFC 8785")
     return value
 

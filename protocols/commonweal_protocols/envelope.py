@@ -102,11 +102,11 @@ def parse_envelope(data: bytes) -> UnverifiedEnvelope:
                 signatures.append(Signature(key, parse_base64(sig, size=64)))
             case _:
                 raise MalformedError("envelope: wanted keyid and sig in each signature")
-    envelope = UnverifiedEnvelope(parse_base64(payload), tuple(signatures))
-    # Sorting and distinctness are part of the one spelling.
-    if format_envelope(envelope.payload, envelope.signatures) != data:
-        raise MalformedError("envelope: signatures are not sorted by key")
-    return envelope
+    # Order and distinctness are part of the one spelling.
+    keys = [s.key for s in signatures]
+    if not keys or keys != sorted(set(keys)):
+        raise MalformedError("envelope: wanted one or more signatures, of distinct keys and sorted by key")
+    return UnverifiedEnvelope(parse_base64(payload), tuple(signatures))
 
 
 def verify_envelope(envelope: UnverifiedEnvelope) -> Verified:

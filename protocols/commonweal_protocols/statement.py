@@ -6,6 +6,7 @@ entry is thereby a visible gap, and every author carries gossip. The subject fol
 statement cannot be about one thing and say another. No I/O.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -47,19 +48,21 @@ class Statement:
     header: Header | None
     predicate: Predicate
 
-    def payload(self) -> bytes:
-        """Return the statement's canonical bytes: what is signed."""
+    def to_json(self) -> Json:
+        """Return the statement as in-toto writes it."""
         subject = self.predicate.subject()
         body: Json = self.predicate.model_dump(mode="json")
         header: Json = self.header.model_dump(mode="json") if self.header else None
-        return canonical.encode(
-            {
-                "_type": STATEMENT_TYPE,
-                "subject": [{"name": subject.name, "digest": {"sha256": subject.sha256}}],
-                "predicateType": self.predicate.URI,
-                "predicate": {"header": header, "body": body},
-            }
-        )
+        return {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": subject.name, "digest": {"sha256": subject.sha256}}],
+            "predicateType": self.predicate.URI,
+            "predicate": {"header": header, "body": body},
+        }
+
+    def payload(self) -> bytes:
+        """Return the statement's canonical bytes: what is signed."""
+        return canonical.encode(self.to_json())
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +99,15 @@ def parse_statement(payload: bytes) -> Statement:
     try:
         statement = Statement(
             # Strict JSON mode: no coercion, yet lists become tuples.
-            None if header is None else Header.model_validate_json(canonical.encode(header)),
-            model.model_validate_json(canonical.encode(body)),
+            None if header is None else Header.model_validate_json(json.dumps(header)),
+            model.model_validate_json(json.dumps(body)),
         )
     except ValidationError as e:
         raise MalformedError(f"statement {uri}: {_first(e)}") from e
     if (header is None) != isinstance(statement.predicate, Compact):
         raise MalformedError(f"statement {uri}: wanted a header on everything but the founding compact")
-    if statement.payload() != payload:
+    # The bytes are those of ``value`` alone, and no model takes true for 1: equal values are equal bytes.
+    if statement.to_json() != value:
         raise MalformedError(f"statement {uri}: its type or subject is not what its predicate says")
     return statement
 
