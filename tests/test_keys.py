@@ -8,7 +8,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from commonweal_protocols.errors import MalformedError, SignatureError, StorageError
 from commonweal_protocols.keys import (
     create_key_file,
+    create_ml_dsa_key_file,
     load_key_file,
+    load_ml_dsa_key_file,
     load_or_create_key_file,
     public_hex,
     verify_signature,
@@ -28,6 +30,22 @@ def test_a_key_that_others_can_read_is_refused_with_the_mend(tmp_path: Path) -> 
     path.chmod(0o640)
     with pytest.raises(StorageError, match=r"wanted mode 0600, got 0640; run: chmod 600"):
         load_key_file(path)
+
+
+def test_an_ml_dsa_key_file_is_like_it_and_neither_is_taken_for_the_other(tmp_path: Path) -> None:
+    path, other = tmp_path / "ml.pem", tmp_path / "ed.pem"
+    key = create_ml_dsa_key_file(path, b"secret")
+    create_key_file(other)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert load_ml_dsa_key_file(path, b"secret").private_bytes_raw() == key.private_bytes_raw()
+    with pytest.raises(StorageError, match="wrong passphrase"):
+        load_ml_dsa_key_file(path, b"other")
+    with pytest.raises(StorageError, match="wanted an Ed25519 key"):
+        load_key_file(path, b"secret")
+    with pytest.raises(StorageError, match="wanted an ML-DSA-44 key"):
+        load_ml_dsa_key_file(other)
+    with pytest.raises(StorageError, match="exists already"):
+        create_ml_dsa_key_file(path)
 
 
 def test_a_key_is_never_overwritten(tmp_path: Path) -> None:

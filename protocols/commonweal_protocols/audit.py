@@ -1,28 +1,39 @@
 """The audit: replay a log from its public records alone, and re-compute every release to the same bytes.
 
-What is checked, in this order: the first entry founds the consortium that was asked for; the checkpoint is signed by
-the log key that the founders named; every entry is in its one spelling, signed, in its author's chain and allowed by
-the compact (``replica``); the entries hash to the signed root; nothing that this auditor saw earlier is gone; every
-blob that a release names is there; every release is the merge of its inputs. The report is a pure function of the
-records (no clock, no path, no host), so two auditors of one log hold equal bytes.
+What is checked, in this order: the first entry founds the consortium that was asked for; every entry is in its one
+spelling, signed, in its author's chain and allowed by the compact (``replica``); the checkpoint is signed by the log
+key that the founders named, cosigned by their quorum of witnesses, and is of these entries; nothing that this auditor,
+or another, saw earlier is gone or changed; every blob that a release names is there; every release is the merge of its
+inputs. The report is a pure function of the records (no clock, no path, no host), so two auditors of one log hold
+equal bytes.
+
+With a memory of the last audit, only what is new is fetched, verified and merged. That shortcut is taken only where
+the log's signed root still binds all that was verified; anywhere else the whole log is replayed, so on the same records
+an incremental report is equal to a full one, byte for byte. What is not fetched again is not missed either: that a
+source has since lost or damaged its copy of an old entry or blob, only a full audit sees.
 
 A report proves who said what, and that the published adapters are the merges of what was said. It does not prove
 honest training or good values.
 """
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, Protocol
 
-from commonweal_protocols import canonical
+from commonweal_protocols.audit_report import Check, Finding, ReleaseReport, Report, RoundReport
+from commonweal_protocols.audit_state import Line, Memory, kinds
 from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
-from commonweal_protocols.errors import BlobError, LogError, PeerError
+from commonweal_protocols.contradiction import Published, contradicts, prove_bad_entry, read_published
+from commonweal_protocols.errors import BlobError, ConfigError, LogError, PeerError
+from commonweal_protocols.evidence import Evidence
 from commonweal_protocols.fold import RoundState, State
-from commonweal_protocols.predicates import AdapterSpec, Blob, Closed, Digest, Name, PublicKey, Release
+from commonweal_protocols.merkle import HASH_BYTES, Tree
+from commonweal_protocols.note import Verifier
+from commonweal_protocols.predicates import AdapterSpec, Blob, Digest, Release
 from commonweal_protocols.records import Source, read_blob, read_checkpoint, read_entries, unverified_size
 from commonweal_protocols.replica import Replica
-from commonweal_protocols.statement import Seen
+from commonweal_protocols.statement import Entry
 
 
 class Recompute(Protocol):
@@ -39,57 +50,6 @@ class Recompute(Protocol):
         """
 
 
-class Finding(Closed):
-    """One thing that is wrong, the entry where it shows, and whose key answers for it."""
-
-    index: int | None
-    culprit: str
-    key: PublicKey
-    sentence: str
-
-
-class ReleaseReport(Closed):
-    """A release, and how it stands."""
-
-    index: int
-    adapter_sha256: Digest
-    inputs: tuple[Name, ...]
-    ratified_by: tuple[Name, ...]
-    adoptions: dict[Name, str]
-    check: Literal["recomputed", "digests only", "failed"]
-
-
-class RoundReport(Closed):
-    """A round and its outcome."""
-
-    round: int
-    cohort: tuple[Name, ...]
-    updates: tuple[Name, ...]
-    refusals: dict[Name, str]
-    rejections: dict[Name, str]
-    incident: str | None
-    release: ReleaseReport | None
-
-
-class Report(Closed):
-    """The verdict and what it rests on."""
-
-    format: Literal["urn:commonweal:audit-report:v1"] = "urn:commonweal:audit-report:v1"
-    verdict: Literal["pass", "fail"]
-    consortium: Digest | None
-    name: Name | None
-    origin: str | None
-    size: int
-    root: Digest | None
-    entries: dict[str, int]
-    rounds: tuple[RoundReport, ...]
-    findings: tuple[Finding, ...]
-
-    def to_bytes(self) -> bytes:
-        """The report's one spelling (RFC 8785), and a line end."""
-        return canonical.encode(self.model_dump(mode="json")) + b"\n"
-
-
 @dataclass(frozen=True, slots=True)
 class Progress:
     """What an audit is doing: ``done`` of ``total`` entries or releases."""
@@ -99,17 +59,40 @@ class Progress:
     total: int
 
 
-class _Audit:
-    """One run. The replica holds what has been verified so far; findings only grow."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an audit gave: the report, and what it was made from, as far as that held."""
 
-    def __init__(self, source: Source, on_progress: Callable[[Progress], None]) -> None:
+    report: Report
+    replica: Replica
+    journal: tuple[Line, ...]
+    note: bytes | None
+    """The signed checkpoint, if it is the log's and of these entries."""
+    log: Verifier | None
+    """The log's key, as the founders named it."""
+    evidence: tuple[Evidence, ...]
+    """What convicts the log's key by itself."""
+    memory: Memory | None
+    """What to keep for the next audit: None unless the records hold. A failed audit is not remembered as the truth."""
+
+
+class _Audit:
+    """One run. The replica holds what has been verified so far; findings and evidence only grow."""
+
+    def __init__(self, source: Source, memory: Memory | None, on_progress: Callable[[Progress], None]) -> None:
         self.source = source
+        self.memory = memory
         self.on_progress = on_progress
+        self.resumed = False
+        self.note = b""
         self.replica = Replica()
-        self.index: dict[Digest, int] = {}
-        self.kinds: Counter[str] = Counter()
-        self.findings: list[Finding] = []
+        self.journal: list[Line] = []
         self.checkpoint: Checkpoint | None = None
+        self.log: Verifier | None = None
+        self.findings: list[Finding] = []
+        self.evidence: list[Evidence] = []
+        self.recomputed: set[Digest] = set()
+        self._index: dict[bytes, int] = {}
 
     @property
     def state(self) -> State | None:
@@ -124,47 +107,108 @@ class _Audit:
         sentence = f"{where}{sentence}; answerable: coordinator {name}, key {key}"
         self.findings.append(Finding(index=index, culprit=f"coordinator {name}", key=key, sentence=sentence))
 
+    # -- the log
+
+    def _grow(self, replica: Replica, journal: list[Line], consortium: Digest | None) -> None:
+        """Add the published entries that a replica does not have. On an error, the journal's length is its index."""
+        # The size is only a bound on how much to read: the signed root decides whether it was true.
+        size = unverified_size(self.note)
+        if size <= replica.size:
+            return
+        for data in read_entries(self.source, replica.size, size):
+            entry = replica.add(data)
+            if not journal and consortium not in (None, replica.state.consortium):
+                raise LogError(f"consortium: wanted {consortium}, got {replica.state.consortium}")
+            journal.append(_line(entry))
+            if len(journal) % 256 == 0 or len(journal) == size:
+                self.on_progress(Progress("entries", len(journal), size))
+
+    def resume(self, consortium: Digest | None) -> bool:
+        """Go on from where the last audit ended. False, and nothing is changed, unless all of that still stands."""
+        memory = self.memory
+        if memory is None or consortium not in (None, memory.consortium) or (replica := memory.replica()) is None:
+            return False
+        journal = list(memory.journal)
+        try:
+            self._grow(replica, journal, None)
+            checkpoint = replica.policy.open(self.note).checkpoint
+            replica.check_checkpoint(checkpoint)
+        except PeerError:
+            # The whole replay says what is wrong, in the words that an auditor without a memory would use.
+            return False
+        if checkpoint.size < replica.size:
+            return False
+        self.replica, self.journal, self.checkpoint, self.resumed = replica, journal, checkpoint, True
+        self.recomputed |= memory.recomputed
+        return True
+
     def replay(self, consortium: Digest | None) -> bool:
         """Replay every entry. False at the first one that does not hold: whatever follows rests on it."""
-        note = read_checkpoint(self.source)
-        # The size is only a bound on how much to read: the root below decides whether it was true.
-        size = unverified_size(note)
-        i = 0
         try:
-            for data in read_entries(self.source, 0, size):
-                entry = self.replica.add(data)
-                self.index[entry.leaf] = i
-                self.kinds[type(entry.statement.predicate).__name__.lower()] += 1
-                if i == 0 and consortium is not None and consortium != self.replica.state.consortium:
-                    raise LogError(f"consortium: wanted {consortium}, got {self.replica.state.consortium}")
-                i += 1
-                if i % 256 == 0 or i == size:
-                    self.on_progress(Progress("entries", i, size))
+            self._grow(self.replica, self.journal, consortium)
         except PeerError as e:
-            self.blame_coordinator(f"{e}; it was sequenced all the same", i)
+            self.blame_coordinator(f"{e}; it was sequenced all the same", len(self.journal))
             return False
-        if not i:
+        if not self.journal:
             self.blame_coordinator("log: wanted a founded consortium, got an empty log")
             return False
         try:
-            self.checkpoint = open_checkpoint(note, self.replica.log)
-            self.replica.check_checkpoint(self.checkpoint)
+            checkpoint = self.replica.policy.open(self.note).checkpoint
+            self.replica.check_checkpoint(checkpoint)
         except PeerError as e:
-            self.blame_coordinator(f"checkpoint of {size} entries: {e}", i - 1)
+            self.blame_coordinator(f"checkpoint of {self.replica.size} entries: {e}", self.replica.size - 1)
             return False
+        self.checkpoint = checkpoint
         return True
 
-    def compare(self, earlier: Seen | None) -> None:
-        """Check that nothing which this auditor saw earlier is gone or changed."""
-        if earlier is None:
+    # -- contradictions
+
+    def contradict(self, against: Mapping[str, bytes]) -> None:
+        """Hold the published log to every checkpoint that was seen of it, and gather what convicts its key."""
+        log = self.replica.log if self.journal else self.memory.verifier if self.memory else None
+        self.log = log
+        if log is None:
             return
-        if earlier.origin != self.replica.log.name:
-            self.blame_coordinator(f"log: wanted origin {earlier.origin} as before, got {self.replica.log.name}")
+        held: list[tuple[bytes, Tree | None]] = []
+        if self.memory and self.memory.verifier == log:
+            held.append((self.memory.note, self.memory.tree))
+        elif self.memory:
+            self.blame_coordinator(f"log: wanted {self.memory.log} as before, got {log.name} with another key")
+        for name, note in against.items():
+            try:
+                open_checkpoint(note, log)
+            except PeerError as e:
+                raise ConfigError(f"{name}: wanted a signed checkpoint of the log {log.name}: {e}") from e
+            if all(note != seen for seen, _ in held):
+                held.append((note, None))
+        if self.checkpoint is not None:
+            published = Published(log, self.note, self.replica.tree, self.checkpoint.size)
+        elif (read := read_published(self.source, self.note, log, self.replica.tree)) is not None:
+            published = read
+        else:
             return
-        try:
-            self.replica.check_seen(earlier)
-        except LogError as e:
-            self.blame_coordinator(str(e), self.replica.size - 1)
+        for note, own in held:
+            if (found := contradicts(published, note, own)) is not None:
+                self.blame_coordinator(found.sentence)
+                self.evidence += [found.fork] if found.fork else []
+        if self.checkpoint is None and (state := self.state) is not None:
+            proof = prove_bad_entry(self.source, published, self.journal, state.consortium)
+            self.evidence += [proof] if proof else []
+
+    # -- what the entries name
+
+    def place(self, leaf: Digest) -> int:
+        """The index of an entry."""
+        if not self._index:
+            leaves = self.replica.tree.nodes(0, 0, self.replica.size)
+            self._index = {leaves[i : i + HASH_BYTES]: i // HASH_BYTES for i in range(0, len(leaves), HASH_BYTES)}
+        return self._index[bytes.fromhex(leaf)]
+
+    def is_known(self, index: int, leaf: Digest, recompute: Recompute | None) -> bool:
+        """Whether an earlier audit has checked what this entry names, as far as this one is asked to."""
+        if not self.resumed or self.memory is None:
+            return False
+        return index < self.memory.tree.size and (recompute is None or leaf in self.memory.recomputed)
 
     def blob(self, blob: Blob, index: int, what: str) -> bytes | None:
         """Return a blob that an entry names, or None and a finding."""
@@ -176,118 +220,159 @@ class _Audit:
 
     def check_start(self, recompute: Recompute | None) -> None:
         """Check the first round's start."""
-        compact = self.replica.state.compact
+        compact, leaf = self.replica.state.compact, self.replica.tree.node(0, 0).hex()
+        if self.is_known(0, leaf, recompute):
+            return
         start = self.blob(compact.start, 0, "the first round's start")
-        if start is not None and recompute is not None and recompute.recompute_start(compact.adapter) != start:
+        if start is None or recompute is None:
+            return
+        if recompute.recompute_start(compact.adapter) == start:
+            self.recomputed.add(leaf)
+        else:
             self.blame_coordinator(f"the first round's start {compact.start.sha256} is not what its seed makes", 0)
 
-    def check_release(self, r: RoundState, recompute: Recompute | None) -> ReleaseReport:
+    def check_release(self, release: Release, leaf: Digest, recompute: Recompute | None) -> Check:
         """Check a release's blobs, and re-compute it."""
-        logged = r.release
-        if logged is None:
-            raise LogError(f"round {r.round.round}: has no release")
-        release, index, before = logged.release, self.index[logged.leaf], len(self.findings)
+        index, before = self.place(leaf), len(self.findings)
+        if self.is_known(index, leaf, recompute):
+            return "recomputed" if recompute else "digests only"
         blobs: dict[Digest, bytes] = {}
         named = [(release.start, index, "the release's start")]
         for i in release.inputs:
             author = self.replica.state.key(i.institution)
             what = f"update of round {release.round} by {i.institution} (key {author})"
-            named.append((i.delta, self.index[i.leaf], what))
+            named.append((i.delta, self.place(i.leaf), what))
         named.append((release.adapter, index, f"release of round {release.round}"))
         for blob, at, what in named:
             if (data := self.blob(blob, at, what)) is not None:
                 blobs[blob.sha256] = data
-        check: Literal["recomputed", "digests only", "failed"] = "digests only"
         if len(self.findings) > before:
-            check = "failed"
-        elif recompute is not None:
-            check = "recomputed"
-            sentence = ""
-            try:
-                made = recompute.recompute_release(self.replica.state.compact.adapter, release, blobs.__getitem__)
-                if made != blobs[release.adapter.sha256]:
-                    sentence = (
-                        f"release of round {release.round}: adapter {release.adapter.sha256} is not the "
-                        f"{release.rule.name} of its {len(release.inputs)} inputs"
-                    )
-            except BlobError as e:
-                sentence = f"release of round {release.round}: {e}"
-            if sentence:
-                self.blame_coordinator(sentence, index)
-                check = "failed"
-        return ReleaseReport(
-            index=index,
-            adapter_sha256=release.adapter.sha256,
-            inputs=tuple(i.institution for i in release.inputs),
-            ratified_by=tuple(sorted(logged.ratified_by)),
-            adoptions={name: a.decision for name, a in sorted(logged.adoptions.items())},
-            check=check,
-        )
+            return "failed"
+        if recompute is None:
+            return "digests only"
+        sentence = ""
+        try:
+            made = recompute.recompute_release(self.replica.state.compact.adapter, release, blobs.__getitem__)
+            if made != blobs[release.adapter.sha256]:
+                sentence = (
+                    f"release of round {release.round}: adapter {release.adapter.sha256} is not the "
+                    f"{release.rule.name} of its {len(release.inputs)} inputs"
+                )
+        except BlobError as e:
+            sentence = f"release of round {release.round}: {e}"
+        if sentence:
+            self.blame_coordinator(sentence, index)
+            return "failed"
+        self.recomputed.add(leaf)
+        return "recomputed"
 
     def rounds(self, recompute: Recompute | None) -> tuple[RoundReport, ...]:
         """Check and report every round."""
-        state = self.replica.state
-        total = sum(r.release is not None for r in state.rounds)
+        rounds = self.replica.state.rounds
+        total = sum(r.release is not None for r in rounds)
         reports, done = [], 0
         self.check_start(recompute)
-        for r in state.rounds:
-            release = None
+        for r in rounds:
+            check: Check | None = None
             if r.release is not None:
-                release = self.check_release(r, recompute)
+                check = self.check_release(r.release.release, r.release.leaf, recompute)
                 done += 1
                 self.on_progress(Progress("releases", done, total))
-            reports.append(
-                RoundReport(
-                    round=r.round.round,
-                    cohort=r.round.cohort,
-                    updates=tuple(sorted(r.updates)),
-                    refusals=dict(sorted(r.refusals.items())),
-                    rejections={name: x.reason for name, x in sorted(r.rejected.items())},
-                    incident=r.incident,
-                    release=release,
-                )
-            )
+            reports.append(self._round_report(r, check))
         return tuple(reports)
 
+    def _round_report(self, r: RoundState, check: Check | None) -> RoundReport:
+        release = None
+        if r.release is not None and check is not None:
+            release = ReleaseReport(
+                index=self.place(r.release.leaf),
+                adapter_sha256=r.release.release.adapter.sha256,
+                inputs=tuple(i.institution for i in r.release.release.inputs),
+                ratified_by=tuple(sorted(r.release.ratified_by)),
+                adoptions={name: a.decision for name, a in sorted(r.release.adoptions.items())},
+                check=check,
+            )
+        return RoundReport(
+            round=r.round.round,
+            cohort=r.round.cohort,
+            updates=tuple(sorted(r.updates)),
+            refusals=dict(sorted(r.refusals.items())),
+            rejections={name: x.reason for name, x in sorted(r.rejected.items())},
+            incident=r.incident,
+            release=release,
+        )
 
-def audit(
+    # -- the end
+
+    def outcome(self, rounds: tuple[RoundReport, ...]) -> Outcome:
+        """What has been found."""
+        state, journal = self.state, tuple(self.journal)
+        report = Report(
+            verdict="fail" if self.findings else "pass",
+            consortium=state.consortium if state else None,
+            name=state.compact.consortium if state else None,
+            origin=self.checkpoint.origin if self.checkpoint else None,
+            size=self.replica.size,
+            root=self.checkpoint.root.hex() if self.checkpoint else None,
+            entries=dict(kinds(journal)),
+            rounds=rounds,
+            findings=tuple(self.findings),
+        )
+        note = self.note if self.checkpoint else None
+        memory = None
+        if report.verdict == "pass" and state is not None and note is not None:
+            log, recomputed = state.compact.coordinator.log, frozenset(self.recomputed)
+            memory = Memory(state.consortium, log, note, self.replica.tree, journal, recomputed, state)
+        return Outcome(report, self.replica, journal, note, self.log, tuple(self.evidence), memory)
+
+
+def _line(entry: Entry) -> Line:
+    predicate = entry.statement.predicate
+    author = entry.signers[0] if len(entry.signers) == 1 else ""
+    return Line(type(predicate).__name__.lower(), getattr(predicate, "round", 0), author)
+
+
+def examine(
     source: Source,
     *,
     consortium: Digest | None = None,
-    earlier: Seen | None = None,
+    memory: Memory | None = None,
+    full: bool = False,
+    against: Mapping[str, bytes] = MappingProxyType({}),
     recompute: Recompute | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
-) -> Report:
+) -> Outcome:
     """Audit a log and everything it names.
 
     Args:
         source: The public records.
-        consortium: The consortium that is expected (digest of the founding compact's payload); None trusts the log.
-        earlier: The newest checkpoint that this auditor has verified before.
+        consortium: The consortium that is expected (digest of the founding compact's payload); None means that of the
+            memory, and without one the log names itself.
+        memory: What this auditor has verified before.
+        full: Verify everything anew, and hold it to the memory's checkpoint all the same.
+        against: Signed checkpoints of this log that others have seen, by a name for each (for an error's text).
         recompute: The arithmetic of adapters; None checks digests only.
         on_progress: Called as entries and releases are done.
 
     Raises:
         UnavailableError: The source does not answer.
         StorageError: The source's folder cannot be read.
+        ConfigError: One of ``against`` is not a signed checkpoint of this log.
     """
-    run = _Audit(source, on_progress)
+    run = _Audit(source, memory, on_progress)
+    wanted = consortium or (memory.consortium if memory else None)
     rounds: tuple[RoundReport, ...] = ()
     try:
-        if run.replay(consortium):
-            run.compare(earlier)
+        run.note = read_checkpoint(source)
+        holds = (not full and run.resume(wanted)) or run.replay(wanted)
+        run.contradict(against)
+        if holds:
             rounds = run.rounds(recompute)
     except PeerError as e:
         run.blame_coordinator(str(e))
-    state = run.state
-    return Report(
-        verdict="fail" if run.findings else "pass",
-        consortium=state.consortium if state else None,
-        name=state.compact.consortium if state else None,
-        origin=run.checkpoint.origin if run.checkpoint else None,
-        size=run.replica.size,
-        root=run.checkpoint.root.hex() if run.checkpoint else None,
-        entries=dict(sorted(run.kinds.items())),
-        rounds=rounds,
-        findings=tuple(run.findings),
-    )
+    return run.outcome(rounds)
+
+
+def audit(source: Source, *, consortium: Digest | None = None, recompute: Recompute | None = None) -> Report:
+    """Return the report of a full audit by somebody who remembers nothing. See :func:`examine`."""
+    return examine(source, consortium=consortium, recompute=recompute).report

@@ -1,58 +1,71 @@
-"""``commonweal audit``: the auditor's commands. No logic here; ``audit`` does the work."""
+"""``commonweal audit``: the auditor's commands. No logic here; ``audit_job`` and the modules below it do the work."""
 
 import contextlib
+import functools
 import os
+import signal
+import threading
+from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from commonweal_protocols import audit as core
-from commonweal_protocols.errors import ConfigError, StorageError
-from commonweal_protocols.files import write_atomic
-from commonweal_protocols.predicates import Closed, Digest
+from commonweal_protocols.audit_follow import Stopped, follow
+from commonweal_protocols.audit_job import Auditor, Job, Outputs, load_seen
+from commonweal_protocols.audit_state import load_memory
+from commonweal_protocols.canonical import digest_of
+from commonweal_protocols.errors import ConfigError, MalformedError, PeerError, SignatureError
+from commonweal_protocols.evidence import MAX_EVIDENCE_BYTES, parse_evidence, verify_evidence
+from commonweal_protocols.keys import create_key_file, load_key_file, load_passphrase, public_hex
+from commonweal_protocols.note import Verifier, parse_vkey
 from commonweal_protocols.records import DirectorySource, HttpSource, Source
-from commonweal_protocols.statement import Seen
+from commonweal_protocols.report_text import print_report
+from commonweal_protocols.tiles import MAX_ENTRY_BYTES
+from commonweal_protocols.verdict import open_verdict
+from commonweal_protocols.webhook import check_webhook, post_webhook
 
 app = typer.Typer(no_args_is_help=True, help="Re-check a consortium from its public records alone.")
 
-
-_CHECKS = {
-    "recomputed": "re-computed to the same bytes",
-    "digests only": "not re-computed",
-    "failed": "does NOT hold",
-}
-
-
-class Memory(Closed):
-    """What an auditor remembers of a log between runs, so that a rollback or a fork shows."""
-
-    consortium: Digest
-    seen: Seen
+Url = Annotated[str | None, typer.Option(help="Where the public records are served, https://HOST:PORT.")]
+Directory = Annotated[Path | None, typer.Option("--dir", help="A folder of public records: a mirror, a disk.")]
+Ca = Annotated[Path | None, typer.Option(help="PEM of the authority behind --url; the system's if not given.")]
+Consortium = Annotated[
+    str | None, typer.Option(help="The consortium you expect: 64 hex digits. Without it the log names itself.")
+]
+ReportFile = Annotated[Path | None, typer.Option("--report", help="Write the report here, as JSON.")]
+HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write it as one page for everybody.")]
+MemoryFile = Annotated[Path | None, typer.Option("--memory", help="Where to remember what was verified.")]
+NoMemory = Annotated[bool, typer.Option("--no-memory", help="Neither read nor write a memory.")]
+Full = Annotated[bool, typer.Option("--full", help="Verify everything anew, not only what is new.")]
+NoRecompute = Annotated[bool, typer.Option("--no-recompute", help="Check signatures and digests only; needs no numpy.")]
+Against = Annotated[
+    list[Path] | None,
+    typer.Option(help="A checkpoint (or a receipt) of this log that somebody else has; may be repeated."),
+]
+CheckpointFile = Annotated[
+    Path | None, typer.Option("--checkpoint", help="Write the verified signed checkpoint here, to hand on.")
+]
+EvidenceDir = Annotated[
+    Path | None, typer.Option(help="Where to write evidence that convicts the log's key by itself.")
+]
+KeyFile = Annotated[Path | None, typer.Option("--sign", help="Sign a verdict with this key.")]
+PassphraseFile = Annotated[Path | None, typer.Option(help="The file with the key's passphrase.")]
+VerdictFile = Annotated[Path | None, typer.Option("--verdict", help="Write the signed verdict here.")]
+Following = Annotated[bool, typer.Option("--follow", help="Stay up, and audit whenever the log changes.")]
+IntervalSeconds = Annotated[float, typer.Option(min=1, help="With --follow: between two looks.")]
+Webhook = Annotated[str | None, typer.Option(help="With --follow: POST findings here, as JSON.")]
+KeepGoing = Annotated[bool, typer.Option("--keep-going", help="With --follow: stay up after a finding.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")]
 
 
 def _memory_path(source: str) -> Path:
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
-    return state / "commonweal" / "audit" / f"{''.join(c if c.isalnum() else '-' for c in source)[-120:]}.json"
-
-
-def load_memory(path: Path) -> Memory | None:
-    """Return what was remembered, or None at the first audit.
-
-    Raises:
-        StorageError: The file is there but is not ours.
-    """
-    try:
-        return Memory.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError) as e:
-        raise StorageError(f"{path}: wanted an auditor's memory, got another file; move it away to start anew") from e
+    return state / "commonweal" / "audit" / f"{''.join(c if c.isalnum() else '-' for c in source)[-120:]}.memory"
 
 
 def _load_recompute() -> core.Recompute:
@@ -60,93 +73,173 @@ def _load_recompute() -> core.Recompute:
     return cast(core.Recompute, point.load())
 
 
-def print_report(report: core.Report, console: Console) -> None:
-    """Print a report for people: what was checked, and each finding as a sentence."""
-
-    def line(name: str, text: str) -> None:
-        console.print(f"[bold]{name:<11}[/]{escape(text)}", highlight=False, soft_wrap=True)
-
-    line("consortium", f"{report.name or 'unknown'} {report.consortium or ''}")
-    line("log", f"{report.origin or 'unknown'}: {report.size} entries, root {report.root or 'not reached'}")
-    line("entries", ", ".join(f"{n} {kind}" for kind, n in report.entries.items()) or "none")
-    for r in report.rounds:
-        line(f"round {r.round}", f"updates of {', '.join(r.updates) or 'nobody'}")
-        for name, why in {**r.refusals, **r.rejections}.items():
-            line("", f"without {name}: {why}")
-        if r.release is None:
-            line("", f"no release: {r.incident or 'still open'}")
-            continue
-        out = r.release
-        line("", f"release {out.adapter_sha256[:16]}…, {_CHECKS[out.check]}; ratified by {', '.join(out.ratified_by)}")
-        if out.adoptions:
-            line("", "decisions: " + ", ".join(f"{name} {decision}" for name, decision in out.adoptions.items()))
-    for finding in report.findings:
-        console.print(f"[bold red]finding    [/]{escape(finding.sentence)}", highlight=False, soft_wrap=True)
-    if report.verdict == "pass":
-        verdict = "[bold green]pass[/]: the records hold. They do not prove honest training or good values."
-    else:
-        verdict = f"[bold red]fail[/]: {len(report.findings)} finding(s)"
-    console.print(f"[bold]verdict    [/]{verdict}", highlight=False, soft_wrap=True)
-
-
-@app.callback()
-def _group() -> None:
-    pass
+def _read(path: Path, max_bytes: int) -> bytes:
+    try:
+        with path.open("rb") as f:
+            return f.read(max_bytes + 1)
+    except OSError as e:
+        raise ConfigError(f"{path}: cannot be read: {e.strerror}") from e
 
 
 @app.command()
 def run(
-    url: Annotated[str | None, typer.Option(help="Where the public records are served, https://HOST:PORT.")] = None,
-    directory: Annotated[
-        Path | None, typer.Option("--dir", help="A folder of public records: a mirror, a disk.")
-    ] = None,
-    ca: Annotated[
-        Path | None, typer.Option(help="PEM of the authority behind --url; the system's if not given.")
-    ] = None,
-    consortium: Annotated[
-        str | None, typer.Option(help="The consortium you expect: 64 hex digits. Without it the log names itself.")
-    ] = None,
-    report_file: Annotated[Path | None, typer.Option("--report", help="Write the report here, as JSON.")] = None,
-    memory_file: Annotated[
-        Path | None, typer.Option("--memory", help="Where to remember the newest checkpoint between runs.")
-    ] = None,
-    no_memory: Annotated[bool, typer.Option("--no-memory", help="Neither read nor write a memory.")] = False,
-    no_recompute: Annotated[
-        bool, typer.Option("--no-recompute", help="Check signatures and digests only; needs no numpy.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
+    url: Url = None,
+    directory: Directory = None,
+    ca: Ca = None,
+    consortium: Consortium = None,
+    report_file: ReportFile = None,
+    html_file: HtmlFile = None,
+    memory_file: MemoryFile = None,
+    no_memory: NoMemory = False,
+    full: Full = False,
+    no_recompute: NoRecompute = False,
+    against: Against = None,
+    checkpoint_file: CheckpointFile = None,
+    evidence_dir: EvidenceDir = None,
+    key_file: KeyFile = None,
+    passphrase_file: PassphraseFile = None,
+    verdict_file: VerdictFile = None,
+    following: Following = False,
+    interval_seconds: IntervalSeconds = 60,
+    webhook: Webhook = None,
+    keep_going: KeepGoing = False,
+    as_json: AsJson = False,
 ) -> None:
     """Replay the log and re-compute every release. Exit 0: the records hold; 1: they do not.
 
-    The report depends on the records alone, so two auditors of one log can compare theirs byte for byte.
+    From the second time on, only what is new is verified. The report depends on the records alone, so two auditors of
+    one log can compare theirs byte for byte.
     """
+    if (key_file is None) != (verdict_file is None):
+        raise ConfigError("audit run: wanted both of --sign and --verdict, or neither")
+    if not following and (webhook or keep_going):
+        raise ConfigError("audit run: wanted --follow with --webhook and --keep-going")
+    if webhook:
+        check_webhook(webhook)
+    source, name = _source(url, directory, ca)
+    key = load_key_file(key_file, load_passphrase(passphrase_file)) if key_file else None
+    job = Job(
+        source=source,
+        consortium=consortium,
+        memory=None if no_memory else memory_file or _memory_path(name),
+        full=full,
+        against={str(path): load_seen(path) for path in against or []},
+        recompute=None if no_recompute else _load_recompute(),
+        outputs=Outputs(report_file, html_file, checkpoint_file, evidence_dir, verdict_file, key),
+    )
+    raise typer.Exit(_follow(job, interval_seconds, webhook, keep_going) if following else _once(job, as_json))
+
+
+def _source(url: str | None, directory: Path | None, ca: Path | None) -> tuple[Source, str]:
+    """The records, and their name among this auditor's memories."""
     if (url is None) == (directory is None):
         raise ConfigError("audit run: wanted one of --url and --dir")
-    source: Source = HttpSource(url, ca) if url else DirectorySource(cast(Path, directory))
-    path = memory_file or _memory_path(url or str(cast(Path, directory).resolve()))
-    memory = None if no_memory else load_memory(path)
-    recompute = None if no_recompute else _load_recompute()
+    if directory is not None:
+        return DirectorySource(directory), str(directory.resolve())
+    return HttpSource(url or "", ca), url or ""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _once(job: Job, as_json: bool) -> int:
     stderr = Console(stderr=True)
     bars = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=stderr
     )
     with bars if stderr.is_terminal and not as_json else contextlib.nullcontext():
         tasks = {stage: bars.add_task(stage, total=None) for stage in ("entries", "releases")}
-        report = core.audit(
-            source,
-            consortium=consortium or (memory.consortium if memory else None),
-            earlier=memory.seen if memory else None,
-            recompute=recompute,
-            on_progress=lambda p: bars.update(tasks[p.stage], completed=p.done, total=p.total),
-        )
-    if report_file:
-        write_atomic(report_file, report.to_bytes())
+        outcome = Auditor(
+            job, now=_now, on_progress=lambda p: bars.update(tasks[p.stage], completed=p.done, total=p.total)
+        ).look()
     if as_json:
-        typer.echo(report.to_bytes().decode(), nl=False)
+        typer.echo(outcome.report.to_bytes().decode(), nl=False)
     else:
-        print_report(report, Console())
-    if report.verdict == "fail":
+        print_report(outcome.report, Console())
+    if outcome.evidence and job.outputs.evidence is None:
+        stderr.print("the log's own signatures prove it: --evidence-dir FOLDER writes the evidence", soft_wrap=True)
+    return 0 if outcome.report.verdict == "pass" else 1
+
+
+def _follow(job: Job, interval_seconds: float, webhook: str | None, keep_going: bool) -> int:
+    stop = threading.Event()
+
+    def progress(_: core.Progress) -> None:
+        if stop.is_set():
+            raise Stopped
+
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        return follow(
+            Auditor(job, now=_now, on_progress=progress),
+            interval_seconds=interval_seconds,
+            wait=stop.wait,
+            say=functools.partial(print, flush=True),
+            tell=functools.partial(post_webhook, webhook) if webhook else None,
+            keep_going=keep_going,
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@app.command()
+def evidence(
+    file: Annotated[Path, typer.Argument(help="Evidence that an audit has written.")],
+    log: Annotated[
+        str | None, typer.Option(help="The vkey of the accused log; without it, that of a log in --memory.")
+    ] = None,
+    memory_file: Annotated[Path | None, typer.Option("--memory", help="The memory of an audit of that log.")] = None,
+) -> None:
+    """Check evidence against a log's key, offline.
+
+    Exit 1: it convicts that key. 0: it convicts nobody. 2: it is not evidence at all, or no key is known.
+    """
+    try:
+        parsed = parse_evidence(_read(file, MAX_EVIDENCE_BYTES))
+        verifier = parse_vkey(log) if log else _remembered_log(memory_file)
+    except MalformedError as e:
+        raise ConfigError(f"{file}: {e}") from e
+    try:
+        conviction = verify_evidence(parsed, verifier)
+    except PeerError as e:
+        typer.echo(f"convicts nobody: {e}")
+        return
+    typer.echo(f"convicted: {conviction.sentence}")
+    raise typer.Exit(1)
+
+
+def _remembered_log(path: Path | None) -> Verifier:
+    memory = load_memory(path) if path else None
+    if memory is None:
+        raise ConfigError("audit evidence: wanted --log VKEY (or --memory of an audit of that log)")
+    return memory.verifier
+
+
+@app.command()
+def keygen(
+    file: Annotated[Path, typer.Argument(help="Where to put the new private key; nothing is overwritten.")],
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Make an auditor's key, and print its public half: that is what others check verdicts with."""
+    typer.echo(public_hex(create_key_file(file, load_passphrase(passphrase_file))))
+
+
+@app.command()
+def verify_verdict(
+    file: Annotated[Path, typer.Argument(help="A verdict that an auditor has signed.")],
+    key: Annotated[str, typer.Option(help="The auditor's public key: 64 hex digits.")],
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="A report: check that the verdict is on these bytes.")
+    ] = None,
+) -> None:
+    """Check an auditor's signed verdict. Exit 0: it is this auditor's, and says that the records hold; 1: otherwise."""
+    verdict = open_verdict(_read(file, MAX_ENTRY_BYTES), key)
+    if report_file and (got := digest_of(_read(report_file, 1 << 30))) != verdict.report_sha256:
+        raise SignatureError(f"{report_file}: wanted the report {verdict.report_sha256}, got {got}")
+    tree = verdict.tree
+    what = f"{tree.origin} at {tree.size} entries, root {tree.root}" if tree else "a log whose checkpoint does not hold"
+    typer.echo(f"{'pass' if verdict.passed else 'fail'} ({verdict.level}): consortium {verdict.consortium}, {what}")
+    typer.echo(f"report {verdict.report_sha256}, {verdict.verified_at.isoformat()} by the auditor's clock")
+    if not verdict.passed:
         raise typer.Exit(1)
-    if not no_memory and report.consortium and report.origin and report.root:
-        seen = Seen(origin=report.origin, size=report.size, root=report.root)
-        write_atomic(path, Memory(consortium=report.consortium, seen=seen).model_dump_json().encode())

@@ -32,7 +32,7 @@ def encode(value: Json) -> bytes:
     """
     try:
         return rfc8785.dumps(value)
-    # RecursionError: what json could parse may be too deep for rfc8785, by a few levels or (from Python 3.12) by many.
+    # RecursionError: what json can parse may be too deep for rfc8785, from Python 3.12 on by thousands of levels.
     except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as e:
         raise MalformedError(f"canonical JSON: {e}") from e
 
@@ -82,10 +82,11 @@ def parse(data: bytes, *, max_bytes: int) -> Json:
             parse_float=_no_float,
             parse_constant=_no_float,
         )
-    # RecursionError: a few thousand "[" fit into any sensible bound.
+        again = _encode_parsed(value, data.isascii())
+    # RecursionError: a few thousand "[" fit into any sensible bound; what can just be read may be too deep to write.
     except (ValueError, RecursionError) as e:
         raise MalformedError(f"canonical JSON: {e}") from e
-    if _encode_parsed(value, data.isascii()) != data:
+    if again != data:
         raise MalformedError("canonical JSON: these bytes are another spelling of the value; wanted RFC 8785")
     return value
 

@@ -18,6 +18,7 @@ GROUPS = {
     "audit": "Re-check a consortium from its public records, and re-compute its releases.",
     "coordinator": "Sequence a consortium's log, run its rounds, publish its releases.",
     "node": "Run an institution's node: train, sign, ratify, adopt.",
+    "witness": "Cosign the checkpoints of logs that keep their history.",
 }
 """Each group, and what it is for: said here so that help needs no group to be loaded."""
 

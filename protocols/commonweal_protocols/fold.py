@@ -12,7 +12,7 @@ and only one round is open at a time. Keys are judged by the compact in force at
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from commonweal_protocols.errors import RuleError
+from commonweal_protocols.errors import MalformedError, RuleError
 from commonweal_protocols.predicates import (
     Adoption,
     Blob,
@@ -31,6 +31,7 @@ from commonweal_protocols.predicates import (
     Rule,
     Update,
 )
+from commonweal_protocols.quorum import policy_of
 from commonweal_protocols.statement import Entry, Header
 
 
@@ -209,6 +210,10 @@ def _found(entry: Entry) -> State:
     if list(entry.signers) != wanted:
         missing = [m.institution for m in compact.members if m.key not in entry.signers]
         raise RuleError(f"compact: wanted the signature of every member and no other; missing: {missing}")
+    try:
+        policy_of(compact)
+    except MalformedError as e:
+        raise RuleError(f"compact: {e}") from e
     # Nothing in the founding compact depends on who signed first: the payload alone names the consortium.
     return State(entry.payload_sha256, compact, 1)
 

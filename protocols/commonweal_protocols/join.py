@@ -11,7 +11,7 @@ from pydantic import StringConstraints, ValidationError
 
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.files import write_atomic
-from commonweal_protocols.predicates import Closed, Digest, Name, PublicKey
+from commonweal_protocols.predicates import Closed, Digest, Name, PublicKey, Witness
 from commonweal_protocols.settings import describe
 
 _MAX_FILE_BYTES = 64 * 1024
@@ -36,7 +36,10 @@ class _File(Closed):
         """
         try:
             with path.open("rb") as f:
-                return cls.model_validate_json(f.read(_MAX_FILE_BYTES))
+                data = f.read(_MAX_FILE_BYTES + 1)
+            if len(data) > _MAX_FILE_BYTES:
+                raise ConfigError(f"{path}: wanted at most {_MAX_FILE_BYTES} bytes, got more")
+            return cls.model_validate_json(data)
         except OSError as e:
             raise ConfigError(f"{path}: wanted {cls.__doc__ or ''} It cannot be read: {e.strerror}") from e
         except ValidationError as e:
@@ -48,6 +51,8 @@ class Card(_File):
 
     institution: Name
     key: PublicKey
+    witness: Witness | None = None
+    """The witness that its node offers to be."""
 
 
 class Invite(_File):
@@ -61,4 +66,5 @@ class Invite(_File):
     """The public records."""
     fleet: Address
     """Flower: invitations and answers."""
-    ca_pem: Annotated[str, StringConstraints(max_length=32_768)]
+    # Without a certificate in it, TLS would trust every authority that this host's system does.
+    ca_pem: Annotated[str, StringConstraints(max_length=32_768, pattern=r"^-----BEGIN CERTIFICATE-----\n")]

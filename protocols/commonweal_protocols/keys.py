@@ -10,6 +10,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from commonweal_protocols.canonical import parse_digest
 from commonweal_protocols.errors import ConfigError, SignatureError, StorageError
@@ -48,20 +49,29 @@ def create_key_file(path: Path, passphrase: bytes | None = None) -> Ed25519Priva
         StorageError: The file exists already, or cannot be written.
     """
     key = Ed25519PrivateKey.generate()
-    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
-    if passphrase:
-        encryption = serialization.BestAvailableEncryption(passphrase)
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
-    write_private(path, pem)
+    write_private(path, _private_pem(key, passphrase))
     return key
 
 
-def load_key_file(path: Path, passphrase: bytes | None = None) -> Ed25519PrivateKey:
-    """Load a key that :func:`create_key_file` made.
+def create_ml_dsa_key_file(path: Path, passphrase: bytes | None = None) -> MLDSA44PrivateKey:
+    """Make a new ML-DSA-44 key (FIPS 204) and its file (mode 0600): a witness's second key.
 
     Raises:
-        StorageError: No such file, readable by others, a wrong passphrase, or not an Ed25519 key.
+        StorageError: The file exists already, or cannot be written.
     """
+    key = MLDSA44PrivateKey.generate()
+    write_private(path, _private_pem(key, passphrase))
+    return key
+
+
+def _private_pem(key: Ed25519PrivateKey | MLDSA44PrivateKey, passphrase: bytes | None) -> bytes:
+    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if passphrase:
+        encryption = serialization.BestAvailableEncryption(passphrase)
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+
+
+def _load_pem(path: Path, passphrase: bytes | None) -> object:
     try:
         with path.open("rb") as f:
             mode = os.fstat(f.fileno()).st_mode & 0o777
@@ -71,13 +81,34 @@ def load_key_file(path: Path, passphrase: bytes | None = None) -> Ed25519Private
     if mode & 0o077:
         raise StorageError(f"{path}: wanted mode 0600, got {mode:04o}; run: chmod 600 {path}")
     try:
-        key = serialization.load_pem_private_key(data, passphrase or None)
+        return serialization.load_pem_private_key(data, passphrase or None)
     except TypeError as e:
         raise StorageError(f"{path}: a passphrase is {'wanted' if not passphrase else 'given but not wanted'}") from e
     except ValueError as e:
         raise StorageError(f"{path}: not a key file, or a wrong passphrase") from e
+
+
+def load_key_file(path: Path, passphrase: bytes | None = None) -> Ed25519PrivateKey:
+    """Load a key that :func:`create_key_file` made.
+
+    Raises:
+        StorageError: No such file, readable by others, a wrong passphrase, or not an Ed25519 key.
+    """
+    key = _load_pem(path, passphrase)
     if not isinstance(key, Ed25519PrivateKey):
         raise StorageError(f"{path}: wanted an Ed25519 key, got {type(key).__name__}")
+    return key
+
+
+def load_ml_dsa_key_file(path: Path, passphrase: bytes | None = None) -> MLDSA44PrivateKey:
+    """Load a key that :func:`create_ml_dsa_key_file` made.
+
+    Raises:
+        StorageError: No such file, readable by others, a wrong passphrase, or not an ML-DSA-44 key.
+    """
+    key = _load_pem(path, passphrase)
+    if not isinstance(key, MLDSA44PrivateKey):
+        raise StorageError(f"{path}: wanted an ML-DSA-44 key, got {type(key).__name__}")
     return key
 
 
@@ -94,12 +125,15 @@ def load_passphrase(path: Path | None) -> bytes | None:
     """Read a passphrase file: a command line names the file, never the secret itself.
 
     Raises:
-        ConfigError: It cannot be read.
+        ConfigError: It cannot be read, or holds nothing: a key would silently be kept without protection.
     """
     try:
-        return path.read_bytes().strip() if path else None
+        passphrase = path.read_bytes().strip() if path else None
     except OSError as e:
         raise ConfigError(f"{path}: the passphrase file cannot be read: {e.strerror}") from e
+    if passphrase == b"":
+        raise ConfigError(f"{path}: wanted a passphrase, got an empty file")
+    return passphrase
 
 
 def verify_signature(public_key: str, signature: bytes, message: bytes) -> None:

@@ -167,6 +167,12 @@ class Tree:
                 self._levels.append(bytearray())
             self._levels[level] += node
 
+    def copy(self) -> "Tree":
+        """Return a tree that grows on its own from here."""
+        other = Tree()
+        other._levels = [bytearray(hashes) for hashes in self._levels]
+        return other
+
     def truncate(self, size: int) -> None:
         """Forget every leaf from number ``size`` on.
 

@@ -103,10 +103,11 @@ class Rule(Closed):
 
 
 class Quorum(Closed):
-    """The fewest updates that may be merged, and the fewest ratifications that make a release valid."""
+    """The fewest updates that may be merged, ratifications that make a release valid, and witnesses of a checkpoint."""
 
     updates: Annotated[int, Field(ge=1, le=1000)]
     ratifications: Annotated[int, Field(ge=1, le=1000)]
+    witnesses: Annotated[int, Field(ge=0, le=64)] = 0
 
 
 class Member(Closed):
@@ -124,6 +125,14 @@ class Coordinator(Closed):
     log: Annotated[str, StringConstraints(min_length=10, max_length=500)]
 
 
+class Witness(Closed):
+    """Who cosigns the log's checkpoints: a C2SP cosigner's vkey, and the address where it takes them."""
+
+    name: Name
+    vkey: Annotated[str, StringConstraints(min_length=10, max_length=3000)]
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s#]{1,255}$")]
+
+
 class Compact(Closed):
     """The consortium's rules. The first version founds it and is signed by every member."""
 
@@ -137,6 +146,8 @@ class Compact(Closed):
     quorum: Quorum
     members: Annotated[tuple[Member, ...], Field(min_length=1, max_length=400)]
     coordinator: Coordinator
+    witnesses: Annotated[tuple[Witness, ...], Field(max_length=64)] = ()
+    """Whose cosignatures ``quorum.witnesses`` counts. The coordinator's own key never does."""
     start: Blob
     """The first round's start, as ``adapter.seed`` makes it: every founder checks that before signing."""
     round_deadline_seconds: Annotated[int, Field(ge=10, le=30 * 86_400)]
@@ -153,6 +164,10 @@ class Compact(Closed):
         for name, wanted in (("updates", self.quorum.updates), ("ratifications", self.quorum.ratifications)):
             if wanted > len(self.members):
                 raise ValueError(f"quorum.{name}: wanted at most {len(self.members)} (the members), got {wanted}")
+        if self.quorum.witnesses > len(self.witnesses):
+            raise ValueError(
+                f"quorum.witnesses: wanted at most {len(self.witnesses)} (those named), got {self.quorum.witnesses}"
+            )
         if 2 * self.quorum.ratifications <= len(self.members):
             raise ValueError(
                 f"quorum.ratifications: wanted more than half of {len(self.members)} members, "

@@ -19,6 +19,7 @@ from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
 from commonweal_protocols.errors import MalformedError
 from commonweal_protocols.merkle import HASH_BYTES, MAX_PATH, leaf_hash, verify_inclusion
 from commonweal_protocols.note import MAX_NOTE_BYTES, Verifier
+from commonweal_protocols.policy import Cosigned, Policy
 
 _HEADER = "c2sp.org/tlog-proof@v1"
 _MAX_EXTRA_BYTES = 65536
@@ -83,3 +84,21 @@ def open_proof(data: bytes, entry: bytes, log: Verifier) -> tuple[int, Checkpoin
     checkpoint = open_checkpoint(proof.checkpoint_note, log)
     verify_inclusion(leaf_hash(entry), proof.index, checkpoint.size, proof.path, checkpoint.root)
     return proof.index, checkpoint
+
+
+def open_cosigned_proof(data: bytes, entry: bytes, policy: Policy) -> tuple[int, Cosigned]:
+    """Verify that a log of ``policy`` has ``entry``, and that the policy's quorum of witnesses has seen that tree.
+
+    Returns:
+        The entry's index, and the cosigned checkpoint that it is in.
+
+    Raises:
+        MalformedError: Not a proof.
+        SignatureError: The checkpoint is of no log of the policy, or its quorum is not met.
+        LogError: The entry is not in the tree at that place.
+    """
+    proof = parse_proof(data)
+    cosigned = policy.open(proof.checkpoint_note)
+    tree = cosigned.checkpoint
+    verify_inclusion(leaf_hash(entry), proof.index, tree.size, proof.path, tree.root)
+    return proof.index, cosigned

@@ -10,6 +10,8 @@ from commonweal_protocols.errors import LogError
 from commonweal_protocols.fold import State, fold
 from commonweal_protocols.merkle import Tree
 from commonweal_protocols.note import Verifier, parse_vkey
+from commonweal_protocols.policy import Policy
+from commonweal_protocols.quorum import policy_of
 from commonweal_protocols.statement import Entry, Seen, open_entry
 
 
@@ -64,6 +66,11 @@ class Replica:
     def log(self) -> Verifier:
         """Who signs this log's checkpoints, as the compact says."""
         return parse_vkey(self.state.compact.coordinator.log)
+
+    @property
+    def policy(self) -> Policy:
+        """Under which signatures this log's checkpoints are believed, as the compact says."""
+        return policy_of(self.state.compact)
 
     def checkpoint(self) -> Checkpoint:
         """The tree as it stands here; nobody has signed this."""

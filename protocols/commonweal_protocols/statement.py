@@ -106,8 +106,9 @@ def parse_statement(payload: bytes) -> Statement:
         raise MalformedError(f"statement {uri}: {_first(e)}") from e
     if (header is None) != isinstance(statement.predicate, Compact):
         raise MalformedError(f"statement {uri}: wanted a header on everything but the founding compact")
-    # The bytes are those of ``value`` alone, and no model takes true for 1: equal values are equal bytes.
-    if statement.to_json() != value:
+    # The payload is the bytes of ``value`` alone, so equal JSON is equal bytes. As text: to Python true is 1, and to
+    # pydantic's Literal[1] too.
+    if json.dumps(statement.to_json(), sort_keys=True) != json.dumps(value, sort_keys=True):
         raise MalformedError(f"statement {uri}: its type or subject is not what its predicate says")
     return statement
 

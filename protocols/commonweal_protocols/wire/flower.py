@@ -102,7 +102,8 @@ def read_invitation(message: Message) -> int:
         MalformedError: It is not an invitation.
     """
     match _letter(message):
-        case {"round": int(number), **rest} if not rest and number > 0:
+        # A bool is an int to Python.
+        case {"round": int(number), **rest} if not rest and number > 0 and number is not True:
             return number
     raise MalformedError("invitation: wanted exactly a round's number")
 

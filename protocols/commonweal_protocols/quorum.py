@@ -1,0 +1,21 @@
+"""The tlog-policy that a compact makes: its log, its witnesses, and how many of them a checkpoint needs. Pure."""
+
+from commonweal_protocols.cosignature import parse_cosigner_vkey
+from commonweal_protocols.note import parse_vkey
+from commonweal_protocols.policy import NO_QUORUM, Group, Policy, PolicyLog, PolicyWitness
+from commonweal_protocols.predicates import Compact
+
+_GROUP = "quorum-of-witnesses"
+
+
+def policy_of(compact: Compact) -> Policy:
+    """Return the policy under which this consortium's checkpoints are believed.
+
+    Raises:
+        MalformedError: A vkey is none, a public key stands twice, or the log would be its own witness.
+    """
+    witnesses = tuple(PolicyWitness(w.name, parse_cosigner_vkey(w.vkey), w.url) for w in compact.witnesses)
+    wanted = compact.quorum.witnesses
+    groups = (Group(_GROUP, wanted, tuple(w.name for w in witnesses)),) if wanted else ()
+    log = PolicyLog(parse_vkey(compact.coordinator.log))
+    return Policy((log,), witnesses, groups, _GROUP if wanted else NO_QUORUM)

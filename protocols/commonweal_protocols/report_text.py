@@ -1,0 +1,41 @@
+"""An audit's report on a terminal: what was checked, and each finding as a sentence."""
+
+from rich.console import Console
+from rich.markup import escape
+
+from commonweal_protocols.audit_report import Report
+
+_CHECKS = {
+    "recomputed": "re-computed to the same bytes",
+    "digests only": "not re-computed",
+    "failed": "does NOT hold",
+}
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print a report for people."""
+
+    def line(name: str, text: str) -> None:
+        console.print(f"[bold]{name:<11}[/]{escape(text)}", highlight=False, soft_wrap=True)
+
+    line("consortium", f"{report.name or 'unknown'} {report.consortium or ''}")
+    line("log", f"{report.origin or 'unknown'}: {report.size} entries, root {report.root or 'not reached'}")
+    line("entries", ", ".join(f"{n} {kind}" for kind, n in report.entries.items()) or "none")
+    for r in report.rounds:
+        line(f"round {r.round}", f"updates of {', '.join(r.updates) or 'nobody'}")
+        for name, why in {**r.refusals, **r.rejections}.items():
+            line("", f"without {name}: {why}")
+        if r.release is None:
+            line("", f"no release: {r.incident or 'still open'}")
+            continue
+        out = r.release
+        line("", f"release {out.adapter_sha256[:16]}…, {_CHECKS[out.check]}; ratified by {', '.join(out.ratified_by)}")
+        if out.adoptions:
+            line("", "decisions: " + ", ".join(f"{name} {decision}" for name, decision in out.adoptions.items()))
+    for finding in report.findings:
+        console.print(f"[bold red]finding    [/]{escape(finding.sentence)}", highlight=False, soft_wrap=True)
+    if report.verdict == "pass":
+        verdict = "[bold green]pass[/]: the records hold. They do not prove honest training or good values."
+    else:
+        verdict = f"[bold red]fail[/]: {len(report.findings)} finding(s)"
+    console.print(f"[bold]verdict    [/]{verdict}", highlight=False, soft_wrap=True)
