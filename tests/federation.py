@@ -18,7 +18,8 @@ from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.envelope import Signature, format_envelope, sign
 from commonweal_protocols.fold import State, release_inputs
 from commonweal_protocols.keys import public_hex
-from commonweal_protocols.note import format_vkey
+from commonweal_protocols.merkle import Tree, leaf_hash
+from commonweal_protocols.note import format_vkey, sign_note
 from commonweal_protocols.predicates import (
     AdapterSpec,
     Adoption,
@@ -39,6 +40,7 @@ from commonweal_protocols.predicates import (
     Rule,
     Update,
 )
+from commonweal_protocols.proof import format_proof
 from commonweal_protocols.replica import Replica
 from commonweal_protocols.statement import Author, Seen, Statement
 
@@ -139,6 +141,15 @@ class Federation:
 
     def say(self, who: str, predicate: Predicate) -> bytes:
         return self.add(self.signed(who, predicate))
+
+    def receipt(self, entry: bytes) -> bytes:
+        """The tlog-proof that the coordinator would answer with, under the newest checkpoint."""
+        tree = Tree()
+        for data in self.entries:
+            tree.append(leaf_hash(data))
+        note = sign_note(self.replica.checkpoint().text(), ORIGIN, self.log_key)
+        index = self.entries.index(entry)
+        return format_proof(index, tree.inclusion_path(index, tree.size), note)
 
     # -- a round, step by step
 

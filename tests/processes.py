@@ -57,6 +57,7 @@ weights = "equal"
 [quorum]
 updates = 2
 ratifications = 2
+witnesses = 2
 """
 
 
@@ -108,7 +109,7 @@ class Processes:
         self.coordinator = home / "coordinator"
         self.public = self.coordinator / "public"
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self._ports = free_ports(6)
+        self._ports = free_ports(9)
         self.names = tuple(sorted(rows or NAMES))
         (home / "compact.toml").write_text(terms or tiny_terms(home, steps))
         cards: list[str] = []
@@ -116,7 +117,15 @@ class Processes:
             data = rows[name] if rows else write_rows(home / f"{name}.jsonl", name)
             options = ["--home", str(self.node(name)), "--institution", name, "--data", str(data), "--threads", "1"]
             options += ["--cache", str(cache)] if cache else []
-            self.command("node", "init", *options, "--flower-port", str(self._ports + 3 + i))
+            self.command(
+                "node",
+                "init",
+                *options,
+                "--flower-port",
+                str(self._ports + 3 + i),
+                "--witness-port",
+                str(self._ports + 6 + i),
+            )
             cards += ["--card", str(self.node(name) / "card.json")]
         options = ["--home", str(self.coordinator), "--compact", str(home / "compact.toml"), *cards]
         self.command("coordinator", "init", *options, "--base-port", str(self._ports), "--rounds", str(rounds))

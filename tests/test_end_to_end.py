@@ -155,11 +155,13 @@ def test_a_wrong_base_is_named_and_mended_and_a_refusal_is_logged_with_its_reaso
         p.start("coordinator")
         for name in NAMES:
             p.command("node", "join", p.coordinator / "invite.json", "--home", p.node(name), "--yes")
-        p.start("school")
+        # Two of them, since the first entry wants two witnesses.
+        for name in ("coop", "school"):
+            p.start(name)
         trouble = p.wait("the school's complaint", partial(p.trouble, "school"))
         assert "wanted the folder's digest" in trouble
         config.write_bytes(honest)
-        assert p.stop("school") == 0, "it had stayed up"
+        assert (p.stop("school"), p.stop("coop")) == (0, 0), "they had stayed up"
         for name in NAMES:
             p.start(name)
         state = p.wait("a release of the two that took part", lambda: p.released(1))

@@ -250,7 +250,8 @@ Kind = TypeVar("Kind", bound=CommonwealError)
 
 
 def leaves(kind: type[Kind]) -> set[type[Kind]]:
-    below = kind.__subclasses__()
+    # A module may refine one of them for its own callers; on the wire that is still the same kind.
+    below = [k for k in kind.__subclasses__() if k.__module__ == errors.__name__]
     return {kind} if not below else {leaf for k in below for leaf in leaves(k)}
 
 

@@ -131,7 +131,6 @@ def test_what_may_change_is_never_kept_and_what_may_not_is_kept_for_ever(
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
         "/lock.db",
         "/../lock.db",
         "/tile/../../lock.db",

@@ -19,10 +19,11 @@ import grpc
 
 from commonweal_coordinator.blobs import BlobStore
 from commonweal_coordinator.config import CoordinatorConfig
+from commonweal_coordinator.cosigning import Cosigner
 from commonweal_coordinator.exchange import ExchangeService, Limits
 from commonweal_coordinator.flower import SuperLink, SuperLinkSettings
 from commonweal_coordinator.founding import Founding
-from commonweal_coordinator.log import Log
+from commonweal_coordinator.log import Cosign, Log, no_witness
 from commonweal_coordinator.rounds import RoundDriver, Step
 from commonweal_coordinator.sequencer import Sequencer
 from commonweal_coordinator.service import Admission, FoundingService, LogService
@@ -33,6 +34,7 @@ from commonweal_protocols.canonical import parse_base64
 from commonweal_protocols.errors import CommonwealError, LocalError, PeerError, StorageError, UnavailableError
 from commonweal_protocols.fold import State
 from commonweal_protocols.keys import load_key_file
+from commonweal_protocols.quorum import policy_of
 from commonweal_protocols.records import DirectorySource
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 from commonweal_protocols.wire.flower import Answer
@@ -42,6 +44,7 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 2 << 20
 _STEP_SECONDS = 0.25
 _GRACE_SECONDS = 5
+_WITNESS_RETRY_SECONDS = 1.0
 
 
 class Coordinator:
@@ -53,13 +56,15 @@ class Coordinator:
         self._key = load_key_file(home / "keys/coordinator.pem", passphrase)
         self._log_key = load_key_file(home / "keys/log.pem", passphrase)
         self._founding = Founding(home / "founding")
+        compact = self._founding.compact
+        self._cosigner = Cosigner(policy_of(compact)) if compact.witnesses else None
+        self._cosign: Cosign = self._cosigner or no_witness
         self._public = home / "public"
         self._public.mkdir(exist_ok=True)
         self._blobs = BlobStore(self._public, min_free_bytes=config.min_free_bytes)
         self._tls: TlsFiles = load_or_create_tls(home / "tls", [config.public_host, config.host])
         self._stopping = threading.Event()
-        self._founded = threading.Event()
-        self._founding_lock = threading.Lock()  # held while the log comes into being
+        self._signed = threading.Event()  # a founder has signed, or we are to stop
         self._sequencer: Sequencer | None = None
         self._trouble = ""
 
@@ -86,12 +91,14 @@ class Coordinator:
                 self._sequencer.close()
             server.stop(_GRACE_SECONDS).wait()
             records.stop()
+            if self._cosigner is not None:
+                self._cosigner.close()
             self._report("stopped")
 
     def stop(self) -> None:
         """Ask ``run`` to end; safe from a signal handler."""
         self._stopping.set()
-        self._founded.set()
+        self._signed.set()
 
     # -- servers
 
@@ -105,7 +112,7 @@ class Coordinator:
         )
         # Generated code has no annotations.
         rpc.add_LogServicer_to_server(LogService(self._admission, self._require_sequencer), server)  # type: ignore[no-untyped-call]
-        rpc.add_FoundingServicer_to_server(FoundingService(self._founding, self._found_if_complete), server)  # type: ignore[no-untyped-call]
+        rpc.add_FoundingServicer_to_server(FoundingService(self._founding, self._signed.set), server)  # type: ignore[no-untyped-call]
         compact = self._founding.compact
         limits = Limits(
             consortium=self._founding.consortium,
@@ -134,38 +141,45 @@ class Coordinator:
     # -- founding
 
     def _open_log(self) -> None:
-        """Open the log if there is one; found it if every signature is in."""
+        """Open the log if there is one. Where it has no published entry yet, the founding goes on."""
         lock = self._home / "lock.db"
-        if lock.exists():
-            opened = Log.open(self._public, lock, self._config.origin, self._log_key)
-            if opened.size:
-                self._sequencer = Sequencer.load(opened, DirectorySource(self._public), self._key)
-                self._founded.set()
-                return
+        if not lock.exists():
+            return
+        opened = Log.open(self._public, lock, self._config.origin, self._log_key, self._cosign)
+        if opened.size:
+            self._sequencer = Sequencer.load(opened, DirectorySource(self._public), self._key)
+        else:
             opened.close()
-        self._found_if_complete()
-
-    def _found_if_complete(self) -> None:
-        """The one place where a log comes into being: when the last founder has signed."""
-        # Two last signers may hand in at once.
-        with self._founding_lock:
-            if self._sequencer is not None or self._founding.missing():
-                return
-            lock = self._home / "lock.db"
-            make = Log.open if lock.exists() else Log.create
-            opened = make(self._public, lock, self._config.origin, self._log_key)
-            try:
-                opened.append([self._founding.envelope()])
-                self._sequencer = Sequencer.load(opened, DirectorySource(self._public), self._key)
-            except CommonwealError:
-                # Whoever signs next, or signs again, finds the log free for another try.
-                opened.close()
-                raise
-            self._founded.set()
 
     def _wait_for_founding(self) -> None:
-        while not self._founded.wait(_STEP_SECONDS):
-            self._report("founding", why=f"not signed yet: {', '.join(self._founding.missing())}")
+        """Found the consortium once the last member has signed; a signature itself waits for nothing."""
+        while self._sequencer is None and not self._stopping.is_set():
+            if missing := self._founding.missing():
+                self._report("founding", why=f"not signed yet: {', '.join(missing)}")
+            else:
+                try:
+                    self._sequencer = self._found()
+                    self._trouble = ""
+                    return
+                except UnavailableError as e:
+                    # The first entry wants its witnesses as every other does, and nodes may start later.
+                    self._trouble = str(e)
+                    self._report("founding", why="waiting for the witnesses' quorum")
+                    self._stopping.wait(_WITNESS_RETRY_SECONDS)
+            self._signed.wait(_STEP_SECONDS)
+            self._signed.clear()
+
+    def _found(self) -> Sequencer:
+        """The one place where a log comes into being."""
+        lock = self._home / "lock.db"
+        make = Log.open if lock.exists() else Log.create
+        opened = make(self._public, lock, self._config.origin, self._log_key, self._cosign)
+        try:
+            opened.append([self._founding.envelope()])
+            return Sequencer.load(opened, DirectorySource(self._public), self._key)
+        except CommonwealError:
+            opened.close()
+            raise
 
     # -- rounds
 

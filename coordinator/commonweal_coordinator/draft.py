@@ -54,7 +54,8 @@ def draft_compact(terms: CompactTerms, cards: Sequence[Card], coordinator: Coord
         ConfigError: Too few members for the quorums, a repeated key, or another contradiction.
     """
     start = recompute_start(terms.adapter)
-    members = tuple(Member(institution=c.institution, key=c.key) for c in sorted(cards, key=lambda c: c.institution))
+    cards = sorted(cards, key=lambda c: c.institution)
+    members = tuple(Member(institution=c.institution, key=c.key) for c in cards)
     try:
         compact = Compact(
             consortium=terms.consortium,
@@ -66,6 +67,7 @@ def draft_compact(terms: CompactTerms, cards: Sequence[Card], coordinator: Coord
             quorum=terms.quorum,
             members=members,
             coordinator=coordinator,
+            witnesses=tuple(c.witness for c in cards if c.witness is not None),
             start=Blob(sha256=digest_of(start), size_bytes=len(start)),
             round_deadline_seconds=terms.round_deadline_seconds,
             max_update_bytes=terms.max_update_bytes,

@@ -51,5 +51,6 @@ def abort(context: grpc.ServicerContext, error: CommonwealError, status: grpc.St
     else:
         # Being asked too early is everyday; the rest is for the operator to mend.
         log.log(logging.INFO if isinstance(error, UnavailableError) else logging.ERROR, "%s: %s", name, error)
-    context.abort(status or STATUS[type(error)], details)
+    kind = next(k for k in type(error).__mro__ if k in STATUS)
+    context.abort(status or STATUS[kind], details)
     raise AssertionError("context.abort returned")

@@ -235,6 +235,9 @@ class LockDatabase:
                     "CREATE TABLE checkpoint (only INTEGER PRIMARY KEY CHECK (only = 0), note BLOB NOT NULL) STRICT"
                 )
                 connection.execute("INSERT INTO checkpoint VALUES (0, ?)", (note,))
+                # Closing would do this too, but where it fails there, SQLite says nothing: the row would stay behind in
+                # a file beside the temporary one, and the log's database be empty.
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             try:
                 os.link(temporary, path)  # unlike a rename, never over an existing one
             finally:

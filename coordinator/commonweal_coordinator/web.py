@@ -1,26 +1,74 @@
-"""The public records over HTTPS: static files, the same for everybody, read-only.
+"""The public records over HTTPS: static files, the same for everybody, read-only; and a page that checks them.
 
 Bundles, tiles and blobs never change and say so; the checkpoint is always asked for anew (C2SP tlog-tiles). Anything
-else under the folder is not served.
+else under the folder is not served. The page (``/`` and ``/verify.html``) is one file without any other request, whose
+script and style are the only ones that its policy lets a browser run. Whoever runs this server could serve another
+page: a reader who does not trust it opens a copy from elsewhere, so log and tiles may be read across origins.
 """
 
+import base64
+import hashlib
 import http
 import re
 import socket
 import threading
 from collections.abc import MutableMapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from commonweal_protocols.errors import StorageError
 
 _SERVED = re.compile(r"checkpoint|tile/[0-9a-z/.]+|blob/[0-9a-f]{64}")
+
+_GRACE_SECONDS = 5
+
+
+def _read_page() -> tuple[bytes, str]:
+    """Return the page, and the content security policy that fits exactly these bytes."""
+    page = resources.files("commonweal_coordinator").joinpath("pages/verify.html").read_bytes()
+
+    def hashes(tag: bytes) -> str:
+        inline = re.findall(rb"<%b>(.*?)</%b>" % (tag, tag), page, re.DOTALL)
+        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'" for text in inline)
+
+    policy = {
+        "default-src": "'none'",
+        "script-src": hashes(b"script"),
+        "style-src": hashes(b"style"),
+        # The reader may type another log's address; what is fetched is only ever shown as text.
+        "connect-src": "'self' https:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+        # Where browsers know it, this makes every way from a string to markup an error.
+        "require-trusted-types-for": "'script'",
+        "trusted-types": "'none'",
+    }
+    return page, "; ".join(f"{directive} {value}" for directive, value in policy.items())
+
+
+def _page_route(path: str, page: bytes, policy: str) -> Route:
+    async def answer(request: Request) -> Response:
+        return Response(
+            page,
+            media_type="text/html",
+            headers={
+                "cache-control": "no-cache",
+                "content-security-policy": policy,
+                "x-content-type-options": "nosniff",
+                "referrer-policy": "no-referrer",
+            },
+        )
+
+    return Route(path, answer, methods=["GET"])
 
 
 class _Records(StaticFiles):
@@ -41,6 +89,10 @@ class _Records(StaticFiles):
         else:
             response.headers["cache-control"] = "public, max-age=31536000, immutable"
             response.headers["content-type"] = "application/octet-stream"
+        # An entry may hold anything; no browser shall take it for markup.
+        response.headers["x-content-type-options"] = "nosniff"
+        if not path.startswith("blob/"):
+            response.headers["access-control-allow-origin"] = "*"
         return response
 
 
@@ -48,7 +100,9 @@ class RecordsServer:
     """Serves one folder in a thread of its own. ``port`` 0 takes a free one, which ``port`` says once started."""
 
     def __init__(self, directory: Path, host: str, port: int, certificate: Path, key: Path) -> None:
-        app = Starlette(routes=[Mount("/", app=_Records(directory))])
+        page = _read_page()
+        routes = [_page_route("/", *page), _page_route("/verify.html", *page)]
+        app = Starlette(routes=[*routes, Mount("/", app=_Records(directory))])
         self._host = host
         self.port = port
         self._server = uvicorn.Server(
@@ -60,6 +114,8 @@ class RecordsServer:
                 lifespan="off",
                 ws="none",
                 limit_concurrency=256,
+                # A browser keeps idle connections open for minutes, and an end of TLS wants both sides.
+                timeout_graceful_shutdown=_GRACE_SECONDS,
             )
         )
         self._thread: threading.Thread | None = None

@@ -3,6 +3,7 @@
 ::
 
     answers/<round entry's leaf>.dsse      the signed answer to a round
+    receipts/<leaf>.tlog-proof             the proof that an entry of ours is in the log
     own/round-<n>.safetensors              this community's own adapter after round n
     adopted/                               what serves now, as a PEFT folder
 """
@@ -34,6 +35,18 @@ class Answers:
         """Return the answer that was given to a round, or None."""
         return _read(self._home / "answers" / f"{round_leaf}.dsse")
 
+    def save_receipt(self, leaf: Digest, proof: bytes) -> None:
+        """Keep the proof that an entry is in the log.
+
+        Raises:
+            StorageError: It cannot be kept.
+        """
+        write_atomic(self._receipt(leaf), proof)
+
+    def has_receipt(self, leaf: Digest) -> bool:
+        """Whether the proof of an entry is kept."""
+        return self._receipt(leaf).exists()
+
     def save_own(self, round_number: int, adapter: GridTensors) -> None:
         """Keep this community's own adapter after a round.
 
@@ -46,6 +59,9 @@ class Answers:
         """Return this community's own adapter after a round, or None."""
         data = _read(self._own(round_number))
         return None if data is None else read_adapter(data, self._spec)
+
+    def _receipt(self, leaf: Digest) -> Path:
+        return self._home / "receipts" / f"{leaf}.tlog-proof"
 
     def _own(self, round_number: int) -> Path:
         return self._home / "own" / f"round-{round_number}.safetensors"

@@ -1,11 +1,13 @@
 """``commonweal node``: an institution's commands. No logic here; torch is loaded only by ``run``."""
 
+import json
 import logging
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -16,6 +18,7 @@ from commonweal_protocols.files import write_atomic
 from commonweal_protocols.join import Card, Invite
 from commonweal_protocols.keys import load_key_file, load_or_create_key_file, load_passphrase, public_hex
 from commonweal_protocols.predicates import BaseModelRef
+from commonweal_protocols.settings import describe
 
 app = typer.Typer(no_args_is_help=True, help="Run an institution's node: train, sign, ratify, adopt.")
 DEFAULT_HOME = Path("node-home")
@@ -25,12 +28,19 @@ PassphraseFile = Annotated[Path | None, typer.Option(help="The file with the key
 _CONFIG = """\
 # A node's settings. Every key: see NodeConfig.
 institution = "{institution}"
-data = "{data}"
-{charter}cache = "{cache}"
+data = {data}
+{charter}cache = {cache}
 threads = {threads}
 max_heldout_rows = {max_heldout_rows}
 flower_port = {flower_port}
+witness_host = "{witness_host}"
+witness_port = {witness_port}
 """
+
+
+def _quoted(path: Path) -> str:
+    """A path as a TOML string, whose escapes are those of JSON."""
+    return json.dumps(str(path.resolve()), ensure_ascii=False)
 
 
 @app.command()
@@ -43,29 +53,54 @@ def init(
     threads: Annotated[int, typer.Option(help="Threads for training; 0: as many as cores.")] = 0,
     max_heldout_rows: Annotated[int, typer.Option(help="How many held-out rows evaluation uses at most.")] = 256,
     flower_port: Annotated[int, typer.Option(help="A free local port for Flower.")] = 7410,
+    witness_port: Annotated[int, typer.Option(help="Cosign the log's checkpoints on this port; 0: do not.")] = 0,
+    witness_host: Annotated[str, typer.Option(help="The address on which to listen for them.")] = "127.0.0.1",
+    witness_url: Annotated[
+        str | None, typer.Option(help="How the coordinator reaches it; http://HOST:PORT if not given.")
+    ] = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make this institution's keys, card and settings. Then send card.json to whoever drafts the compact."""
     from commonweal_node.flower import create_transport_key
+    from commonweal_node.witnessing import create_witness
 
     if (home / "node.toml").exists():
         raise ConfigError(f"{home}/node.toml: exists already; a node is set up once")
-    NodeConfig(institution=institution, data=data)  # names are checked before a key is made
+    try:
+        # Before a key is made, and before a file is written that could not be read again.
+        NodeConfig(
+            institution=institution,
+            data=data,
+            threads=threads,
+            max_heldout_rows=max_heldout_rows,
+            flower_port=flower_port,
+            witness_host=witness_host,
+            witness_port=witness_port,
+        )
+    except ValidationError as e:
+        raise ConfigError(f"node init: {describe(e)}") from e
     for path in (data, charter):
         if path and not path.is_file():
             raise ConfigError(f"{path}: wanted a file, got none")
-    key = load_or_create_key_file(home / "keys/institution.pem", load_passphrase(passphrase_file))
+    passphrase = load_passphrase(passphrase_file)
+    key = load_or_create_key_file(home / "keys/institution.pem", passphrase)
     if not (home / "keys/transport.pem").exists():
         create_transport_key(home / "keys/transport.pem")
-    Card(institution=institution, key=public_hex(key)).save(home / "card.json")
+    witness = None
+    if witness_port:
+        url = witness_url or f"http://{witness_host}:{witness_port}"
+        witness = create_witness(home, institution, url, passphrase)
+    Card(institution=institution, key=public_hex(key), witness=witness).save(home / "card.json")
     text = _CONFIG.format(
         institution=institution,
-        data=data.resolve(),
-        charter=f'charter = "{charter.resolve()}"\n' if charter else "",
-        cache=(cache or home / "cache").resolve(),
+        data=_quoted(data),
+        charter=f"charter = {_quoted(charter)}\n" if charter else "",
+        cache=_quoted(cache or home / "cache"),
         threads=threads,
         max_heldout_rows=max_heldout_rows,
         flower_port=flower_port,
+        witness_host=witness_host,
+        witness_port=witness_port,
     )
     write_atomic(home / "node.toml", text.encode())
     typer.echo(f"institution {institution}, key {public_hex(key)}")
@@ -81,6 +116,7 @@ def join(
 ) -> None:
     """Read the consortium's compact, check it, and sign it."""
     from commonweal_node.founding import check_draft, sign_draft
+    from commonweal_node.witnessing import COMPACT_FILE
 
     config = load_config(home / "node.toml")
     terms = Invite.load(invite)
@@ -92,11 +128,15 @@ def join(
     console.print(f"  adapter      rank {compact.adapter.rank}, alpha {compact.adapter.alpha}")
     console.print(f"  rule         {compact.rule.name}, weights {compact.rule.weights}")
     console.print(f"  quorum       {compact.quorum.updates} updates, {compact.quorum.ratifications} ratifications")
+    console.print(
+        f"  witnesses    {compact.quorum.witnesses} of {', '.join(w.name for w in compact.witnesses) or 'none'}"
+    )
     console.print(f"  members      {', '.join(m.institution for m in compact.members)}")
     console.print(f"  coordinator  {compact.coordinator.name}")
     if not yes:
         typer.confirm(f"Sign this compact as {config.institution}?", abort=True)
     signatures, wanted = sign_draft(terms, payload, key)
+    write_atomic(home / COMPACT_FILE, payload)
     terms.save(home / "invite.json")
     typer.echo(f"signed: {signatures} of {wanted}; next: commonweal node run --home {home}")
 
@@ -139,7 +179,9 @@ def status(
 
 @app.command()
 def doctor(
-    home: Home = DEFAULT_HOME, as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False
+    home: Home = DEFAULT_HOME,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
     """Check keys, rows, disk, memory, ports, clock and base, and say what mends each. Exit 4: something is ill."""
     from commonweal_node.doctor import examine
@@ -147,9 +189,9 @@ def doctor(
 
     config = load_config(home / "node.toml")
     invite = Invite.load(home / "invite.json") if (home / "invite.json").exists() else None
-    checks = list(examine(home, config, invite, known_base(home, invite) if invite else None))
+    base = known_base(home, invite) if invite else None
+    checks = list(examine(home, config, invite, base, load_passphrase(passphrase_file)))
     if as_json:
-        import json
         from dataclasses import asdict
 
         typer.echo(json.dumps([asdict(c) for c in checks]))

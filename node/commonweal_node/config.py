@@ -12,7 +12,7 @@ from commonweal_protocols.settings import load_toml
 class NodeConfig(BaseModel):
     """An institution's settings. Paths are taken from the folder of the file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     institution: Name
     data: Path
@@ -27,6 +27,9 @@ class NodeConfig(BaseModel):
     """Evaluation uses at most this many held-out rows, the same ones every time."""
     flower_port: Annotated[int, Field(ge=1, le=65535)] = 7410
     """Local only: where Flower's SuperNode meets its app."""
+    witness_host: str = "127.0.0.1"
+    witness_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Where this node cosigns its consortium's checkpoints; 0: it is no witness."""
     refuse: Annotated[str, Field(max_length=500)] = ""
     """Decline every round with this reason, while it is set."""
 

@@ -5,7 +5,8 @@ Home folder::
     node.toml     settings                 keys/      0600, this host
     card.json     for whoever drafts       invite.json  the consortium that was joined
     memory.json   newest verified checkpoint (keep it: it is what catches a rollback)
-    answers/ own/ adopted/                 what was said, the own adapters, what serves now
+    compact.json  what was signed              witness/     what was cosigned: never restore it from a backup
+    answers/ own/ adopted/ receipts/       what was said, the own adapters, what serves now, proofs of being logged
     flower/       Flower's own state       status.json, run/
 """
 
@@ -25,6 +26,7 @@ from commonweal_node.follow import Follower
 from commonweal_node.institution import Institution
 from commonweal_node.learner import Learner
 from commonweal_node.status import StatusBoard
+from commonweal_node.witnessing import NodeWitness
 from commonweal_protocols.errors import BaseModelError, CommonwealError, LocalError, PeerError, UnavailableError
 from commonweal_protocols.files import write_atomic
 from commonweal_protocols.join import Invite
@@ -76,6 +78,7 @@ class Node:
         self._config = config
         self._invite = Invite.load(home / "invite.json")
         self._key = load_key_file(home / "keys/institution.pem", passphrase)
+        self._witness = NodeWitness(home, config, passphrase) if config.witness_port else None
         self._charter: Charter = load_charter(config.charter)
         self._board = StatusBoard(home, config.institution)
         self._stopping = threading.Event()
@@ -89,6 +92,15 @@ class Node:
         Raises:
             LocalError: Keys, rows, charter or base model are not as they must be.
         """
+        if self._witness is not None:
+            self._witness.start()
+        try:
+            self._follow()
+        finally:
+            if self._witness is not None:
+                self._witness.stop()
+
+    def _follow(self) -> None:
         invite = self._invite
         transport = self._home / "keys/transport.pem"
         with CoordinatorClient(invite.exchange, invite.ca_pem) as client:

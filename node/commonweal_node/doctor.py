@@ -4,6 +4,7 @@ Each check looks at one thing and never changes anything.
 """
 
 import email.utils
+import http.client
 import shutil
 import socket
 import ssl
@@ -19,7 +20,7 @@ import psutil
 from commonweal_node.base import verify_cached_base
 from commonweal_node.config import NodeConfig
 from commonweal_node.data import read_examples
-from commonweal_protocols.errors import CommonwealError
+from commonweal_protocols.errors import CommonwealError, UnavailableError
 from commonweal_protocols.join import Invite
 from commonweal_protocols.keys import load_key_file
 from commonweal_protocols.predicates import BaseModelRef
@@ -43,12 +44,12 @@ class Check:
 def _guard(name: str, mend: str, look: Callable[[], str]) -> Check:
     try:
         return Check(name, True, look())
-    except (CommonwealError, OSError) as e:
+    except (CommonwealError, OSError, http.client.HTTPException) as e:
         return Check(name, False, str(e), mend)
 
 
-def _key(path: Path) -> str:
-    load_key_file(path)
+def _key(path: Path, passphrase: bytes | None) -> str:
+    load_key_file(path, passphrase)
     return f"{path}, mode 0600"
 
 
@@ -59,8 +60,11 @@ def _rows(config: NodeConfig) -> str:
 
 def _reach(address: str) -> str:
     host, _, port = address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=_TIMEOUT_SECONDS):
-        return f"{address} answers"
+    try:
+        with socket.create_connection((host, int(port)), timeout=_TIMEOUT_SECONDS):
+            return f"{address} answers"
+    except OSError as e:
+        raise UnavailableError(f"{address}: does not answer: {e}") from e
 
 
 def _free_port(port: int) -> str:
@@ -79,7 +83,10 @@ def _skew(invite: Invite) -> float:
     except urllib.error.HTTPError as e:
         with e:
             date = e.headers["date"]
-    return time.time() - email.utils.parsedate_to_datetime(date).timestamp()
+    try:
+        return time.time() - email.utils.parsedate_to_datetime(date).timestamp()
+    except (TypeError, ValueError) as e:
+        raise UnavailableError(f"{invite.records}: wanted an HTTP date, got {date!r}") from e
 
 
 def _clock(invite: Invite) -> str:
@@ -89,7 +96,13 @@ def _clock(invite: Invite) -> str:
     return f"{skew:+.0f} s from the coordinator's"
 
 
-def examine(home: Path, config: NodeConfig, invite: Invite | None, base: BaseModelRef | None) -> Iterator[Check]:
+def examine(
+    home: Path,
+    config: NodeConfig,
+    invite: Invite | None,
+    base: BaseModelRef | None,
+    passphrase: bytes | None = None,
+) -> Iterator[Check]:
     """Yield one check after the other.
 
     Args:
@@ -97,9 +110,14 @@ def examine(home: Path, config: NodeConfig, invite: Invite | None, base: BaseMod
         config: Its settings.
         invite: The consortium that it has joined, if it has.
         base: The base model that the compact names, if it is known.
+        passphrase: The identity key's, if it has one.
     """
     key = home / "keys/institution.pem"
-    yield _guard("identity key", f"chmod 600 {key}; or restore it from your backup", lambda: _key(key))
+    yield _guard(
+        "identity key",
+        f"chmod 600 {key}; give --passphrase-file if it has one; or restore it from your backup",
+        lambda: _key(key, passphrase),
+    )
     yield _guard("community rows", "correct the named line, or `data` in node.toml", lambda: _rows(config))
     free = shutil.disk_usage(home).free
     yield Check(

@@ -126,7 +126,7 @@ class SuperNode:
         try:
             with unavailable("SuperNode"):
                 message, context, _, bundle = pull_task_input(task.client)
-                reply = self._reply(message, bundle.content)
+                reply = self.reply(message, bundle.content)
                 push_message(task.client, reply, context)
         except (UnavailableError, RuntimeError) as e:
             # RuntimeError is what Flower raises for a message that is gone. The coordinator invites again.
@@ -134,7 +134,8 @@ class SuperNode:
             log.warning("an invitation could not be answered: %s", e)
         task.finish(trouble=trouble)
 
-    def _reply(self, message: Message, bundle: bytes) -> Message:
+    def reply(self, message: Message, bundle: bytes) -> Message:
+        """Return the reply to a message that came with an app bundle: an answer, or an error that says why."""
         try:
             if bundle != app_bundle():
                 raise RuleError(

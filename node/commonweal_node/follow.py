@@ -8,10 +8,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
 from commonweal_protocols.errors import LogError, RuleError, StorageError
 from commonweal_protocols.files import write_atomic
 from commonweal_protocols.fold import State
+from commonweal_protocols.policy import Policy
 from commonweal_protocols.predicates import Digest
 from commonweal_protocols.records import Source, read_checkpoint, read_entries, unverified_size
 from commonweal_protocols.replica import Replica
@@ -38,6 +38,11 @@ class Follower:
         return self._replica.state
 
     @property
+    def policy(self) -> Policy:
+        """Under which signatures this log's checkpoints are believed."""
+        return self._replica.policy
+
+    @property
     def size(self) -> int:
         """How many entries are verified."""
         return self._replica.size
@@ -56,22 +61,24 @@ class Follower:
             StorageError: The memory cannot be kept.
         """
         note = read_checkpoint(self._source)
-        before = self.size
-        for data in read_entries(self._source, before, unverified_size(note)):
-            self._replica.add(data)
-        if self.state.consortium != self._consortium:
-            raise RuleError(f"consortium: wanted {self._consortium}, got {self.state.consortium}")
-        checkpoint: Checkpoint = open_checkpoint(note, self._replica.log)
-        self._replica.check_checkpoint(checkpoint)
-        if checkpoint.size < self.size:
-            raise LogError(f"log {checkpoint.origin}: rolled back from {self.size} entries to {checkpoint.size}")
+        # A copy, so that nothing which a failed look has read ever counts as verified.
+        replica = self._replica.copy()
+        for data in read_entries(self._source, self.size, unverified_size(note)):
+            replica.add(data)
+        if replica.state.consortium != self._consortium:
+            raise RuleError(f"consortium: wanted {self._consortium}, got {replica.state.consortium}")
+        checkpoint = replica.policy.open(note).checkpoint
+        replica.check_checkpoint(checkpoint)
+        if checkpoint.size < replica.size:
+            raise LogError(f"log {checkpoint.origin}: rolled back from {replica.size} entries to {checkpoint.size}")
         if self._seen is None and (remembered := self._load()) is not None:
-            self._replica.check_seen(remembered)
+            replica.check_seen(remembered)
         seen = Seen(origin=checkpoint.origin, size=checkpoint.size, root=checkpoint.root.hex())
         if seen != self._seen:
             write_atomic(self._memory, seen.model_dump_json().encode())
-            self._seen = seen
-        return self.size - before
+        added = replica.size - self.size
+        self._replica, self._seen = replica, seen
+        return added
 
     def _load(self) -> Seen | None:
         try:

@@ -23,6 +23,7 @@ from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.errors import RuleError
 from commonweal_protocols.fold import LoggedRelease, RoundState, State
 from commonweal_protocols.keys import public_hex
+from commonweal_protocols.merkle import leaf_hash
 from commonweal_protocols.predicates import (
     Adoption,
     Blob,
@@ -36,6 +37,7 @@ from commonweal_protocols.predicates import (
     Release,
     Update,
 )
+from commonweal_protocols.proof import open_cosigned_proof
 from commonweal_protocols.statement import Author, open_entry
 
 log = logging.getLogger(__name__)
@@ -116,8 +118,19 @@ class Institution:
         )
 
     def _say(self, predicate: Predicate) -> None:
-        self._consortium.submit(self._sign(self._follower.state, predicate))
+        self._log(self._sign(self._follower.state, predicate))
         self._follower.sync()
+
+    def _log(self, envelope: bytes) -> None:
+        """Have an envelope logged, and keep the proof that it is: nobody can later say that it never was.
+
+        Raises:
+            PeerError: It is refused, or what comes back is no proof under the consortium's policy.
+            LocalError: No answer; or the proof cannot be kept.
+        """
+        proof = self._consortium.submit(envelope)
+        open_cosigned_proof(proof, envelope, self._follower.policy)
+        Answers(self._home, self._follower.state.compact.adapter).save_receipt(leaf_hash(envelope).hex(), proof)
 
     # -- answering a round
 
@@ -135,7 +148,15 @@ class Institution:
             if r is None or r.round.round != round_number:
                 raise RuleError(f"invitation: wanted an open round {round_number} in the log, found none")
             answers = Answers(self._home, state.compact.adapter)
-            if (known := answers.load_answer(r.leaf)) is not None and self._is_next(state, known):
+            known = answers.load_answer(r.leaf)
+            if self._name in r.updates or self._name in r.refusals:
+                if known is None:
+                    raise RuleError(
+                        f"round {round_number}: wanted the answer that the log has already, got none on this disk"
+                    )
+                # Also where the chain has gone on: an invitation may come late, and the log takes one answer.
+                return known
+            if known is not None and self._is_next(state, known):
                 return known
             reason = self._refuse or self._charter.refusal(r.round)
             predicate = (
@@ -149,12 +170,9 @@ class Institution:
             return envelope
 
     def _is_next(self, state: State, envelope: bytes) -> bool:
-        """Whether a kept answer still stands at the end of this author's chain, or is in the log already."""
-        entry = open_entry(envelope)
-        chain, header = state.chain(public_hex(self._key)), entry.statement.header
-        return header is not None and (
-            entry.leaf == chain.leaf or (header.seq == chain.seq + 1 and header.prev == (chain.leaf or None))
-        )
+        """Whether a kept answer still fits at the end of this author's chain."""
+        chain, header = state.chain(public_hex(self._key)), open_entry(envelope).statement.header
+        return header is not None and header.seq == chain.seq + 1 and header.prev == (chain.leaf or None)
 
     def _contribute(self, state: State, r: RoundState, answers: Answers) -> Update:
         spec, number = state.compact.adapter, r.round.round
@@ -199,6 +217,7 @@ class Institution:
             state = self._follower.state
             if self._outstanding(state):
                 return None
+            self._fetch_receipt(state)
             known = state.identities.get(self._name)
             if known is None or known.transport_key != self._transport_key:
                 self._say(Identity(institution=self._name, transport_key=self._transport_key))
@@ -219,6 +238,16 @@ class Institution:
             return False
         kept = Answers(self._home, state.compact.adapter).load_answer(r.leaf)
         return kept is not None and self._is_next(state, kept)
+
+    def _fetch_receipt(self, state: State) -> None:
+        """Get the proof of an answer that Flower carried: the same envelope again, and the log gives its place."""
+        answers = Answers(self._home, state.compact.adapter)
+        for r in state.rounds[-1:]:
+            if self._name not in r.updates and self._name not in r.refusals:
+                continue
+            answer = answers.load_answer(r.leaf)
+            if answer is not None and not answers.has_receipt(leaf_hash(answer).hex()):
+                self._log(answer)
 
     def _ratify(self, state: State, number: int, logged: LoggedRelease) -> None:
         self._on_phase("ratifying", number, "computing the release again")

@@ -11,27 +11,34 @@ import os
 import resource
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from commonweal_coordinator.log import Log
+from commonweal_coordinator.cosigning import Cosigner
+from commonweal_coordinator.log import Log, no_witness
 from commonweal_coordinator.sequencer import Sequencer
+from commonweal_protocols.cosignature import parse_cosigner_vkey
 from commonweal_protocols.envelope import parse_envelope, verify_envelope
 from commonweal_protocols.merkle import Tree, leaf_hash, verify_inclusion
+from commonweal_protocols.note import format_vkey, make_verifier
+from commonweal_protocols.policy import NO_QUORUM, Group, Policy, PolicyLog, PolicyWitness
 from commonweal_protocols.predicates import Identity
 from commonweal_protocols.records import DirectorySource
 from commonweal_protocols.statement import Author, Seen, open_entry
 from tests.federation import NAMES, ORIGIN, Federation
 
 console = Console(width=120)
+PROGRAM = str(Path(sys.executable).with_name("commonweal"))
 
 
 def best(run: Callable[[], int], repeat: int) -> float:
@@ -57,7 +64,7 @@ def folder() -> Iterator[Path]:
 def make_entries(f: Federation, count: int) -> list[bytes]:
     """Valid entries of a founded consortium: its members announce themselves over and over, each in its own chain."""
     entries = []
-    chains = dict.fromkeys(NAMES, (-1, None))
+    chains: dict[str, tuple[int, str | None]] = dict.fromkeys(NAMES, (-1, None))
     checkpoint = f.replica.checkpoint()
     seen = (Seen(origin=checkpoint.origin, size=checkpoint.size, root=checkpoint.root.hex()),)
     for i in range(count):
@@ -167,12 +174,45 @@ def appends(f: Federation, entries: Sequence[bytes], repeat: int) -> list[tuple[
     ]
 
 
-def receipts(f: Federation, entries: Sequence[bytes]) -> list[tuple[str, float, str]]:
-    """The whole way: signatures, fold, batch, sync, proof; each institution sends one entry after the other."""
+@contextmanager
+def witnesses(f: Federation, home: Path, count: int) -> Iterator[Policy]:
+    """Witnesses as processes of their own, by the program's own commands; the policy wants more than half of them."""
+    vkey = format_vkey(ORIGIN, f.log_key.public_key().public_bytes_raw())
+    running, found = [], []
+    try:
+        for i in range(count):
+            where = str(home / f"w{i}")
+            init = [PROGRAM, "witness", "init", "--home", where, "--name", f"w{i}", "--log", vkey]
+            subprocess.run(init, check=True, stdout=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                [PROGRAM, "witness", "run", "--home", where, "--port", "0"],
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            )  # fmt: skip
+            running.append(process)
+            assert process.stdout is not None
+            line = next(
+                line for line in process.stdout if line.startswith("witness w") and "http://" in line and "+" in line
+            )
+            _, name, key, url = line.split()
+            found.append(PolicyWitness(name, parse_cosigner_vkey(key), url))
+        names = tuple(w.name for w in found)
+        groups = (Group("most", count // 2 + 1, names),) if count else ()
+        log = PolicyLog(make_verifier(ORIGIN, f.log_key.public_key()))
+        yield Policy((log,), tuple(found), groups, "most" if count else NO_QUORUM)
+    finally:
+        for process in running:
+            process.terminate()
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
+
+
+def receipts(f: Federation, entries: Sequence[bytes], count: int) -> list[tuple[str, float, str]]:
+    """The whole way: signatures, fold, batch, sync, cosignatures, proof; each institution sends one after the other."""
     latencies: list[float] = []
     lock = threading.Lock()
-    with folder() as home:
-        log = Log.create(home / "public", home / "lock.db", ORIGIN, f.log_key)
+    with folder() as home, witnesses(f, home, count) as policy, closing(Cosigner(policy)) as cosigner:
+        log = Log.create(home / "public", home / "lock.db", ORIGIN, f.log_key, cosigner if count else no_witness)
         log.append(f.entries)
         sequencer = Sequencer.load(log, DirectorySource(home / "public"), f.coordinator)
 
@@ -189,10 +229,11 @@ def receipts(f: Federation, entries: Sequence[bytes]) -> list[tuple[str, float, 
         seconds = time.perf_counter() - began
         sequencer.close()
     latencies.sort()
+    what = f"{count} witnesses" if count else "no witness"
     return [
-        (f"receipts to {len(NAMES)} institutions at once, no witness", len(latencies) / seconds, "/s"),
-        ("receipt latency p50, no witness", latencies[len(latencies) // 2] * 1e3, " ms"),
-        ("receipt latency p99, no witness", latencies[len(latencies) * 99 // 100] * 1e3, " ms"),
+        (f"receipts to {len(NAMES)} institutions at once, {what}", len(latencies) / seconds, "/s"),
+        (f"receipt latency p50, {what}", latencies[len(latencies) // 2] * 1e3, " ms"),
+        (f"receipt latency p99, {what}", latencies[len(latencies) * 99 // 100] * 1e3, " ms"),
     ]
 
 
@@ -271,7 +312,8 @@ def main() -> None:
         limits(entries, args.repeat),
         trees(args.repeat),
         appends(f, entries, args.repeat),
-        receipts(f, entries[:3000]),
+        receipts(f, entries[:3000], 0),
+        receipts(f, entries[:1500], 5),
         memory(args.memory_entries),
         others(entries, args.repeat),
     ):

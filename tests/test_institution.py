@@ -1,0 +1,588 @@
+"""What an institution says and when, over a real log, with a model side that is a table."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from commonweal_adapters.delta import GridTensors, read_adapter
+from commonweal_node.blend import BlendWeights
+from commonweal_node.charter import NO_CHARTER, Bars, Charter
+from commonweal_node.institution import Institution
+from commonweal_protocols.canonical import digest_of
+from commonweal_protocols.errors import LogError, RuleError, SignatureError, StorageError, UnavailableError
+from commonweal_protocols.keys import public_hex
+from commonweal_protocols.predicates import (
+    Adoption,
+    Blob,
+    HeldoutLoss,
+    Identity,
+    Incident,
+    Predicate,
+    Ratification,
+    Recipe,
+    Refusal,
+    Update,
+)
+from commonweal_protocols.statement import open_entry
+from tests.federation import TINY, Federation, blob_of
+from tests.test_follow import MemorySource, follower, other_history, served
+
+BASE, SHARED, OWN = BlendWeights(0, 0), BlendWeights(1000, 0), BlendWeights(0, 1000)
+NAME = "clinic"
+
+
+@dataclass
+class Table:
+    """A Learner without a model: losses from a table, and a training that never gives the same twice."""
+
+    best: BlendWeights = SHARED
+    losses: dict[BlendWeights, int] = field(default_factory=dict)
+    trained: list[tuple[GridTensors, GridTensors]] = field(default_factory=list)
+    exported: list[tuple[GridTensors, GridTensors, BlendWeights, Path]] = field(default_factory=list)
+    while_training: Callable[[], object] = lambda: None
+    num_examples: int = 7
+
+    def train(self, start: GridTensors, recipe: Recipe, what: str) -> GridTensors:
+        self.while_training()
+        step = 1000 * len(self.trained) + recipe.steps
+        after = GridTensors({n: np.int32(step) + q for n, q in start.items()})
+        self.trained.append((start, after))
+        return after
+
+    def heldout(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> int:
+        return self.losses.get(blend, 150)
+
+    def choose(self, shared: GridTensors, own: GridTensors) -> BlendWeights:
+        return self.best
+
+    def export(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, directory: Path) -> None:
+        self.exported.append((shared, own, blend, directory))
+
+
+@dataclass
+class Line:
+    """A Consortium in the same process: it submits into the federation's real replica."""
+
+    f: Federation
+    trouble: Exception | None = None
+
+    def submit(self, envelope: bytes) -> bytes:
+        if self.trouble:
+            raise self.trouble
+        if envelope not in self.f.entries:
+            self.f.add(envelope)
+        return self.f.receipt(envelope)
+
+    def put_blob(self, data: bytes) -> Blob:
+        if self.trouble:
+            raise self.trouble
+        return self.f.keep(data)
+
+    def get_blob(self, blob: Blob) -> bytes:
+        return self.f.blobs[blob.sha256]
+
+
+@dataclass
+class Node:
+    """One institution's home, and everything that a restart makes anew over it."""
+
+    home: Path
+    f: Federation
+    learner: Table = field(default_factory=Table)
+    charter: Charter = NO_CHARTER
+    refuse: str = ""
+    transport_key: str = "A" * 44
+    phases: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.source = served(self.f)
+        self.line = Line(self.f)
+        self.start()
+
+    def start(self) -> None:
+        """As after a restart: new objects, the same folder."""
+        self.institution = Institution(
+            NAME,
+            self.f.keys[NAME],
+            self.transport_key,
+            home=self.home,
+            charter=self.charter,
+            refuse=self.refuse,
+            follower=follower(self.source, self.f, self.home),
+            consortium=self.line,
+            learner=self.learner,
+            on_phase=lambda phase, number, doing: self.phases.append(f"{phase} {number}"),
+        )
+
+    def answer(self, number: int = 1) -> bytes:
+        return self.institution.answer(number)
+
+    def tend(self) -> Adoption | None:
+        return self.institution.tend()
+
+    def said(self) -> list[type[Predicate]]:
+        """The kinds of this institution's entries in the log."""
+        mine = (public_hex(self.f.keys[NAME]),)
+        opened = [open_entry(data) for data in self.f.entries[1:]]
+        return [type(e.statement.predicate) for e in opened if e.signers == mine]
+
+
+@pytest.fixture
+def f() -> Federation:
+    """Three announced institutions and an open round."""
+    made = Federation()
+    made.announce()
+    made.open_round()
+    return made
+
+
+@pytest.fixture
+def node(f: Federation, tmp_path: Path) -> Node:
+    return Node(tmp_path, f)
+
+
+def said_in(envelope: bytes) -> Predicate:
+    return open_entry(envelope).statement.predicate
+
+
+# -- answers
+
+
+def test_an_update_is_the_trained_adapter_minus_the_start_and_says_what_was_measured(f: Federation, node: Node) -> None:
+    node.learner.losses = {SHARED: 321}
+    r = f.state.rounds[0]
+    update = said_in(f.add(node.answer()))
+    assert isinstance(update, Update)
+    assert (update.round, update.round_leaf, update.num_examples) == (1, r.leaf, 7)
+    assert (update.heldout_before_micronats, update.heldout_after_micronats) == (321, 321)
+    delta = safetensors.numpy.load(f.blobs[update.delta.sha256])
+    start = safetensors.numpy.load(f.blobs[r.round.start.sha256])
+    assert delta.keys() == start.keys()
+    # The table's first training adds the recipe's steps to every value.
+    assert all((q == f.compact.recipe.steps).all() for q in delta.values())
+
+
+def test_the_same_invitation_gets_the_same_bytes_also_after_a_restart(f: Federation, node: Node) -> None:
+    first = node.answer()
+    assert node.answer() == first
+    node.start()
+    assert node.answer() == first
+    f.add(first)
+    node.start()
+    assert node.answer() == first, "also once it is in the log"
+    # The table never trains the same twice, so equal bytes can only come from the disk.
+    assert len(node.learner.trained) == 1
+
+
+def test_an_invitation_that_comes_late_gets_the_same_bytes_although_the_chain_went_on(
+    f: Federation, node: Node
+) -> None:
+    for name in f.keys:
+        f.say(name, f.update(name))
+    f.say("hub", f.release())
+    for name in ("school", "coop"):
+        f.say(name, f.ratification())
+    f.open_round()
+    first = node.answer(2)
+    f.add(first)
+    node.tend()
+    assert node.said()[-2:] == [Update, Ratification]
+    for _ in range(2):
+        assert node.answer(2) == first
+        node.start()
+    assert len(node.learner.trained) == 1
+
+
+def test_a_round_that_is_answered_in_the_log_is_not_answered_again_by_a_home_that_forgot(
+    f: Federation, node: Node
+) -> None:
+    f.add(node.answer())
+    for kept in (node.home / "answers").iterdir():
+        kept.unlink()
+    node.start()
+    with pytest.raises(RuleError, match="round 1: wanted the answer that the log has already, got none on this disk"):
+        node.answer()
+    assert len(node.learner.trained) == 1
+
+
+def test_an_answer_is_on_the_disk_before_it_is_said(f: Federation, node: Node) -> None:
+    leaf = f.state.rounds[0].leaf
+    first = node.answer()
+    assert (node.home / "answers" / f"{leaf}.dsse").read_bytes() == first
+
+
+def test_an_answer_that_cannot_be_kept_is_not_said(f: Federation, node: Node) -> None:
+    (node.home / "answers").write_text("a file where a folder is wanted")
+    with pytest.raises(StorageError, match="answers"):
+        node.answer()
+    (node.home / "answers").unlink()
+    assert isinstance(said_in(f.add(node.answer())), Update)
+
+
+def test_a_training_that_was_cut_off_or_could_not_be_sent_is_answered_next_time(f: Federation, node: Node) -> None:
+    def stopping() -> None:
+        raise UnavailableError("training: the node is stopping")
+
+    node.learner.while_training = stopping
+    with pytest.raises(UnavailableError, match="stopping"):
+        node.answer()
+    node.learner.while_training = lambda: None
+    node.line.trouble = UnavailableError("no line")
+    with pytest.raises(UnavailableError, match="no line"):
+        node.answer()
+    node.line.trouble = None
+    assert not list(node.home.glob("answers/*"))
+    node.start()
+    f.add(node.answer())
+
+
+def no_round(f: Federation) -> None:
+    del f.entries[-1]
+    again = Federation()
+    for data in f.entries[1:]:
+        again.add(data)
+    f.replica = again.replica
+
+
+def closed(f: Federation) -> None:
+    r = f.state.rounds[0]
+    f.say("hub", Incident(round=1, round_leaf=r.leaf, reason="too few updates"))
+
+
+def released(f: Federation) -> None:
+    for name in ("school", "coop"):
+        f.say(name, f.update(name))
+    f.say("hub", f.release())
+
+
+NOT_OPEN: list[tuple[str, Callable[[Federation], None], int]] = [
+    ("none was ever opened", no_round, 1),
+    ("another number is open", lambda f: None, 2),
+    ("it was closed by an incident", closed, 1),
+    ("it has a release already", released, 1),
+]
+
+
+@pytest.mark.parametrize(("why", "prepare", "number"), NOT_OPEN, ids=[n[0] for n in NOT_OPEN])
+def test_a_round_that_is_not_open_in_the_log_is_not_answered(
+    f: Federation, tmp_path: Path, why: str, prepare: Callable[[Federation], None], number: int
+) -> None:
+    prepare(f)
+    node = Node(tmp_path, f)
+    with pytest.raises(RuleError, match=f"wanted an open round {number} in the log, found none"):
+        node.answer(number)
+    assert node.learner.trained == []
+    assert not (node.home / "answers").exists()
+
+
+REFUSALS: list[tuple[str, Bars, str, str]] = [
+    ("few", Bars(min_cohort=4), "", "charter: wanted a cohort of at least 4, got 3"),
+    ("long", Bars(max_steps=9), "", "charter: wanted at most 9 steps, got 10"),
+    ("the operator says no", Bars(), "harvest: our machines are needed", "harvest: our machines are needed"),
+    ("the operator speaks first", Bars(min_cohort=4), "harvest", "harvest"),
+]
+
+
+@pytest.mark.parametrize(("why", "bars", "refuse", "reason"), REFUSALS, ids=[r[0] for r in REFUSALS])
+def test_a_refusal_is_signed_with_its_reason_and_nothing_is_trained(
+    f: Federation, tmp_path: Path, why: str, bars: Bars, refuse: str, reason: str
+) -> None:
+    node = Node(tmp_path, f, charter=NO_CHARTER.model_copy(update={"bars": bars}), refuse=refuse)
+    envelope = node.answer()
+    r = f.state.rounds[0]
+    assert said_in(envelope) == Refusal(round=1, round_leaf=r.leaf, reason=reason)
+    f.add(envelope)
+    assert f.state.rounds[0].refusals == {NAME: reason}
+    assert node.learner.trained == []
+    # What was said once stays said, even if the operator has changed his mind since.
+    node.refuse, node.charter = "", NO_CHARTER
+    node.start()
+    assert node.answer() == envelope
+
+
+# -- tending
+
+
+def test_an_institution_announces_itself_once_and_again_when_its_transport_key_changes(tmp_path: Path) -> None:
+    f = Federation()
+    node = Node(tmp_path, f, transport_key="B" * 44)
+    for _ in range(3):
+        assert node.tend() is None
+    assert node.said() == [Identity]
+    node.start()
+    node.tend()
+    assert node.said() == [Identity]
+    node.transport_key = "C" * 44
+    node.start()
+    for _ in range(3):
+        node.tend()
+    assert node.said() == [Identity, Identity]
+    assert f.state.identities[NAME] == Identity(institution=NAME, transport_key="C" * 44)
+
+
+def finish(f: Federation, *ratifiers: str) -> None:
+    """Everybody's update, and a release that these have ratified."""
+    for name in f.keys:
+        if name not in f.state.rounds[-1].updates:
+            f.say(name, f.update(name))
+    f.say("hub", f.release())
+    for name in ratifiers:
+        f.say(name, f.ratification())
+
+
+def test_a_release_is_ratified_first_and_decided_upon_only_once_the_quorum_stands_by_it(
+    f: Federation, node: Node
+) -> None:
+    f.add(node.answer())
+    finish(f)
+    assert node.tend() is None
+    assert node.said() == [Identity, Update, Ratification]
+    assert node.tend() is None, "one of two: not ratified yet"
+    assert len(node.said()) == 3
+    f.say("school", f.ratification())
+    adoption = node.tend()
+    assert adoption is not None
+    assert node.said() == [Identity, Update, Ratification, Adoption]
+    for _ in range(2):
+        assert node.tend() is None
+        node.start()
+    assert len(node.said()) == 4
+    assert f.state.rounds[0].release is not None
+    assert f.state.rounds[0].release.adoptions == {NAME: adoption}
+    assert node.phases[-2:] == ["ratifying 1", "evaluating 1"]
+
+
+def test_a_release_that_is_not_the_merge_of_its_inputs_is_not_ratified(f: Federation, node: Node) -> None:
+    for name in f.keys:
+        f.say(name, f.update(name))
+    honest = f.release()
+    # The start is a well-formed adapter on the grid; it is just not the merge.
+    f.say("hub", honest.model_copy(update={"adapter": blob_of(f.blobs[honest.start.sha256])}))
+    before = list(f.entries)
+    for _ in range(2):
+        with pytest.raises(RuleError) as caught:
+            node.tend()
+        assert f"wanted the factor-mean of its inputs ({honest.adapter.sha256})" in str(caught.value)
+        assert f"got {honest.start.sha256}; not ratified" in str(caught.value)
+    assert f.entries == before
+    # Not even if the others stand by it.
+    for name in ("school", "coop"):
+        f.say(name, f.ratification())
+    with pytest.raises(RuleError, match="not ratified"):
+        node.tend()
+    assert node.said()[-1] is Update
+
+
+def test_a_late_ratification_does_not_wait_for_the_round_that_is_open_by_now(f: Federation, node: Node) -> None:
+    finish(f, "school", "coop")
+    f.open_round()
+    node.tend()
+    node.tend()
+    assert node.said()[-2:] == [Ratification, Adoption]
+
+
+def test_nothing_is_said_while_an_answer_is_on_its_way_into_the_log(f: Federation, node: Node) -> None:
+    finish(f, "school", "coop")
+    f.open_round()
+    envelope = node.answer(2)
+    for _ in range(2):
+        assert node.tend() is None
+        assert node.said()[-1] is Update, "a ratification is due, and waits"
+        node.start()
+    f.add(envelope)
+    node.tend()
+    assert node.said()[-2:] == [Update, Ratification]
+
+
+def test_an_answer_whose_round_was_closed_without_it_blocks_nothing(f: Federation, node: Node) -> None:
+    f.say("school", f.update("school"))
+    node.answer()
+    f.say("coop", f.update("coop"))
+    f.say("hub", f.release())
+    node.tend()
+    assert node.said() == [Identity, Ratification]
+
+
+def test_a_kept_answer_that_no_longer_fits_the_chain_blocks_nothing_and_is_made_anew(f: Federation, node: Node) -> None:
+    finish(f, "school", "coop")
+    f.open_round()
+    node.answer(2)
+    # Said under the same key from a home that was brought back from a backup.
+    f.say(NAME, Identity(institution=NAME, transport_key="A" * 44))
+    node.tend()
+    assert node.said()[-2:] == [Identity, Ratification]
+    f.add(node.answer(2))
+    assert node.said()[-1] is Update
+
+
+def test_one_turn_at_a_time(f: Federation, node: Node) -> None:
+    finish(f, "school", "coop")
+    f.open_round()
+    tending = threading.Thread(target=node.tend)
+
+    def meanwhile() -> None:
+        tending.start()
+        # Were the turn not taken, this would be time enough to ratify and so to break the chain.
+        tending.join(0.3)
+
+    node.learner.while_training = meanwhile
+    envelope = node.answer(2)
+    tending.join(10)
+    assert not tending.is_alive()
+    f.add(envelope)
+    assert node.said()[-1] is Update
+
+
+# -- decisions
+
+LOSSES = {BASE: 400, OWN: 300, SHARED: 200}
+DECISIONS: list[tuple[BlendWeights, str, str]] = [
+    (SHARED, "adopt", "best alone on our held-out rows"),
+    (BlendWeights(500, 500), "blend", "best on our held-out rows with 500 shared and 500 own, in thousandths"),
+    (BlendWeights(1000, 500), "blend", "best on our held-out rows with 1000 shared and 500 own, in thousandths"),
+    (OWN, "refuse", "on our held-out rows nothing of the release is better than what we have"),
+    (BASE, "refuse", "on our held-out rows nothing of the release is better than what we have"),
+]
+
+
+@pytest.mark.parametrize(("best", "decision", "reason"), DECISIONS)
+def test_a_release_is_adopted_blended_or_refused_as_the_held_out_rows_say(
+    f: Federation, node: Node, best: BlendWeights, decision: str, reason: str
+) -> None:
+    node.learner.best, node.learner.losses = best, LOSSES
+    finish(f, *f.keys)
+    adoption = node.tend()
+    r = f.state.rounds[0]
+    assert r.release is not None
+    assert adoption == Adoption(
+        round=1,
+        release_leaf=r.release.leaf,
+        decision=decision,  # type: ignore[arg-type]
+        shared_millis=best.shared_millis,
+        own_millis=best.own_millis,
+        heldout=HeldoutLoss(
+            base_micronats=400, local_micronats=300, shared_micronats=200, blend_micronats=LOSSES.get(best, 150)
+        ),
+        reason=reason,
+    )
+    assert [(e[2], e[3]) for e in node.learner.exported] == (
+        [] if decision == "refuse" else [(best, node.home / "adopted")]
+    )
+
+
+def test_what_is_exported_is_the_release_and_the_own_adapter(f: Federation, node: Node) -> None:
+    f.add(node.answer())
+    finish(f, *f.keys)
+    node.tend()
+    ((shared, own, _, _),) = node.learner.exported
+    r = f.state.rounds[0]
+    assert r.release is not None
+    wanted = read_adapter(f.blobs[r.release.release.adapter.sha256], TINY)
+    assert all((shared[n] == q).all() for n, q in wanted.items())
+    # In round 1 what was trained for the round is the own adapter too: it is not trained a second time.
+    ((_, trained),) = node.learner.trained
+    assert all((own[n] == q).all() for n, q in trained.items())
+
+
+OBJECTIONS: list[tuple[int, int, bool]] = [
+    # thousandths of a nat that are borne; how many micronats the blend is above the base; whether it is refused
+    (0, 0, False),
+    (0, 1, True),
+    (5, 5000, False),
+    (5, 5001, True),
+]
+
+
+@pytest.mark.parametrize(("bar", "rise", "refused"), OBJECTIONS)
+def test_a_charter_that_objects_refuses_with_zero_weights(
+    f: Federation, tmp_path: Path, bar: int, rise: int, refused: bool
+) -> None:
+    charter = NO_CHARTER.model_copy(update={"bars": Bars(max_rise_over_base_millis=bar)})
+    best = BlendWeights(700, 700)
+    node = Node(tmp_path, f, Table(best, {BASE: 10_000, best: 10_000 + rise}), charter)
+    finish(f, *f.keys)
+    adoption = node.tend()
+    assert adoption is not None
+    if refused:
+        assert (adoption.decision, adoption.shared_millis, adoption.own_millis) == ("refuse", 0, 0)
+        assert adoption.reason.startswith(f"charter: wanted the best blend at most {bar} thousandths of a nat")
+        assert node.learner.exported == []
+    else:
+        assert (adoption.decision, adoption.shared_millis, adoption.own_millis) == ("blend", 700, 700)
+
+
+def test_the_own_adapter_is_trained_once_for_each_round_from_the_one_before(f: Federation, node: Node) -> None:
+    f.add(node.answer())
+    finish(f, *f.keys)
+    node.tend()
+    f.open_round()
+    f.add(node.answer(2))
+    finish(f, *f.keys)
+    # A crash after training and before the decision: the own adapter is on the disk and is not trained again.
+    node.line.trouble = UnavailableError("no line")
+    with pytest.raises(UnavailableError):
+        node.tend()
+    node.line.trouble = None
+    node.start()
+    assert node.tend() is not None
+    (_, first), _, (own_start, own_after) = node.learner.trained
+    assert all((own_start[n] == q).all() for n, q in first.items())
+    assert all((node.learner.exported[-1][1][n] == q).all() for n, q in own_after.items())
+
+
+# -- a coordinator that lies
+
+
+def test_a_coordinator_that_forks_or_rolls_back_gets_no_more_signatures(f: Federation, node: Node) -> None:
+    finish(f, "school", "coop")
+    node.tend()
+    f.open_round()
+    node.tend()
+    trained = len(node.learner.trained)
+    true, key = f.entries, f.log_key
+    asked = {
+        "rolled back": (true[:-2], key, LogError),
+        "forked": (other_history(f), key, LogError),
+        "signed by another": (true, f.coordinator, SignatureError),
+        "withheld": ([], key, LogError),
+    }
+    before = list(true)
+    for entries, signer, error in asked.values():
+        node.source.entries, node.source.key = entries, signer
+        for _ in range(2):  # running, and after a restart
+            with pytest.raises(error):
+                node.answer(2)
+            with pytest.raises(error):
+                node.tend()
+            node.start()
+    assert len(node.learner.trained) == trained
+    assert not (node.home / "answers").exists()
+    assert f.entries == before
+    node.source.entries, node.source.key = true, key
+    f.add(node.answer(2))
+
+
+def test_a_log_of_another_consortium_gets_no_signature(f: Federation, tmp_path: Path) -> None:
+    node = Node(tmp_path, f)
+    other = Federation(weights="examples")
+    other.open_round()
+    node.source = MemorySource(other.entries, other.log_key)
+    node.start()
+    with pytest.raises(RuleError, match=f"consortium: wanted {f.state.consortium}, got {other.state.consortium}"):
+        node.answer()
+    assert node.learner.trained == []
+
+
+def test_every_statement_vouches_for_the_newest_checkpoint_that_was_verified(f: Federation, node: Node) -> None:
+    founding = open_entry(f.entries[0]).statement.payload()
+    node.tend()
+    f.say("school", f.update("school"))  # after the last look
+    header = open_entry(node.answer()).statement.header
+    assert header is not None
+    assert header.seen == (node.source.seen(),)
+    assert header.consortium == digest_of(founding)
