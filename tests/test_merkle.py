@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -30,7 +31,7 @@ CT_ROOTS = [
     "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
     "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
 ]
-LIMIT = 40
+LIMIT = 70
 LEAVES = [leaf_hash(f"entry {i}".encode()) for i in range(LIMIT)]
 
 
@@ -83,13 +84,41 @@ TREE = tree_of(LEAVES)
 ROOTS = [mth(LEAVES[:n]) for n in range(LIMIT + 1)]
 
 
-def forged(path: list[bytes]) -> list[list[bytes]]:
-    """Every way to change one thing in a path."""
-    flipped = [[*path[:i], bytes([h[0] ^ 1]) + h[1:], *path[i + 1 :]] for i, h in enumerate(path)]
+def changed(data: bytes, at: int, rng: random.Random) -> bytes:
+    """``data`` with another byte at ``at``."""
+    return data[:at] + bytes([data[at] ^ rng.randrange(1, 256)]) + data[at + 1 :]
+
+
+def forged(path: list[bytes], rng: random.Random) -> list[list[bytes]]:
+    """Every way to change one hash of a path in one byte, to drop, double or add one, or to swap two."""
+    flipped = [[*path[:i], changed(h, rng.randrange(32), rng), *path[i + 1 :]] for i, h in enumerate(path)]
     dropped = [path[:i] + path[i + 1 :] for i in range(len(path))]
     doubled = [[*path[: i + 1], *path[i:]] for i in range(len(path))]
     swapped = [[*path[:i], path[i + 1], path[i], *path[i + 2 :]] for i in range(len(path) - 1)]
     return [*flipped, *dropped, *doubled, *swapped, [*path, EMPTY_ROOT], [EMPTY_ROOT, *path]]
+
+
+def refuses_inclusion(*cases: tuple[bytes, int, int, list[bytes], bytes]) -> int:
+    """Check that no case is taken; return how many there were."""
+    for leaf, index, size, path, root in cases:
+        # pytest.raises would take most of the time.
+        try:
+            verify_inclusion(leaf, index, size, path, root)
+        except LogError:
+            continue
+        pytest.fail(f"taken: leaf {index} of {size}, {len(path)} hashes")
+    return len(cases)
+
+
+def refuses_consistency(*cases: tuple[int, bytes, int, bytes, list[bytes]]) -> int:
+    """Check that no case is taken; return how many there were."""
+    for old_size, old_root, new_size, new_root, path in cases:
+        try:
+            verify_consistency(old_size, old_root, new_size, new_root, path)
+        except LogError:
+            continue
+        pytest.fail(f"taken: {old_size} to {new_size}, {len(path)} hashes")
+    return len(cases)
 
 
 def test_the_roots_of_the_certificate_transparency_tree() -> None:
@@ -117,45 +146,66 @@ def test_every_root_and_every_proof_is_the_rfcs() -> None:
 
 
 def test_every_inclusion_proof_holds_and_every_forged_one_is_refused() -> None:
-    count = 0
+    rng, proofs, forgeries = random.Random(1), 0, 0
     for n in range(1, LIMIT + 1):
         for i in range(n):
-            path = TREE.inclusion_path(i, n)
-            verify_inclusion(LEAVES[i], i, n, path, ROOTS[n])
-            wrong = [
-                (LEAVES[(i + 1) % LIMIT], i, n, path, ROOTS[n]),
-                (LEAVES[i], i, n, path, ROOTS[n - 1]),
-                (LEAVES[i], i + n, n, path, ROOTS[n]),
-                (LEAVES[i], -1, n, path, ROOTS[n]),
-                *((LEAVES[i], j, n, path, ROOTS[n]) for j in (i - 1, i + 1)),
-                *((LEAVES[i], i, n, p, ROOTS[n]) for p in forged(path) if p != path),
-            ]
-            for case in wrong:
-                with pytest.raises(LogError):
-                    verify_inclusion(*case)
-            count += len(wrong)
-    assert count > 10_000
+            leaf, path, root = LEAVES[i], TREE.inclusion_path(i, n), ROOTS[n]
+            verify_inclusion(leaf, i, n, path, root)
+            proofs += 1
+            forgeries += refuses_inclusion(
+                (LEAVES[(i + 1) % LIMIT], i, n, path, root),
+                (changed(leaf, rng.randrange(32), rng), i, n, path, root),
+                (leaf, i, n, path, ROOTS[n - 1]),
+                (leaf, i, n, path, changed(root, rng.randrange(32), rng)),
+                *((leaf, j, n, path, root) for j in (-1, i - 1, i + 1, i + n)),
+                *((leaf, i, n, p, root) for p in forged(path, rng) if p != path),
+            )
+    assert proofs == LIMIT * (LIMIT + 1) // 2 == 2_485
+    assert forgeries > 70_000
 
 
 def test_every_consistency_proof_holds_and_every_forged_one_is_refused() -> None:
-    count = 0
+    rng, proofs, forgeries = random.Random(2), 0, 0
     for m, n in itertools.combinations_with_replacement(range(LIMIT + 1), 2):
-        path = TREE.consistency_path(m, n)
-        verify_consistency(m, ROOTS[m], n, ROOTS[n], path)
+        path, old, new = TREE.consistency_path(m, n), ROOTS[m], ROOTS[n]
+        verify_consistency(m, old, n, new, path)
+        proofs += 1
         wrong = [
-            (m, EMPTY_ROOT if m else LEAVES[0], n, ROOTS[n], path),
-            (m, ROOTS[m], n, EMPTY_ROOT if n else LEAVES[0], path),
-            *((m, ROOTS[m], n, ROOTS[n], p) for p in forged(path) if p != path),
+            (m, changed(old, rng.randrange(32), rng), n, new, path),
+            (m, EMPTY_ROOT if m else LEAVES[0], n, new, path),
+            *((m, old, n, new, p) for p in forged(path, rng) if p != path),
         ]
+        if m or not n:  # else there is nothing to hold the new root against: everything begins with nothing
+            wrong.append((m, old, n, changed(new, rng.randrange(32), rng), path))
         if m < n:
-            wrong += [(n, ROOTS[n], m, ROOTS[m], path), (m + 1, ROOTS[m], n, ROOTS[n], path)]
-        if not m and n:
-            wrong.remove((m, ROOTS[m], n, EMPTY_ROOT, path))  # everything begins with nothing
-        for case in wrong:
-            with pytest.raises(LogError):
-                verify_consistency(*case)
-        count += len(wrong)
-    assert count > 10_000
+            wrong += [(n, new, m, old, path), (m + 1, old, n, new, path)]
+        forgeries += refuses_consistency(*wrong)
+    assert proofs == (LIMIT + 1) * (LIMIT + 2) // 2 == 2_556
+    assert forgeries > 70_000
+
+
+def test_every_byte_of_a_proof_counts() -> None:
+    rng = random.Random(3)
+    for n in (*range(1, 17), 64, 70):
+        for i, at in itertools.product(range(n), range(32)):
+            path = TREE.inclusion_path(i, n)
+            refuses_inclusion(
+                (changed(LEAVES[i], at, rng), i, n, path, ROOTS[n]),
+                (LEAVES[i], i, n, path, changed(ROOTS[n], at, rng)),
+                *(
+                    (LEAVES[i], i, n, [*path[:k], changed(h, at, rng), *path[k + 1 :]], ROOTS[n])
+                    for k, h in enumerate(path)
+                ),
+            )
+            m, path = i + 1, TREE.consistency_path(i + 1, n)
+            refuses_consistency(
+                (m, changed(ROOTS[m], at, rng), n, ROOTS[n], path),
+                (m, ROOTS[m], n, changed(ROOTS[n], at, rng), path),
+                *(
+                    (m, ROOTS[m], n, ROOTS[n], [*path[:k], changed(h, at, rng), *path[k + 1 :]])
+                    for k, h in enumerate(path)
+                ),
+            )
 
 
 def test_a_fork_has_no_consistency_proof() -> None:

@@ -39,7 +39,7 @@ def test_the_block_blocks() -> None:
     assert "blocked: numpy" in _run("import numpy").stderr
 
 
-@pytest.mark.parametrize("args", [["--help"], ["audit", "run", "--help"]])
+@pytest.mark.parametrize("args", [["--help"], ["audit", "run", "--help"], ["witness", "run", "--help"]])
 def test_help_needs_no_extra(args: list[str]) -> None:
     done = _run(f"from commonweal_protocols.cli import run; sys.exit(run({args!r}))")
     assert done.returncode == 0, done.stderr
