@@ -9,7 +9,7 @@ from pathlib import Path
 
 from commonweal_node.config import NodeConfig
 from commonweal_protocols.cosignature import make_cosignature_verifier
-from commonweal_protocols.errors import StorageError
+from commonweal_protocols.errors import CommonwealError, StorageError
 from commonweal_protocols.keys import load_key_file, load_or_create_key_file
 from commonweal_protocols.note import parse_vkey
 from commonweal_protocols.predicates import Compact, Witness
@@ -64,8 +64,12 @@ class NodeWitness:
         key = load_key_file(home / _KEY_FILE, passphrase)
         log = parse_vkey(signed_compact(home).coordinator.log)
         self._store = WitnessStore(home / _STORE_FILE)
-        core = WitnessCore(config.institution, (key,), (log,), self._store, time.time)
-        self._server = WitnessServer(core, config.witness_host, config.witness_port)
+        try:
+            core = WitnessCore(config.institution, (key,), (log,), self._store, time.time)
+            self._server = WitnessServer(core, config.witness_host, config.witness_port)
+        except CommonwealError:
+            self._store.close()
+            raise
 
     def start(self) -> None:
         """Serve, in threads of its own."""

@@ -1,0 +1,129 @@
+"""The corpus: for each target, samples that it accepts, from the project's own encoders.
+
+``python -m tests.fuzz.seeds`` writes them into ``corpus/``, to be done where a format has changed. A file there whose
+name begins with ``found-`` is an input that once was a finding, and is kept as it is.
+"""
+
+import base64
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
+
+from commonweal_adapters.lora_file import tensor_shapes, write_tensors
+from commonweal_protocols.audit import examine
+from commonweal_protocols.checkpoint import Checkpoint
+from commonweal_protocols.cosignature import make_cosignature_verifier
+from commonweal_protocols.envelope import format_envelope, parse_envelope, sign, sign_envelope
+from commonweal_protocols.evidence import EntryEvidence, ForkEvidence, LoggedEntry, format_evidence
+from commonweal_protocols.join import Card, Invite
+from commonweal_protocols.merkle import EMPTY_ROOT
+from commonweal_protocols.note import sign_note
+from commonweal_protocols.predicates import Witness
+from commonweal_protocols.proof import format_proof
+from commonweal_protocols.statement import parse_statement
+from commonweal_protocols.tiles import encode_bundle
+from commonweal_protocols.verdict import sign_verdict
+from commonweal_protocols.witness import format_request
+from tests.federation import TINY, key_of, two_rounds
+from tests.fuzz.targets import CHECKPOINT, ENTRIES, KEY, LOG, NOTE, PERMIT, SIGNER, TREE, VKEY, permit_fields
+from tests.shelf import shelf
+
+CORPUS = Path(__file__).parent / "corpus"
+FOUND = "found-"
+
+
+def make_seeds() -> Mapping[str, Mapping[str, bytes]]:
+    """Return every target's samples, by name."""
+    federation = two_rounds()
+    payloads: dict[str, bytes] = {}
+    for data in federation.entries:
+        payload = parse_envelope(data).payload
+        payloads.setdefault(type(parse_statement(payload).predicate).__name__.lower(), payload)
+    floats = {k: np.arange(a * b, dtype=np.float32).reshape(a, b) for k, (a, b) in tensor_shapes(TINY).items()}
+    ints = {k: v.astype(np.int32) for k, v in floats.items()}
+    path = TREE.inclusion_path(5, 11)
+    proof = format_proof(5, path, NOTE)
+    fork = sign_note(Checkpoint(LOG.name, 11, b"\7" * 32).text(), LOG.name, KEY)
+    small = sign_note(Checkpoint(LOG.name, 6, TREE.root(6)).text(), LOG.name, KEY)
+    ed = make_cosignature_verifier("witness.test/ed", key_of("witness").public_key())
+    ml = make_cosignature_verifier("witness.test/ml", MLDSA44PrivateKey.from_seed_bytes(b"m" * 32).public_key())
+    unknown = "— witness.test/one ".encode() + base64.b64encode(b"\0\1\2\3" + b"x" * 72) + b"\n"
+    card = Card(institution="clinic", key=SIGNER)
+    invite = Invite(
+        consortium="c0" * 32,
+        name="three",
+        exchange="hub.test:8401",
+        records="https://hub.test:8402",
+        fleet="hub.test:8403",
+        ca_pem="-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    )
+    policy = f"# all\nlog {VKEY} https://log.test\nwitness one {ed.vkey}\twitness.test\nwitness two {ml.vkey}\n"
+    verdict = sign_verdict(examine(shelf(federation)).report, KEY, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+    return {
+        "adapter": {"floats": write_tensors(floats, TINY)},
+        "bundle": {"one": b"\x00" + encode_bundle([b"x"]), "three": b"\x02" + encode_bundle([b"", b"ab", b"c" * 300])},
+        "checkpoint": {
+            "empty": Checkpoint(LOG.name, 0, EMPTY_ROOT).text().encode(),
+            "large": Checkpoint("log.test/é", (1 << 63) - 1, b"\7" * 32).text().encode(),
+        },
+        "delta": {"ints": write_tensors(ints, TINY)},
+        "envelope": {
+            "one": sign_envelope(payloads["identity"], KEY),
+            "three": federation.entries[0],
+            "two-of-anything": format_envelope(b"anything", [sign(b"anything", KEY), sign(b"x", key_of("other"))]),
+        },
+        "evidence": {
+            "fork": format_evidence(ForkEvidence(NOTE, fork)),
+            "prefix": format_evidence(ForkEvidence(small, fork, TREE.root(6), tuple(TREE.consistency_path(6, 11)))),
+            "entry": format_evidence(EntryEvidence((LoggedEntry(ENTRIES[5], proof),))),
+            "two-entries": format_evidence(EntryEvidence((LoggedEntry(ENTRIES[5], proof), LoggedEntry(b"", proof)))),
+        },
+        "join": {
+            "card": card.model_dump_json(indent=2).encode(),
+            "card-with-witness": card.model_copy(
+                update={"witness": Witness(name="clinic", vkey=ed.vkey, url="https://witness.test")}
+            )
+            .model_dump_json()
+            .encode(),
+            "invite": invite.model_dump_json(indent=2).encode(),
+        },
+        "json": {
+            "values": b'{"":null,"a":[true,false,-1,0,9007199254740991],"b":{"c":"\\n\\u0001\\"\\\\","d":{}}}',
+            "order": '{"\u20ac":"\u00e9","\U0001f600":[],"\ufb33":""}'.encode(),
+        },
+        "note": {"one": NOTE, "and-unknown": NOTE + unknown},
+        "permit": {"signed": permit_fields(PERMIT)},
+        "policy": {
+            "group": f"{policy}group any-of-all any one two\nquorum any-of-all\n".encode(),
+            "none": f"log {VKEY}\nquorum none\n".encode(),
+        },
+        "proof": {"plain": proof, "extra": proof.replace(b"@v1\n", b"@v1\nextra ZXh0cmE=\n")},
+        "request": {
+            "first": format_request(0, [], NOTE),
+            "later": format_request(6, TREE.consistency_path(6, 11), NOTE + unknown),
+        },
+        "scalar": {
+            "decimal": b"d9223372036854775807",
+            "digest": b"h" + CHECKPOINT.root.hex().encode(),
+            "base64": b"b" + base64.b64encode(CHECKPOINT.root),
+            "base64-two": b"bAA==",
+        },
+        "signed-checkpoint": {"plain": NOTE, "and-unknown": NOTE + unknown},
+        "statement": payloads,
+        "verdict": {"passed": parse_envelope(verdict).payload},
+        "vkey": {"log": VKEY.encode(), "ed25519": ed.vkey.encode(), "ml-dsa-44": ml.vkey.encode()},
+    }
+
+
+if __name__ == "__main__":
+    for target, samples in make_seeds().items():
+        folder = CORPUS / target
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.iterdir():
+            if not old.name.startswith(FOUND):
+                old.unlink()
+        for name, data in samples.items():
+            (folder / name).write_bytes(data)
