@@ -61,9 +61,10 @@ class Follower:
             StorageError: The memory cannot be kept.
         """
         note = read_checkpoint(self._source)
+        size = unverified_size(note)
         # A copy, so that nothing which a failed look has read ever counts as verified.
-        replica = self._replica.copy()
-        for data in read_entries(self._source, self.size, unverified_size(note)):
+        replica = self._replica.copy() if size > self.size else self._replica
+        for data in read_entries(self._source, self.size, size):
             replica.add(data)
         if replica.state.consortium != self._consortium:
             raise RuleError(f"consortium: wanted {self._consortium}, got {replica.state.consortium}")
