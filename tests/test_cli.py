@@ -384,6 +384,22 @@ def test_nothing_is_signed_without_a_yes_to_what_is_shown(
     assert not (joining.home / "invite.json").exists()
 
 
+def test_what_is_shown_before_signing_is_shown_as_it_is(
+    program: Terminal, joining: Joining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    f = Federation()
+    for reference, shown in (
+        ("path:/models/[black]tiny[/]", "path:/models/[black]tiny[/], sha256"),
+        ("path:/evil\x1b[2K\x1b[1Apath:/good", "path:/evil?[2K?[1Apath:/good, sha256"),
+    ):
+        base = f.compact.base.model_copy(update={"reference": reference})
+        compact = f.compact.model_copy(update={"base": base})
+        monkeypatch.setattr(founding, "check_draft", lambda *_, compact=compact: (b"payload", compact))
+        monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+        assert program(*joining.args) == 130
+        assert shown in program.out
+
+
 # -- node status, doctor, fetch-base
 
 
@@ -399,13 +415,20 @@ def test_status_tells_a_dead_node_from_a_live_one_and_prints_its_trouble_as_it_i
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     status = NodeStatus(
-        institution="clinic", pid=os.getpid(), written_at=0.0, phase="training", steps=5, step=2, trouble="[bold]x[/]"
+        institution="clinic",
+        pid=os.getpid(),
+        written_at=0.0,
+        phase="training",
+        doing="[/] round 1",
+        steps=5,
+        step=2,
+        trouble="[bold]x[/]",
     )
     save_status(tmp_path, status)
     assert program("node", "status", "--home", tmp_path, "--json") == 0
     assert NodeStatus.model_validate_json(program.out) == status
     assert program("node", "status", "--home", tmp_path) == 0
-    assert "phase        training" in program.out
+    assert "phase        training [/] round 1" in program.out
     assert "step 2 of 5" in program.out
     assert "[bold]x[/]" in program.out
     save_status(tmp_path, status.model_copy(update={"pid": ended.pid}))
@@ -439,6 +462,12 @@ def test_doctor_is_code_4_while_something_is_ill_and_0_when_all_is_well(
         assert all(c["ok"] for c in json.loads(program.out))
     assert program("node", "doctor", "--home", joining.home / "elsewhere") == 2
     assert "run: commonweal node init --home" in program.err
+
+
+def test_doctor_prints_what_it_finds_as_it_is(program: Terminal, joining: Joining, rows: Path) -> None:
+    rows.write_text(json.dumps({**ROW, "split": "[red]x[/][/]"}) + "\n")
+    assert program("node", "doctor", "--home", joining.home) == 4
+    assert "split: wanted 'train' or 'heldout', got '[red]x[/][/]'" in program.out
 
 
 def test_fetch_base_takes_the_base_that_the_terms_name(program: Terminal, tmp_path: Path) -> None:
@@ -533,6 +562,21 @@ def test_bad_terms_are_refused_and_once_they_are_mended_the_same_command_succeed
     terms.write_text(TERMS)
     assert program(*args) == 0, program.err
     assert Invite.load(home / "invite.json").name == "three"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--name", "Bad Name", "name: String should match"), ("--base-port", "65534", "fleet_port: Input should be less")],
+)
+def test_a_coordinators_bad_name_or_port_is_told_before_a_key_is_made(
+    program: Terminal, cards: list[str | Path], tmp_path: Path, option: str, value: str, message: str
+) -> None:
+    terms = tmp_path / "compact.toml"
+    terms.write_text(TERMS)
+    args = ("coordinator", "init", "--compact", terms, *cards, "--home", tmp_path / "hub")
+    assert program(*args, option, value) == 2
+    assert f"coordinator init: {message}" in program.err
+    assert not (tmp_path / "hub").exists()
 
 
 def test_coordinator_init_makes_an_invite_without_secrets_and_is_done_once(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from commonweal_coordinator import daemon
@@ -21,6 +22,7 @@ from commonweal_protocols.join import Card, Invite
 from commonweal_protocols.keys import load_or_create_key_file, load_passphrase, public_hex
 from commonweal_protocols.note import format_vkey
 from commonweal_protocols.predicates import Coordinator
+from commonweal_protocols.settings import describe
 
 app = typer.Typer(no_args_is_help=True, help="Sequence a consortium's log, run its rounds, publish its releases.")
 Home = Annotated[Path, typer.Option(help="The coordinator's folder: settings, keys, log, public records.")]
@@ -61,6 +63,19 @@ def init(
     cards = [Card.load(path) for path in card]
     passphrase = load_passphrase(passphrase_file)
     reach = public_host or host
+    try:
+        # Names and ports are checked before a key is made.
+        check = Coordinator(name=name, key="0" * 64, log="not made yet")
+        ports = CoordinatorConfig(
+            name=check.name,
+            origin=reach,
+            exchange_port=base_port,
+            records_port=base_port + 1,
+            fleet_port=base_port + 2,
+            rounds=rounds,
+        )
+    except ValidationError as e:
+        raise ConfigError(f"coordinator init: {describe(e)}") from e
     key = load_or_create_key_file(home / "keys/coordinator.pem", passphrase)
     log_key = load_or_create_key_file(home / "keys/log.pem", passphrase)
     origin = f"{reach}/{terms.consortium}/{public_hex(log_key)[:16]}"
@@ -71,13 +86,6 @@ def init(
     BlobStore(public).put_bytes(start)
     consortium = Founding.draft(home / "founding", made)
     tls = load_or_create_tls(home / "tls", [reach, host])
-    ports = CoordinatorConfig(
-        name=name,
-        origin=origin,
-        exchange_port=base_port,
-        records_port=base_port + 1,
-        fleet_port=base_port + 2,
-    )
     invite = Invite(
         consortium=consortium,
         name=terms.consortium,

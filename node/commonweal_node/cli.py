@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from commonweal_node.config import NodeConfig, load_config
@@ -41,6 +42,11 @@ witness_port = {witness_port}
 def _quoted(path: Path) -> str:
     """A path as a TOML string, whose escapes are those of JSON."""
     return json.dumps(str(path.resolve()), ensure_ascii=False)
+
+
+def _shown(text: str) -> str:
+    """A peer's text as it is: nothing in it may move the cursor of whoever reads what he signs."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @app.command()
@@ -122,9 +128,9 @@ def join(
     terms = Invite.load(invite)
     key = load_key_file(home / "keys/institution.pem", load_passphrase(passphrase_file))
     payload, compact = check_draft(terms, config.institution, public_hex(key))
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(f"compact of {compact.consortium}, {terms.consortium}")
-    console.print(f"  base         {compact.base.reference}, sha256 {compact.base.sha256[:16]}…")
+    console.print(f"  base         {_shown(compact.base.reference)}, sha256 {compact.base.sha256[:16]}…")
     console.print(f"  adapter      rank {compact.adapter.rank}, alpha {compact.adapter.alpha}")
     console.print(f"  rule         {compact.rule.name}, weights {compact.rule.weights}")
     console.print(f"  quorum       {compact.quorum.updates} updates, {compact.quorum.ratifications} ratifications")
@@ -165,7 +171,7 @@ def status(
         phase: str = found.phase
     except OSError:
         phase = "not running"
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(f"institution  {found.institution}")
     console.print(f"phase        {phase} {found.doing} (as of {now() - found.written_at:.0f} s ago)")
     if found.steps:
@@ -198,7 +204,8 @@ def doctor(
     else:
         table = Table("check", "", "found", "what to do")
         for c in checks:
-            table.add_row(c.name, "[green]ok[/]" if c.ok else "[red]ill[/]", c.found, "" if c.ok else c.mend)
+            word = "[green]ok[/]" if c.ok else "[red]ill[/]"
+            table.add_row(c.name, word, escape(c.found), "" if c.ok else escape(c.mend))
         Console().print(table)
     if not all(c.ok for c in checks):
         raise typer.Exit(4)
