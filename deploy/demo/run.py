@@ -298,7 +298,8 @@ def result(plan: Plan, state: State | None) -> None:
     console.print(f"log      {public}", highlight=False, soft_wrap=True)
     console.print(f"release  {public / blob_path(newest.release.adapter.sha256)}", highlight=False, soft_wrap=True)
     for community in plan.communities:
-        console.print(f"adopted  {plan.node(community) / 'adopted'}", highlight=False, soft_wrap=True)
+        if (folder := plan.node(community) / "adopted").exists():
+            console.print(f"adopted  {folder}", highlight=False, soft_wrap=True)
     console.print(f"audit    {plan.home / 'audit.json'}", highlight=False, soft_wrap=True)
 
 

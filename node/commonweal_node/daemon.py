@@ -182,11 +182,13 @@ class Node:
         """Answer an invitation; called from Flower's thread.
 
         Raises:
-            CommonwealError: See :meth:`Institution.answer`; it also shows in the status.
+            CommonwealError: See :meth:`Institution.answer`; what is wrong here also shows in the status. A late
+                invitation to a round that is over is nobody's trouble, and a log that does not hold shows as it is
+                followed.
         """
         try:
             envelope = institution.answer(round_number)
-        except CommonwealError as e:
+        except LocalError as e:
             self._board.set(phase="waiting", trouble=str(e))
             raise
         self._board.phase("waiting", round_number, "for the others")
