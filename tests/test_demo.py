@@ -51,6 +51,7 @@ def test_ctrl_c_stops_everything_and_the_next_run_goes_on_to_the_end(arguments: 
     assert [r["community"] for r in rows] == list(NAMES)
     assert all(0 < r["local_micronats"] < r["base_micronats"] for r in rows)
     assert json.loads((home / "audit.json").read_text())["verdict"] == "pass"
+    assert (home / "audit.html").read_text().startswith("<!doctype html>")
 
 
 def test_a_second_run_skips_what_is_there(arguments: list[str]) -> None:

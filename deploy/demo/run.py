@@ -300,14 +300,16 @@ def result(plan: Plan, state: State | None) -> None:
     for community in plan.communities:
         if (folder := plan.node(community) / "adopted").exists():
             console.print(f"adopted  {folder}", highlight=False, soft_wrap=True)
-    console.print(f"audit    {plan.home / 'audit.json'}", highlight=False, soft_wrap=True)
+    for name in ("audit.json", "audit.html"):
+        console.print(f"audit    {plan.home / name}", highlight=False, soft_wrap=True)
 
 
 def audit(plan: Plan) -> int:
     """Audit over the public address only; return the auditor's exit code."""
     records = json.loads((plan.coordinator / "invite.json").read_text())["records"]
     args = ["audit", "run", "--url", records, "--ca", str(plan.coordinator / "tls/ca.pem")]
-    args += ["--report", str(plan.home / "audit.json"), "--memory", str(plan.home / "auditor.json")]
+    args += ["--report", str(plan.home / "audit.json"), "--html", str(plan.home / "audit.html")]
+    args += ["--memory", str(plan.home / "auditor.json")]
     console.print(f"[dim]$ commonweal {' '.join(args)}[/]", soft_wrap=True, highlight=False)
     return subprocess.call([PROGRAM, *args])
 
