@@ -318,6 +318,8 @@ def audit(plan: Plan) -> int:
 def stopping(plan: Plan) -> Iterator[None]:
     """Stop every process that was started, however this ends."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A shell that starts this in the background has it ignore Ctrl-C, and then nothing would be stopped by one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
