@@ -17,9 +17,10 @@ from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.errors import ConfigError, MalformedError
 from commonweal_protocols.evidence import ForkEvidence, format_evidence
 from commonweal_protocols.files import write_atomic
+from commonweal_protocols.note import MAX_NOTE_BYTES
 from commonweal_protocols.predicates import Digest
 from commonweal_protocols.proof import parse_proof
-from commonweal_protocols.records import MAX_NOTE_BYTES, Source, read_checkpoint
+from commonweal_protocols.records import Source, read_checkpoint
 from commonweal_protocols.report_html import render_html
 from commonweal_protocols.verdict import sign_verdict
 

@@ -22,10 +22,10 @@ from urllib.parse import urlsplit
 
 from commonweal_protocols.canonical import digest_of, parse_decimal
 from commonweal_protocols.errors import BlobError, ConfigError, LogError, StorageError, UnavailableError
+from commonweal_protocols.note import MAX_NOTE_BYTES
 from commonweal_protocols.predicates import Blob
 from commonweal_protocols.tiles import BUNDLE_ENTRIES, MAX_ENTRY_BYTES, bundle_path, parse_bundle
 
-MAX_NOTE_BYTES = 1_000_000
 _MAX_BUNDLE_BYTES = BUNDLE_ENTRIES * (2 + MAX_ENTRY_BYTES)
 _TIMEOUT_SECONDS = 30
 
