@@ -4,6 +4,7 @@ Tests edit one thing, re-sign what an attacker could re-sign, publish the record
 """
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,13 +37,14 @@ from commonweal_protocols.predicates import (
     Ratification,
     Recipe,
     Release,
+    Rotation,
     Round,
     Rule,
     Update,
 )
 from commonweal_protocols.proof import format_proof
 from commonweal_protocols.replica import Replica
-from commonweal_protocols.statement import Author, Seen, Statement
+from commonweal_protocols.statement import Author, Header, Seen, Statement
 
 NAMES = ("clinic", "school", "coop")
 ORIGIN = "log.test/three"
@@ -77,7 +79,7 @@ class Federation:
     entries: list[bytes] = field(default_factory=list)
     blobs: dict[str, bytes] = field(default_factory=dict)
     replica: Replica = field(default_factory=Replica)
-    quorum: Quorum = field(default_factory=lambda: Quorum(updates=2, ratifications=2))
+    quorum: Quorum = field(default_factory=lambda: Quorum(updates=2, ratifications=2, amendments=2))
     weights: str = "equal"
 
     def __post_init__(self) -> None:
@@ -150,6 +152,41 @@ class Federation:
         note = sign_note(self.replica.checkpoint().text(), ORIGIN, self.log_key)
         index = self.entries.index(entry)
         return format_proof(index, tree.inclusion_path(index, tree.size), note)
+
+    # -- who decides, and under which keys
+
+    def amended(self, **changes: object) -> Compact:
+        """The next version of the compact in force, with these changes."""
+        now = self.state.compact.model_dump(mode="json")
+        after = {"version": self.state.compact.version + 1, "previous": self.state.compact_sha256, "revocations": []}
+        return Compact.model_validate_json(json.dumps({**now, **after, **changes}))
+
+    def members(self, **keys: str | None) -> list[dict[str, object]]:
+        """The members in force, with other keys (by the name that ``key_of`` knows), or without those that are None."""
+        members = {m.institution: m.key for m in self.state.compact.members}
+        members |= {name: public_hex(key_of(key)) if key else "" for name, key in keys.items()}
+        return [{"institution": name, "key": key} for name, key in sorted(members.items()) if key]
+
+    def amendment(self, compact: Compact, *signers: str) -> bytes:
+        """A compact, signed with the keys that ``key_of`` knows by these names."""
+        payload = Statement(None, compact).payload()
+        return format_envelope(payload, [sign(payload, key_of(s)) for s in signers])
+
+    def rotation(self, who: str, key: str, *signers: str) -> bytes:
+        """``who``'s rotation to another key, signed with the present and the new one, or with these."""
+        chain = self.state.chain(public_hex(self.key(who)))
+        header = Header(consortium=self.state.consortium, seq=chain.seq + 1, prev=chain.leaf or None, seen=())
+        payload = Statement(header, Rotation(name=who, key=public_hex(key_of(key)), reason="routine")).payload()
+        keys = [key_of(s) for s in signers] or [self.key(who), key_of(key)]
+        return format_envelope(payload, [sign(payload, k) for k in keys])
+
+    def rotate(self, who: str, key: str) -> None:
+        """``who`` goes on under another key."""
+        self.add(self.rotation(who, key))
+        if who == "hub":
+            self.coordinator = key_of(key)
+        else:
+            self.keys[who] = key_of(key)
 
     # -- a round, step by step
 

@@ -55,6 +55,7 @@ name = "factor-mean"
 weights = "equal"
 
 [quorum]
+amendments = 2
 updates = 2
 ratifications = 2
 witnesses = 2
@@ -210,7 +211,7 @@ class Processes:
         state = self.state()
         if state is None:
             return None
-        ratified = [r.release for r in state.rounds if r.release and state.is_ratified(r.release)]
+        ratified = [r.release for r in state.rounds if r.release and r.release.is_ratified]
         done = len(ratified) >= releases and len(ratified[-1].adoptions) == len(self.names)
         return state if done else None
 

@@ -514,7 +514,7 @@ def witnessed() -> Federation:
     f.compact = f.compact.model_copy(
         update={
             "witnesses": (Witness(name="one", vkey=vkey, url="https://127.0.0.1:1/"),),
-            "quorum": Quorum(updates=2, ratifications=2, witnesses=1),
+            "quorum": Quorum(updates=2, ratifications=2, amendments=2, witnesses=1),
         }
     )
     return f

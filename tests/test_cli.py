@@ -533,6 +533,7 @@ max_tokens = 160
 name = "factor-mean"
 weights = "equal"
 [quorum]
+amendments = 2
 updates = 2
 ratifications = 2
 """

@@ -61,7 +61,7 @@ def test_rounds_end_although_a_node_and_the_coordinator_were_killed(survivors: P
         assert sorted(r.updates) == sorted(NAMES), "nobody's update is lost"
         assert r.incident is None
         assert r.release is not None
-        assert state.is_ratified(r.release)
+        assert r.release.is_ratified
     # No institution has contributed twice, and none has broken its chain: the replay above would have raised.
     source = DirectorySource(survivors.public)
     entries = list(read_entries(source, 0, unverified_size(read_checkpoint(source))))

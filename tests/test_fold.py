@@ -50,10 +50,10 @@ def test_two_replays_stand_in_the_same_state() -> None:
 
 def test_two_rounds_end_with_two_ratified_releases_and_every_decision() -> None:
     state = two_rounds().state
-    assert [r.release is not None and state.is_ratified(r.release) for r in state.rounds] == [True, True]
+    assert [r.release is not None and r.release.is_ratified for r in state.rounds] == [True, True]
     newest = state.ratified()
     assert newest is not None
-    assert newest.ratified_by == set(NAMES)
+    assert newest.ratified_by.keys() == set(NAMES)
     assert {n: a.decision for n, a in newest.adoptions.items()} == dict.fromkeys(NAMES, "blend")
 
 
@@ -289,7 +289,7 @@ def test_what_the_compact_does_not_allow_is_refused_and_changes_nothing(
 
 
 def test_a_release_below_the_quorum_is_refused() -> None:
-    f = Federation(quorum=Quorum(updates=3, ratifications=2))
+    f = Federation(quorum=Quorum(updates=3, ratifications=2, amendments=2))
     f.announce()
     f.open_round()
     for name in NAMES[:2]:
@@ -378,8 +378,12 @@ def test_weights_follow_the_rule() -> None:
 @pytest.mark.parametrize(
     ("update", "message"),
     [
-        ({"quorum": {"updates": 4, "ratifications": 2}}, "wanted at most 3"),
-        ({"quorum": {"updates": 2, "ratifications": 1}}, "more than half of 3 members, got 1"),
+        ({"quorum": {"updates": 4, "ratifications": 2, "amendments": 2}}, "wanted at most 3"),
+        ({"quorum": {"updates": 2, "ratifications": 1, "amendments": 2}}, "ratifications: wanted more than half of 3"),
+        ({"quorum": {"updates": 2, "ratifications": 2, "amendments": 1}}, "amendments: wanted more than half of 3"),
+        ({"previous": "a" * 64}, "none for version 1"),
+        ({"version": 2}, "the digest of the version before"),
+        ({"coordinator": {"name": "coop", "key": "ab" * 32, "log": "x" * 20}}, "a name that no member has"),
         ({"coordinator": {"name": "hub", "key": public_hex(key_of("clinic")), "log": "x" * 20}}, "repeated"),
     ],
 )

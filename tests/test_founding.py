@@ -165,6 +165,7 @@ name = "factor-mean"
 weights = "equal"
 
 [quorum]
+amendments = 2
 updates = 2
 ratifications = 2
 """

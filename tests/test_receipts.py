@@ -30,7 +30,7 @@ def test_each_entry_of_ours_leaves_a_proof_that_anybody_can_check_offline(tmp_pa
         f.say(name, f.update(name))
     f.say("hub", f.release())
     while len(f.state.rounds[0].release.adoptions if f.state.rounds[0].release else ()) == 0:
-        if f.state.rounds[0].release and not f.state.is_ratified(f.state.rounds[0].release):
+        if f.state.rounds[0].release and not f.state.rounds[0].release.is_ratified:
             f.say("coop", f.ratification())
         node.tend()
     mine = [e for e in f.entries[5:] if open_entry(e).signers == open_entry(update).signers]

@@ -236,7 +236,7 @@ class Coordinator:
             round=len(state.rounds),
             awaited=r.awaited() if r else (),
             size=state.size,
-            ratified=sum(x.release is not None and state.is_ratified(x.release) for x in state.rounds),
+            ratified=sum(x.release is not None and x.release.is_ratified for x in state.rounds),
         )
 
     def _report(self, phase: str, **fields: object) -> None:

@@ -63,17 +63,17 @@ def decide(state: State, *, target: int, elapsed_seconds: float) -> Step:
     last = state.rounds[-1] if state.rounds else None
     overdue = last is not None and elapsed_seconds > last.round.deadline_seconds
     if last is not None and last.is_open:
-        accepted, awaited, quorum = len(last.accepted()), last.awaited(), state.compact.quorum.updates
+        accepted, awaited, quorum = len(last.accepted()), last.awaited(), last.quorum.updates
         if awaited and not overdue:
             return Step("collect", f"awaiting {', '.join(awaited)}")
         if accepted >= quorum:
             return Step("merge", f"{accepted} of {len(last.round.cohort)} updates")
         return Step("close", _shortfall(last, quorum))
-    ratified = sum(r.release is not None and state.is_ratified(r.release) for r in state.rounds)
+    ratified = sum(r.release is not None and r.release.is_ratified for r in state.rounds)
     if ratified >= target:
         return Step("rest", f"{ratified} of {target} releases ratified")
-    if last is not None and last.release is not None and not state.is_ratified(last.release) and not overdue:
-        missing = sorted({m.institution for m in state.compact.members} - last.release.ratified_by)
+    if last is not None and last.release is not None and last.is_pending and not overdue:
+        missing = sorted({m.institution for m in state.compact.members} - last.release.ratified_by.keys())
         return Step("await ratification", f"awaiting {', '.join(missing)}")
     failed = 0
     while failed < len(state.rounds) and state.rounds[-1 - failed].incident is not None:

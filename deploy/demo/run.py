@@ -185,7 +185,7 @@ def finished(plan: Plan, state: State | None) -> bool:
     """Whether every release is ratified and every member has decided on the newest one."""
     if state is None:
         return False
-    ratified = sum(r.release is not None and state.is_ratified(r.release) for r in state.rounds)
+    ratified = sum(r.release is not None and r.release.is_ratified for r in state.rounds)
     newest = state.ratified()
     return ratified >= plan.rounds and newest is not None and set(newest.adoptions) == set(plan.communities)
 

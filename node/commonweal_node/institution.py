@@ -223,7 +223,9 @@ class Institution:
                 self._say(Identity(institution=self._name, transport_key=self._transport_key))
                 return None
             for r in state.rounds:
-                if r.release is not None and self._name not in r.release.ratified_by:
+                # Whoever joined later need not compute the releases of all the years before.
+                due = r.is_pending or self._name in r.round.cohort
+                if r.release is not None and due and r.incident is None and self._name not in r.release.ratified_by:
                     self._ratify(state, r.round.round, r.release)
                     return None
             newest = state.ratified()

@@ -7,11 +7,22 @@ verified entry either gives the next state or raises :class:`RuleError` saying w
       └────────────────incident──────────▶ closed
 
 and only one round is open at a time. Keys are judged by the compact in force at the entry's place, never by a clock.
+A new version of the compact is in force from its own entry on, but a round ends under the quorums that it began under.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
+from commonweal_protocols.amendment import (
+    Retired,
+    check_amendment,
+    check_signers,
+    ended_keys,
+    is_expired,
+    successors,
+    with_key,
+)
 from commonweal_protocols.errors import MalformedError, RuleError
 from commonweal_protocols.predicates import (
     Adoption,
@@ -23,16 +34,20 @@ from commonweal_protocols.predicates import (
     Input,
     Name,
     PublicKey,
+    Quorum,
     Ratification,
     Refusal,
     Rejection,
     Release,
+    Rotation,
     Round,
     Rule,
     Update,
 )
 from commonweal_protocols.quorum import policy_of
 from commonweal_protocols.statement import Entry, Header
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +71,33 @@ class LoggedUpdate:
 
 @dataclass(frozen=True, slots=True)
 class LoggedRelease:
-    """A release in the log, who re-computed and ratified it, and what each member decided."""
+    """A release in the log, who re-computed and ratified it (with the entry's index), and what each member decided."""
 
     leaf: Digest
     release: Release
-    ratified_by: frozenset[Name] = frozenset()
+    quorum: int
+    ratified_by: Mapping[Name, int] = field(default_factory=dict)
     adoptions: Mapping[Name, Adoption] = field(default_factory=dict)
+
+    @property
+    def is_ratified(self) -> bool:
+        """Whether the members' quorum stands by it."""
+        return len(self.ratified_by) >= self.quorum
 
 
 @dataclass(frozen=True, slots=True)
 class RoundState:
-    """One round, from its opening on. ``rejected`` holds the institutions whose logged update was set aside."""
+    """One round, from its opening on. ``rejected`` holds the institutions whose logged update was set aside.
+
+    A round may end with a release and an incident: then the release can no longer be ratified.
+    """
 
     leaf: Digest
     round: Round
+    quorum: Quorum
+    """The compact's when the round was opened; it holds to the round's end."""
+    answered_at: Mapping[Name, int] = field(default_factory=dict)
+    """The index of each institution's update or refusal."""
     updates: Mapping[Name, LoggedUpdate] = field(default_factory=dict)
     refusals: Mapping[Name, str] = field(default_factory=dict)
     rejected: Mapping[Name, Rejection] = field(default_factory=dict)
@@ -80,6 +108,11 @@ class RoundState:
     def is_open(self) -> bool:
         """Whether updates may still enter."""
         return self.release is None and self.incident is None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether its release waits for the members' quorum."""
+        return self.release is not None and self.incident is None and not self.release.is_ratified
 
     def accepted(self) -> tuple[tuple[Name, LoggedUpdate], ...]:
         """The updates that a release must contain, by institution: all that were logged and not set aside."""
@@ -96,10 +129,14 @@ class State:
 
     consortium: Digest
     compact: Compact
+    """The version in force, with the keys that its members have now."""
+    compact_sha256: Digest
+    """The digest of the statement that it was: what the next version names."""
     size: int
     chains: Mapping[PublicKey, Chain] = field(default_factory=dict)
     identities: Mapping[Name, Identity] = field(default_factory=dict)
     rounds: tuple[RoundState, ...] = ()
+    retired: Mapping[PublicKey, Retired] = field(default_factory=dict)
 
     def chain(self, key: PublicKey) -> Chain:
         """The author's newest entry, or :data:`NO_ENTRY`."""
@@ -118,14 +155,10 @@ class State:
         """The round that takes updates, if there is one."""
         return self.rounds[-1] if self.rounds and self.rounds[-1].is_open else None
 
-    def is_ratified(self, release: LoggedRelease) -> bool:
-        """Whether the members' quorum stands by this release."""
-        return len(release.ratified_by) >= self.compact.quorum.ratifications
-
     def ratified(self) -> LoggedRelease | None:
         """The newest ratified release."""
         for r in reversed(self.rounds):
-            if r.release and self.is_ratified(r.release):
+            if r.release and r.release.is_ratified:
                 return r.release
         return None
 
@@ -163,8 +196,12 @@ def fold(state: State | None, entry: Entry) -> State:
     predicate, header = entry.statement.predicate, entry.statement.header
     if state is None:
         return _found(entry)
-    if header is None or isinstance(predicate, Compact):
-        raise RuleError("compact: wanted only the founding one at index 0, got another")
+    if isinstance(predicate, Compact):
+        return _amend(state, entry, predicate)
+    if header is None:
+        raise RuleError(f"{_kind(entry)}: wanted a header, got none")
+    if isinstance(predicate, Rotation):
+        return _rotate(state, entry, header, predicate)
     author = _author(state, entry, header)
     institution = state.institution(author)
     match predicate:
@@ -206,24 +243,128 @@ def _found(entry: Entry) -> State:
     compact = entry.statement.predicate
     if not isinstance(compact, Compact):
         raise RuleError(f"index 0: wanted the founding compact, got {_kind(entry)}")
-    wanted = sorted(m.key for m in compact.members)
-    if list(entry.signers) != wanted:
-        missing = [m.institution for m in compact.members if m.key not in entry.signers]
-        raise RuleError(f"compact: wanted the signature of every member and no other; missing: {missing}")
+    if compact.version != 1:
+        raise RuleError(f"index 0: wanted version 1 of a compact, got {compact.version}")
+    check_signers(None, compact, entry.signers, 0)
     try:
         policy_of(compact)
     except MalformedError as e:
         raise RuleError(f"compact: {e}") from e
     # Nothing in the founding compact depends on who signed first: the payload alone names the consortium.
-    return State(entry.payload_sha256, compact, 1)
+    return State(entry.payload_sha256, compact, entry.payload_sha256, 1)
+
+
+def _amend(state: State, entry: Entry, compact: Compact) -> State:
+    current, index = state.compact, state.size
+    check_amendment(current, state.compact_sha256, compact, state.retired, index)
+    check_signers(current, compact, entry.signers, index)
+    ended = ended_keys(current, compact, state.retired, index)
+    chains = dict(state.chains)
+    for old, new in successors(current, compact).items():
+        if old in chains:
+            chains[new] = chains[old]
+    for key in ended:
+        chains.pop(key, None)
+    state = replace(
+        state,
+        compact=compact,
+        compact_sha256=entry.payload_sha256,
+        size=index + 1,
+        chains=chains,
+        retired={**state.retired, **ended},
+    )
+    for r in compact.revocations:
+        state = _set_aside(state, state.retired[r.key], compact.version)
+    return state
+
+
+def _set_aside(state: State, key: Retired, version: int) -> State:
+    """Undo what a revoked key did while it was suspect, as far as nothing has been decided on the strength of it.
+
+    An answer to the open round is gone, and may be given again under another key. A release that is not ratified yet
+    can no longer be, if it was made with a suspect update; else only the suspect ratification is gone. What was
+    ratified stays: to withdraw that is for the members to decide.
+    """
+    if key.suspect_from_index is None or not state.rounds:
+        return state
+    r, name = state.rounds[-1], key.owner
+
+    def suspect(index: int | None) -> bool:
+        return index is not None and key.suspect_from_index is not None and index >= key.suspect_from_index
+
+    answer = suspect(r.answered_at.get(name))
+    if answer and r.is_open:
+        r = replace(
+            r,
+            updates=_without(r.updates, name),
+            refusals=_without(r.refusals, name),
+            rejected=_without(r.rejected, name),
+            answered_at=_without(r.answered_at, name),
+        )
+    if (release := r.release) is not None and not release.is_ratified:
+        if answer and any(i.institution == name for i in release.release.inputs):
+            r = replace(r, incident=f"made with an update under a key of {name} that version {version} revoked")
+        if suspect(release.ratified_by.get(name)):
+            r = replace(r, release=replace(release, ratified_by=_without(release.ratified_by, name)))
+    return _with_round(state, r)
+
+
+def _without(held: Mapping[Name, T], name: Name) -> dict[Name, T]:
+    return {n: v for n, v in held.items() if n != name}
+
+
+def _rotate(state: State, entry: Entry, header: Header, rotation: Rotation) -> State:
+    old = [key for key in entry.signers if key != rotation.key]
+    if len(entry.signers) != 2 or len(old) != 1:
+        raise RuleError("rotation: wanted two signatures, of the old key and of the new one")
+    _check_standing(state, "rotation", old[0])
+    _check_place(state, "rotation", old[0], header)
+    owner = state.compact.coordinator.name if old[0] == state.compact.coordinator.key else state.institution(old[0])
+    if owner is None:
+        raise RuleError(f"rotation: wanted the key of a member or the coordinator, got {old[0]}")
+    if rotation.name != owner:
+        raise RuleError(f"rotation: wanted name {owner} (the author), got {rotation.name}")
+    if (ended := state.retired.get(rotation.key)) is not None:
+        raise RuleError(f"rotation: key {rotation.key} has ended ({ended.reason}); wanted one that was never used")
+    if rotation.key == state.compact.coordinator.key or state.institution(rotation.key) is not None:
+        raise RuleError(f"rotation: key {rotation.key} is in use; wanted one of {owner} alone")
+    chains = {**state.chains, rotation.key: Chain(header.seq, entry.leaf)}
+    chains.pop(old[0], None)
+    return replace(
+        state,
+        compact=with_key(state.compact, owner, rotation.key),
+        size=state.size + 1,
+        chains=chains,
+        retired={**state.retired, old[0]: Retired(owner, state.size, None, "rotated")},
+    )
 
 
 def _author(state: State, entry: Entry, header: Header) -> PublicKey:
-    """Check the header against the author's chain, and return the one author."""
+    """Check the author's standing, and the header against the author's chain; return the one author."""
     kind = _kind(entry)
     if len(entry.signers) != 1:
         raise RuleError(f"{kind}: wanted one author, got {len(entry.signers)} signatures")
     (author,) = entry.signers
+    _check_standing(state, kind, author)
+    _check_place(state, kind, author, header)
+    return author
+
+
+def _check_standing(state: State, kind: str, author: PublicKey) -> None:
+    if (ended := state.retired.get(author)) is not None:
+        raise RuleError(
+            f"{kind}: wanted a key in force, got {author} of {ended.owner}, ended at entry {ended.at_index}: "
+            f"{ended.reason}"
+        )
+    member = next((m for m in state.compact.members if m.key == author), None)
+    if member is not None and is_expired(member, state.size):
+        raise RuleError(
+            f"{kind}: the key of {member.institution} has expired at index {member.expires_at_index}; wanted a new "
+            "one, which the next version of the compact can name"
+        )
+
+
+def _check_place(state: State, kind: str, author: PublicKey, header: Header) -> None:
     if header.consortium != state.consortium:
         raise RuleError(f"{kind}: wanted consortium {state.consortium}, got {header.consortium}")
     chain = state.chain(author)
@@ -232,7 +373,6 @@ def _author(state: State, entry: Entry, header: Header) -> PublicKey:
         raise RuleError(f"{kind}: wanted number {chain.seq + 1} in the chain of {who}, got {header.seq}")
     if header.prev != (chain.leaf or None):
         raise RuleError(f"{kind}: wanted {chain.leaf or None} as the entry of {who} before it, got {header.prev}")
-    return author
 
 
 def _with_round(state: State, r: RoundState) -> State:
@@ -281,7 +421,7 @@ def _round(state: State, leaf: Digest, r: Round) -> State:
         raise RuleError(f"round: wanted a cohort of members, got {sorted(unknown)}")
     if len(r.cohort) < compact.quorum.updates:
         raise RuleError(f"round: wanted a cohort of at least {compact.quorum.updates}, got {len(r.cohort)}")
-    return replace(state, rounds=(*state.rounds, RoundState(leaf, r)))
+    return replace(state, rounds=(*state.rounds, RoundState(leaf, r, compact.quorum)))
 
 
 def _answering(state: State, kind: str, name: Name, number: int, leaf: Digest) -> RoundState:
@@ -299,12 +439,14 @@ def _update(state: State, leaf: Digest, name: Name, update: Update) -> State:
         raise RuleError(
             f"update: wanted a delta of at most {state.compact.max_update_bytes} bytes, got {update.delta.size_bytes}"
         )
-    return _with_round(state, replace(r, updates={**r.updates, name: LoggedUpdate(leaf, update)}))
+    updates, answered_at = {**r.updates, name: LoggedUpdate(leaf, update)}, {**r.answered_at, name: state.size}
+    return _with_round(state, replace(r, updates=updates, answered_at=answered_at))
 
 
 def _refusal(state: State, name: Name, refusal: Refusal) -> State:
     r = _answering(state, "refusal", name, refusal.round, refusal.round_leaf)
-    return _with_round(state, replace(r, refusals={**r.refusals, name: refusal.reason}))
+    refusals, answered_at = {**r.refusals, name: refusal.reason}, {**r.answered_at, name: state.size}
+    return _with_round(state, replace(r, refusals=refusals, answered_at=answered_at))
 
 
 def _rejection(state: State, rejection: Rejection) -> State:
@@ -329,9 +471,9 @@ def _release(state: State, leaf: Digest, release: Release) -> State:
             f"release: wanted every logged update that was not rejected, by institution, with the rule's weights; "
             f"missing: {missing}"
         )
-    if len(wanted) < state.compact.quorum.updates:
-        raise RuleError(f"release: wanted at least {state.compact.quorum.updates} updates, got {len(wanted)}")
-    return _with_round(state, replace(r, release=LoggedRelease(leaf, release)))
+    if len(wanted) < r.quorum.updates:
+        raise RuleError(f"release: wanted at least {r.quorum.updates} updates, got {len(wanted)}")
+    return _with_round(state, replace(r, release=LoggedRelease(leaf, release, r.quorum.ratifications)))
 
 
 def _released(state: State, kind: str, number: int, leaf: Digest) -> tuple[RoundState, LoggedRelease]:
@@ -344,18 +486,21 @@ def _released(state: State, kind: str, number: int, leaf: Digest) -> tuple[Round
 
 def _ratification(state: State, name: Name, ratification: Ratification) -> State:
     r, logged = _released(state, "ratification", ratification.round, ratification.release_leaf)
+    if r.incident is not None:
+        raise RuleError(f"ratification: the release of round {ratification.round} is void: {r.incident}")
     if ratification.adapter_sha256 != logged.release.adapter.sha256:
         raise RuleError(
             f"ratification: wanted adapter {logged.release.adapter.sha256}, got {ratification.adapter_sha256}"
         )
     if name in logged.ratified_by:
         raise RuleError(f"ratification: {name} has ratified round {ratification.round} already")
-    return _with_round(state, replace(r, release=replace(logged, ratified_by=logged.ratified_by | {name})))
+    ratified_by = {**logged.ratified_by, name: state.size}
+    return _with_round(state, replace(r, release=replace(logged, ratified_by=ratified_by)))
 
 
 def _adoption(state: State, name: Name, adoption: Adoption) -> State:
     r, logged = _released(state, "adoption", adoption.round, adoption.release_leaf)
-    if not state.is_ratified(logged):
+    if not logged.is_ratified:
         raise RuleError(f"adoption: the release of round {adoption.round} is not ratified yet")
     adoptions = {**logged.adoptions, name: adoption}
     return _with_round(state, replace(r, release=replace(logged, adoptions=adoptions)))

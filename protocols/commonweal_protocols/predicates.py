@@ -7,7 +7,7 @@ is ``fold``'s concern, not this module's.
 """
 
 import hashlib
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -103,10 +103,15 @@ class Rule(Closed):
 
 
 class Quorum(Closed):
-    """The fewest updates that may be merged, ratifications that make a release valid, and witnesses of a checkpoint."""
+    """The fewest updates that may be merged, ratifications that make a release valid, and witnesses of a checkpoint.
+
+    ``amendments`` is how many members must sign the next version of the compact, and how many of its own members it
+    must be signed by. More than half, so that no two versions can follow one without a member who signed both.
+    """
 
     updates: Annotated[int, Field(ge=1, le=1000)]
     ratifications: Annotated[int, Field(ge=1, le=1000)]
+    amendments: Annotated[int, Field(ge=1, le=1000)]
     witnesses: Annotated[int, Field(ge=0, le=64)] = 0
 
 
@@ -115,6 +120,8 @@ class Member(Closed):
 
     institution: Name
     key: PublicKey
+    expires_at_index: Natural | None = None
+    """The first index of the log at which this key may sign no more; None: it does not expire."""
 
 
 class Coordinator(Closed):
@@ -133,12 +140,29 @@ class Witness(Closed):
     url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s#]{1,255}$")]
 
 
+class Revocation(Closed):
+    """A key that is no longer its owner's alone. It signs nothing more, and what it signed from an index on is suspect.
+
+    Earlier entries stand: they were made while the key was its owner's.
+    """
+
+    key: PublicKey
+    from_index: Natural
+    reason: Reason
+
+
 class Compact(Closed):
-    """The consortium's rules. The first version founds it and is signed by every member."""
+    """The consortium's rules. The first version founds it and is signed by every member.
+
+    Version N + 1 names version N by digest and follows TUF's root rule (specification, section 5.3): it is signed by
+    the thresholds of both. What may change, and who must sign, is in ``amendment``.
+    """
 
     URI: ClassVar[str] = "urn:commonweal:compact:v1"
     consortium: Name
-    version: Literal[1]
+    version: Count
+    previous: Digest | None = None
+    """The digest of the statement that was version N - 1; None for the first."""
     base: BaseModelRef
     adapter: AdapterSpec
     recipe: Recipe
@@ -152,27 +176,35 @@ class Compact(Closed):
     """The first round's start, as ``adapter.seed`` makes it: every founder checks that before signing."""
     round_deadline_seconds: Annotated[int, Field(ge=10, le=30 * 86_400)]
     max_update_bytes: Annotated[int, Field(ge=1024, le=MAX_BLOB_BYTES)]
+    revocations: Annotated[tuple[Revocation, ...], Field(max_length=400)] = ()
+    """Keys that this version revokes; they stay revoked without being named again."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Compact":
+        if (self.version == 1) != (self.previous is None):
+            raise ValueError("previous: wanted the digest of the version before, and none for version 1")
+        if self.version == 1 and self.revocations:
+            raise ValueError("revocations: wanted none in version 1, which has no earlier key")
+        if len({r.key for r in self.revocations}) != len(self.revocations):
+            raise ValueError("revocations: a key is repeated")
         keys = [m.key for m in self.members] + [self.coordinator.key]
         # A threshold counts distinct keys and distinct institutions; a repeat of either would count one voice twice.
         if len(set(keys)) != len(keys):
             raise ValueError("members: a public key is repeated")
         if len({m.institution for m in self.members}) != len(self.members):
             raise ValueError("members: an institution is repeated")
-        for name, wanted in (("updates", self.quorum.updates), ("ratifications", self.quorum.ratifications)):
-            if wanted > len(self.members):
+        if self.coordinator.name in {m.institution for m in self.members}:
+            raise ValueError(f"coordinator.name: wanted a name that no member has, got {self.coordinator.name}")
+        for name in ("updates", "ratifications", "amendments"):
+            if (wanted := getattr(self.quorum, name)) > len(self.members):
                 raise ValueError(f"quorum.{name}: wanted at most {len(self.members)} (the members), got {wanted}")
         if self.quorum.witnesses > len(self.witnesses):
             raise ValueError(
                 f"quorum.witnesses: wanted at most {len(self.witnesses)} (those named), got {self.quorum.witnesses}"
             )
-        if 2 * self.quorum.ratifications <= len(self.members):
-            raise ValueError(
-                f"quorum.ratifications: wanted more than half of {len(self.members)} members, "
-                f"got {self.quorum.ratifications}"
-            )
+        for name in ("ratifications", "amendments"):
+            if 2 * (wanted := getattr(self.quorum, name)) <= len(self.members):
+                raise ValueError(f"quorum.{name}: wanted more than half of {len(self.members)} members, got {wanted}")
         return self
 
     def subject(self) -> Subject:
@@ -191,6 +223,23 @@ class Identity(Closed):
     def subject(self) -> Subject:
         """The transport key, as it is written."""
         return Subject(name=self.institution, sha256=hashlib.sha256(self.transport_key.encode()).hexdigest())
+
+
+class Rotation(Closed):
+    """A member or the coordinator puts a new key in the place of its own. Signed by both keys, the old and the new.
+
+    It stands in the author's chain like any other statement, and the chain goes on under the new key.
+    """
+
+    URI: ClassVar[str] = "urn:commonweal:rotation:v1"
+    name: Name
+    key: PublicKey
+    """The new one."""
+    reason: Reason
+
+    def subject(self) -> Subject:
+        """The new key, as it is written."""
+        return Subject(name=f"key of {self.name}", sha256=hashlib.sha256(self.key.encode()).hexdigest())
 
 
 class Round(Closed):
@@ -333,7 +382,7 @@ class Adoption(Closed):
         return Subject(name=f"release of round {self.round}", sha256=self.release_leaf)
 
 
-Predicate = Compact | Identity | Round | Update | Refusal | Rejection | Incident | Release | Ratification | Adoption
-PREDICATES: dict[str, type[Predicate]] = {
-    p.URI: p for p in (Compact, Identity, Round, Update, Refusal, Rejection, Incident, Release, Ratification, Adoption)
-}
+Predicate = (
+    Compact | Identity | Rotation | Round | Update | Refusal | Rejection | Incident | Release | Ratification | Adoption
+)
+PREDICATES: dict[str, type[Predicate]] = {p.URI: p for p in get_args(Predicate)}

@@ -228,7 +228,7 @@ def _rounds(record: _Record, reports: tuple[RoundReport, ...]) -> Html:
 def _round(record: _Record, report: RoundReport, r: RoundState) -> Html:
     key = record.state.compact.coordinator.key
     number = report.round
-    ratified = r.release is not None and record.state.is_ratified(r.release)
+    ratified = r.release is not None and r.release.is_ratified
     end = "ratified" if ratified else "released, not ratified" if r.release else "ended without a release"
     if r.is_open:
         end = "still open"

@@ -1,0 +1,163 @@
+"""How a compact follows another: who must sign, what may change, and which keys end. Pure; no I/O, no clock.
+
+This is TUF's root rule (TUF specification 5.3): version N + 1 is believed if the threshold of version N *and* its own
+have signed it, counted over distinct keys. So neither yesterday's members alone nor tomorrow's alone can change who
+decides. Three things are stricter here: a key that joins must sign too, since nobody is a member without knowing it; a
+key that a version revokes does not count for that version; and a key that has once ended never comes back.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from commonweal_protocols.errors import MalformedError, RuleError
+from commonweal_protocols.predicates import Compact, Digest, Member, Name, PublicKey
+from commonweal_protocols.quorum import policy_of
+
+_FIXED = ("consortium", "base", "adapter", "start")
+"""What makes a consortium this one: with another base or shape no release could follow the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """A key that signs no more."""
+
+    owner: Name
+    at_index: int
+    """The entry that ended it."""
+    suspect_from_index: int | None
+    """If it was revoked: the first index at which its entries are suspect."""
+    reason: str
+
+
+def is_expired(member: Member, index: int) -> bool:
+    """Whether a member's key may not sign the entry at ``index``."""
+    return member.expires_at_index is not None and index >= member.expires_at_index
+
+
+def unsigned(current: Compact | None, compact: Compact, signers: Collection[PublicKey]) -> tuple[Name, ...]:
+    """Return the institutions of either version whose key has not signed; not all of them need to."""
+    members = {m.institution: m.key for m in (current.members if current else ())}
+    members |= {m.institution: m.key for m in compact.members}
+    return tuple(name for name, key in sorted(members.items()) if key not in signers)
+
+
+def check_signers(current: Compact | None, compact: Compact, signers: Collection[PublicKey], index: int) -> None:
+    """Check that enough members have signed ``compact``, and nobody else.
+
+    Args:
+        current: The version in force; None where ``compact`` is to found a consortium.
+        compact: The version that is to come.
+        signers: The keys whose signatures hold.
+        index: Where in the log it stands: keys expire by index.
+
+    Raises:
+        RuleError: Somebody is missing, or is no member.
+    """
+    new = {m.key: m.institution for m in compact.members}
+    if current is None:
+        if set(signers) != new.keys():
+            missing = sorted(name for key, name in new.items() if key not in signers)
+            raise RuleError(f"compact: wanted the signature of every member and no other; missing: {missing}")
+        return
+    revoked = {r.key for r in compact.revocations}
+    old = {m.key: m.institution for m in current.members if m.key not in revoked and not is_expired(m, index)}
+    if strangers := sorted(set(signers) - old.keys() - new.keys()):
+        raise RuleError(f"compact: wanted signatures of members in good standing only, got that of {strangers[0]}")
+    held = {m.key for m in current.members}
+    if silent := sorted(name for key, name in new.items() if key not in held and key not in signers):
+        raise RuleError(f"compact: wanted the signature of every key that joins; missing: {silent}")
+    for which, keys, wanted in (
+        (current.version, old, current.quorum.amendments),
+        (compact.version, new, compact.quorum.amendments),
+    ):
+        if (got := len(keys.keys() & set(signers))) < wanted:
+            missing = sorted(name for key, name in keys.items() if key not in signers)
+            raise RuleError(
+                f"compact: wanted {wanted} signatures of the members of version {which}, got {got}; missing: {missing}"
+            )
+
+
+def check_amendment(
+    current: Compact, digest: Digest, compact: Compact, retired: Mapping[PublicKey, Retired], index: int
+) -> None:
+    """Check that ``compact`` may be the next version, whoever has signed it.
+
+    Args:
+        current: The version in force, with its members' present keys.
+        digest: The digest of the statement that it was.
+        compact: The version that is to come.
+        retired: The keys that have ended.
+        index: Where in the log it would stand.
+
+    Raises:
+        RuleError: It does not follow ``current``, changes what may not change, brings an ended key back, revokes
+            what never was a key, or its witnesses make no policy.
+    """
+    if compact.version != current.version + 1:
+        raise RuleError(f"compact: wanted version {current.version + 1}, got {compact.version}")
+    if compact.previous != digest:
+        raise RuleError(f"compact: wanted {digest} as the version before, got {compact.previous}")
+    for name in _FIXED:
+        if getattr(compact, name) != getattr(current, name):
+            raise RuleError(f"compact: wanted the same {name} as before; with another one, found another consortium")
+    for name in ("name", "log"):
+        if (got := getattr(compact.coordinator, name)) != (wanted := getattr(current.coordinator, name)):
+            raise RuleError(f"compact: wanted coordinator.{name} {wanted} as before, got {got}")
+    keys = _keys(compact)
+    if back := sorted(keys.keys() & retired.keys()):
+        raise RuleError(f"compact: wanted no key that has ended, got {back[0]}: {retired[back[0]].reason}")
+    known = _keys(current).keys() | retired.keys()
+    for r in compact.revocations:
+        if r.key not in known:
+            raise RuleError(f"compact: wanted a revocation of a key that is or was in use, got {r.key}")
+        if r.key in keys:
+            raise RuleError(f"compact: {keys[r.key]} keeps key {r.key}, which it revokes; wanted a new one, or none")
+        if r.from_index > index:
+            raise RuleError(f"compact: wanted a revocation from an index up to {index}, got {r.from_index}")
+        if (old := retired.get(r.key)) is not None and old.suspect_from_index is not None:
+            raise RuleError(f"compact: key {r.key} is revoked already, from index {old.suspect_from_index}")
+    try:
+        policy_of(compact)
+    except MalformedError as e:
+        raise RuleError(f"compact: {e}") from e
+
+
+def ended_keys(
+    current: Compact, compact: Compact, retired: Mapping[PublicKey, Retired], index: int
+) -> dict[PublicKey, Retired]:
+    """Return the keys that end with a new version: those it revokes, and those that it does not name any more."""
+    keys = _keys(compact)
+    ended = {
+        key: Retired(owner, index, None, f"not in version {compact.version}")
+        for key, owner in _keys(current).items()
+        if key not in keys
+    }
+    for r in compact.revocations:
+        known = ended.get(r.key) or retired[r.key]
+        ended[r.key] = Retired(known.owner, known.at_index, r.from_index, f"revoked: {r.reason}")
+    return ended
+
+
+def successors(current: Compact, compact: Compact) -> dict[PublicKey, PublicKey]:
+    """Return which new key stands where an old one stood: an owner's chain of statements goes on under it."""
+    keys = {owner: key for key, owner in _keys(compact).items()}
+    return {key: keys[owner] for key, owner in _keys(current).items() if keys.get(owner, key) != key}
+
+
+def with_key(compact: Compact, owner: Name, key: PublicKey) -> Compact:
+    """Return the compact with another key for one member or the coordinator; a rotated key does not expire."""
+    if owner == compact.coordinator.name:
+        return compact.model_copy(update={"coordinator": compact.coordinator.model_copy(update={"key": key})})
+    return compact.model_copy(
+        update={
+            "members": tuple(
+                Member(institution=owner, key=key) if m.institution == owner else m for m in compact.members
+            )
+        }
+    )
+
+
+def _keys(compact: Compact) -> dict[PublicKey, Name]:
+    keys = {m.key: m.institution for m in compact.members}
+    keys[compact.coordinator.key] = compact.coordinator.name
+    return keys
