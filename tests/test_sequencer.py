@@ -169,7 +169,7 @@ REFUSED: list[tuple[Callable[[Federation], bytes], type[PeerError], str]] = [
     (another_consortium, RuleError, "update: wanted consortium [0-9a-f]{64}, got 0{64}"),
     (a_gap, RuleError, "update: wanted number 1 in the chain of school, got 2"),
     (a_log_that_was_seen_longer, LogError, "rolled back: 99 entries were seen, 6 are here"),
-    (a_second_compact, RuleError, "compact: wanted only the founding one at index 0, got another"),
+    (a_second_compact, RuleError, "compact: wanted version 2, got 1"),
 ]
 
 
