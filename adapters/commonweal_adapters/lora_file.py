@@ -10,7 +10,7 @@ header padded with spaces to a multiple of 8 bytes, as that package does it too.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NoReturn, TypeAlias
 
@@ -24,7 +24,7 @@ PEFT_ROOT = "base_model.model."
 """What PEFT puts before the path of every module that it adapts."""
 
 Dtype: TypeAlias = Literal["F32", "I32"]
-"""The two element types of our files, by their safetensors names; 4 bytes each."""
+"""The two element types of adapters and deltas, by their safetensors names; 4 bytes each."""
 
 _NUMPY: dict[Dtype, str] = {"F32": "<f4", "I32": "<i4"}
 _ITEM_BYTES = 4
@@ -140,17 +140,27 @@ def _size(shape: tuple[int, int]) -> int:
     return shape[0] * shape[1] * _ITEM_BYTES
 
 
-def _header(spec: AdapterSpec, dtype: Dtype) -> bytes:
-    """The length field and the JSON of the files that we write."""
-    entries: dict[str, object] = {"__metadata__": _METADATA}
+def spell_header(tensors: Iterable[tuple[str, str, tuple[int, ...], int]], metadata: Mapping[str, str]) -> bytes:
+    """Return a safetensors file's length field and JSON, in the one spelling that we write.
+
+    Args:
+        tensors: Name, dtype, shape and size in bytes of each tensor, as they follow each other.
+        metadata: What the file says of itself.
+    """
+    entries: dict[str, object] = {"__metadata__": dict(metadata)}
     at = 0
-    for name, shape in sorted(tensor_shapes(spec).items()):
-        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + _size(shape)]}
-        at += _size(shape)
+    for name, dtype, shape, size in tensors:
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
     text = json.dumps(entries, separators=(",", ":")).encode()
     # Padded, so that the tensors are aligned in memory wherever the file is.
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+def _header(spec: AdapterSpec, dtype: Dtype) -> bytes:
+    tensors = ((name, dtype, shape, _size(shape)) for name, shape in sorted(tensor_shapes(spec).items()))
+    return spell_header(tensors, _METADATA)
 
 
 def _parse_header(data: bytes, max_bytes: int) -> tuple[dict[str, object], int]:

@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
+from commonweal_adapters.delta import GridTensors
+from commonweal_adapters.encode import quantise, write_encoded
 from commonweal_adapters.lora_file import tensor_shapes, write_tensors
 from commonweal_protocols.audit import examine
 from commonweal_protocols.checkpoint import Checkpoint
 from commonweal_protocols.cosignature import make_cosignature_verifier
+from commonweal_protocols.encoding import Encoding
 from commonweal_protocols.envelope import format_envelope, parse_envelope, sign, sign_envelope
 from commonweal_protocols.evidence import EntryEvidence, ForkEvidence, LoggedEntry, format_evidence
 from commonweal_protocols.join import Card, Invite
@@ -44,6 +47,12 @@ def make_seeds() -> Mapping[str, Mapping[str, bytes]]:
         payloads.setdefault(type(parse_statement(payload).predicate).__name__.lower(), payload)
     floats = {k: np.arange(a * b, dtype=np.float32).reshape(a, b) for k, (a, b) in tensor_shapes(TINY).items()}
     ints = {k: v.astype(np.int32) for k, v in floats.items()}
+    encodings = {
+        "8": Encoding(bits=8),
+        "4": Encoding(bits=4),
+        "4-sparse": Encoding(bits=4, keep_millis=100),
+        "32-sparse": Encoding(bits=32, keep_millis=300),
+    }
     path = TREE.inclusion_path(5, 11)
     proof = format_proof(5, path, NOTE)
     fork = sign_note(Checkpoint(LOG.name, 11, b"\7" * 32).text(), LOG.name, KEY)
@@ -70,6 +79,10 @@ def make_seeds() -> Mapping[str, Mapping[str, bytes]]:
             "large": Checkpoint("log.test/é", (1 << 63) - 1, b"\7" * 32).text().encode(),
         },
         "delta": {"ints": write_tensors(ints, TINY)},
+        "encoded": {
+            name: write_encoded(quantise(GridTensors(ints), encoding), TINY, encoding)
+            for name, encoding in encodings.items()
+        },
         "envelope": {
             "one": sign_envelope(payloads["identity"], KEY),
             "three": federation.entries[0],

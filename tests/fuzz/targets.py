@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from commonweal_adapters.encode import parse_encoding, read_encoded, write_encoded
 from commonweal_adapters.lora_file import read_floats, read_ints, write_tensors
 from commonweal_protocols import canonical
 from commonweal_protocols.canonical import parse_base64, parse_decimal, parse_digest
@@ -172,6 +173,11 @@ def _delta(data: bytes) -> None:
     assert {k: v.tobytes() for k, v in again.items()} == {k: v.tobytes() for k, v in ints.items()}
 
 
+def _encoded(data: bytes) -> None:
+    encoding = parse_encoding(data)
+    assert write_encoded(read_encoded(data, TINY, encoding), TINY, encoding) == data
+
+
 def permit_fields(signature: bytes, key: str = SIGNER, consortium: str = "c0" * 32) -> bytes:
     """What an exchange is handed with an upload, in lines."""
     return "\n".join([key, signature.hex(), consortium, BLOB.sha256, str(BLOB.size_bytes)]).encode()
@@ -215,6 +221,7 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "bundle": _bundle,
     "checkpoint": _checkpoint,
     "delta": _delta,
+    "encoded": _encoded,
     "envelope": _envelope,
     "evidence": _evidence,
     "join": _join,
