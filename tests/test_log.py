@@ -332,7 +332,7 @@ def test_a_published_file_with_other_bytes_is_fatal_and_never_overwritten(place:
     with closing(place.open()) as log:
         with pytest.raises(StorageError, match=r"tile/0/000\.p/4: exists with other bytes; a published file never"):
             log.append([entry(3)])
-        with pytest.raises(StorageError, match="start the coordinator anew"):
+        with pytest.raises(StorageError, match="nothing is taken until it is opened anew"):
             log.append([entry(4)])
     with pytest.raises(StorageError, match=r"tile/0/000\.p/4: exists with other bytes"):
         place.open()
@@ -446,6 +446,9 @@ class FaultyStorage:
         self._disk = disk
         self._fault = fault
 
+    def begin(self) -> None:
+        self._disk.begin()
+
     def read(self, path: str) -> bytes | None:
         return self._disk.read(path)
 
@@ -543,7 +546,7 @@ def test_a_failed_write_either_may_be_tried_again_or_stops_the_log_until_it_is_o
                 lambda: log.checkpoint,
             ]
             for use in uses:
-                with pytest.raises(StorageError, match=f"^log {ORIGIN}: stopped after: .*; start the coordinator anew"):
+                with pytest.raises(StorageError, match=f"^log {ORIGIN}: stopped after: .*; nothing is taken until it is opened anew"):
                     use()
             assert fault.calls == calls, "nothing is tried again by itself"
     held = [*old, *new] if outcome == "again" or entered else old
@@ -626,7 +629,7 @@ def test_a_full_disk_after_the_commit_loses_nothing(place: Place, monkeypatch: p
             pytest.raises(StorageError, match=r"files cannot be written: No space left on device; nothing is lost"),
         ):
             log.append(entries(3, 5))
-        with pytest.raises(StorageError, match="start the coordinator anew"):
+        with pytest.raises(StorageError, match="nothing is taken until it is opened anew"):
             log.append(entries(3, 5))
     place.audit_open(entries(0, 5))
 

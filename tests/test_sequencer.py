@@ -400,9 +400,9 @@ def test_after_a_failed_write_nothing_is_taken_until_a_restart_and_all_that_is_k
         with pytest.raises(StorageError, match="the disk went away"):
             hub.sequencer.submit(data)
         for again in (data, hub.f.signed("coop", identity("coop", "B"))):
-            with pytest.raises(StorageError, match="stopped after: the disk went away; start the coordinator anew"):
+            with pytest.raises(StorageError, match="stopped after: the disk went away; nothing is taken until it is opened anew"):
                 hub.sequencer.submit(again)
-        with pytest.raises(StorageError, match="stopped after: the disk went away; start the coordinator anew"):
+        with pytest.raises(StorageError, match="stopped after: the disk went away; nothing is taken until it is opened anew"):
             hub.sequencer.say(hub.f.next_round())
         assert hub.sequencer.state == state
         assert hub.sequencer.wait(4, 0) == 4, "the daemon's loop goes on"

@@ -10,6 +10,23 @@ from commonweal_protocols.settings import load_toml
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
+class LogSettings(BaseModel):
+    """Where the log's tiles lie. Its lock database is always on the local disk (see ``object_storage``)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    store: str = ""
+    """``s3://BUCKET/PREFIX``; empty: the home's ``public`` folder. Fixed when the log is founded. The credentials come
+    from the environment (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, a role of the machine), never from here."""
+    endpoint: str | None = None
+    """The S3 server's address, where it is not Amazon's."""
+    region: str | None = None
+    post_quantum: bool = False
+    """Sign checkpoints with an ML-DSA-44 key too (``keys/log-ml-dsa.pem``)."""
+    republish_seconds: Annotated[int, Field(ge=0)] = 600
+    """When nothing new has come for so long, the witnesses are asked to say again that this is the newest; 0: never."""
+
+
 class CoordinatorConfig(BaseModel):
     """A coordinator's settings. Everything that binds others is in the compact, not here."""
 
@@ -27,6 +44,7 @@ class CoordinatorConfig(BaseModel):
     """HTTPS: the public records."""
     fleet_port: Port = 7402
     """Flower: invitations and answers. Its control interface is served here too (see the room's README)."""
+    log: LogSettings = LogSettings()
     rounds: Annotated[int, Field(ge=0)] = 0
     """Open rounds until this many releases are ratified; 0 opens none."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 256 * 1024 * 1024

@@ -11,9 +11,10 @@ with that one. The order of writes is Sunlight's::
 
 A crash before 2 leaves nothing that anybody saw. A crash after 2 is repaired at the next start by the same functions.
 Where 4 does not succeed, readers keep the last checkpoint that had its witnesses, nothing more is sequenced, and every
-later call tries again. The store (``directory``) is cheap and public; the lock database is tiny, private and must never
-come from a backup: it is what tells a store that was rolled back from one that is whole. The log does not look into
-entries, knows no clock, and has one writer.
+later call tries again. After a failed write beyond 1 this object answers no more: what the store holds is then known
+only by opening it anew, which runs the same recovery. The store is cheap and public; the lock database is tiny, private
+and must never come from a backup: it is what tells a store that was rolled back from one that is whole. The log does
+not look into entries, knows no clock, and has one writer.
 """
 
 import struct
@@ -26,10 +27,9 @@ from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from commonweal_coordinator.storage import STAGING, DiskStorage, LockDatabase, Storage
+from commonweal_coordinator.storage import STAGING, DiskStorage, InconsistentError, LockDatabase, Storage
 from commonweal_protocols.checkpoint import Checkpoint, check_origin, open_checkpoint
 from commonweal_protocols.errors import ConfigError, MalformedError, PeerError, StorageError, UnavailableError
-from commonweal_protocols.files import sync_directory
 from commonweal_protocols.merkle import EMPTY_ROOT, HASH_BYTES, Frontier, Tree, leaf_hash
 from commonweal_protocols.note import make_verifier, sign_note
 from commonweal_protocols.proof import format_proof
@@ -77,7 +77,7 @@ class Log:
         self._key = key
         self._verifier = make_verifier(origin, key.public_key())
         self._mutex = threading.Lock()  # guards everything below
-        self._trouble = ""  # not empty: why this object answers no more
+        self._failure: StorageError | None = None  # why this object answers no more
         self._closed = False
         self._cosign = cosign
         self._note = b""  # the newest checkpoint under our own key: what the lock database holds
@@ -92,13 +92,13 @@ class Log:
 
     @classmethod
     def create(
-        cls, directory: Path, lock_path: Path, origin: str, key: Ed25519PrivateKey, cosign: Cosign = no_witness
+        cls, store: Path | Storage, lock_path: Path, origin: str, key: Ed25519PrivateKey, cosign: Cosign = no_witness
     ) -> Self:
-        """Make a new, empty log and open it. Other files in ``directory`` are left alone.
+        """Make a new, empty log and open it. Other files in the store are left alone.
 
         Args:
-            directory: The store, to be served as it is (but ``staging/``).
-            lock_path: The lock database, outside of ``directory`` and of every backup.
+            store: A folder, or another storage; to be served as it is (but ``staging/``).
+            lock_path: The lock database, on a local disk, outside of the store and of every backup.
             origin: The log's name for its whole life.
             key: Signs checkpoints and nothing else.
             cosign: Asks the witnesses.
@@ -111,33 +111,34 @@ class Log:
             check_origin(origin)
         except MalformedError as e:
             raise ConfigError(str(e)) from e
-        for name in ("checkpoint", "tile"):
-            if (directory / name).exists():
-                raise StorageError(f"{directory / name}: a log is there already; a log is created once")
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            sync_directory(directory.parent)
-        except OSError as e:
-            raise StorageError(f"{directory}: cannot be made: {e.strerror}") from e
+        storage = DiskStorage(store) if isinstance(store, Path) else store
+        storage.begin()
         LockDatabase.create(lock_path, sign_note(Checkpoint(origin, 0, EMPTY_ROOT).text(), origin, key))
-        return cls.open(directory, lock_path, origin, key, cosign)
+        return cls.open(storage, lock_path, origin, key, cosign)
 
     @classmethod
     def open(
-        cls, directory: Path, lock_path: Path, origin: str, key: Ed25519PrivateKey, cosign: Cosign = no_witness
+        cls, store: Path | Storage, lock_path: Path, origin: str, key: Ed25519PrivateKey, cosign: Cosign = no_witness
     ) -> Self:
         """Open a log that was created before, and finish what a crash has cut off, as far as witnesses are there.
 
         Raises:
-            StorageError: The store or the lock database was rolled back, lost or damaged, is of another log, or is
-                open elsewhere. Nothing is signed then.
+            InconsistentError: The store or the lock database was rolled back, lost or damaged, or is of another log.
+                Nothing is signed then.
+            StorageError: It is open elsewhere, or cannot be read or written now.
         """
         lock = LockDatabase(lock_path)
         try:
-            return cls(DiskStorage(directory), lock, origin, key, cosign)
+            return cls(DiskStorage(store) if isinstance(store, Path) else store, lock, origin, key, cosign)
         except BaseException:
             lock.close()
             raise
+
+    @property
+    def failure(self) -> StorageError | None:
+        """What has stopped this log for good; None while it answers."""
+        with self._mutex:
+            return self._failure
 
     @property
     def size(self) -> int:
@@ -147,7 +148,7 @@ class Log:
             StorageError: An earlier write has failed.
         """
         with self._mutex:
-            self._check_trouble()
+            self._check_failure()
             return self._published_size
 
     @property
@@ -158,7 +159,7 @@ class Log:
             StorageError: An earlier write has failed.
         """
         with self._mutex:
-            self._check_trouble()
+            self._check_failure()
             return self._published
 
     def holds(self, entry: bytes) -> bool:
@@ -209,6 +210,17 @@ class Log:
                 self._publish()
             return [self._sequenced(self._index[leaf]) for leaf in leaves]
 
+    def refresh(self) -> None:
+        """Have the newest checkpoint cosigned again and published, with the witnesses' times of now.
+
+        Raises:
+            StorageError: It cannot be written; the log must be opened anew.
+            UnavailableError: Too few witnesses answer; what is public stays.
+        """
+        with self._mutex:
+            self._check_open()
+            self._cosign_and_show()
+
     def close(self) -> None:
         """Let another process have the log. ``size`` and ``checkpoint`` stay readable."""
         with self._mutex:
@@ -216,12 +228,14 @@ class Log:
                 self._closed = True
                 self._lock.close()
 
-    def _check_trouble(self) -> None:
-        if self._trouble:
-            raise StorageError(f"log {self._verifier.name}: stopped after: {self._trouble}; start the coordinator anew")
+    def _check_failure(self) -> None:
+        if self._failure:
+            raise StorageError(
+                f"log {self._verifier.name}: stopped after: {self._failure}; nothing is taken until it is opened anew"
+            )
 
     def _check_open(self) -> None:
-        self._check_trouble()
+        self._check_failure()
         if self._closed:
             raise StorageError(f"log {self._verifier.name}: is closed")
 
@@ -233,7 +247,7 @@ class Log:
         """Stage, commit, apply. ``fresh`` maps leaf hash to entry, in order."""
         old_size = self._tree.size
         # From here to the end the tree in memory is ahead of the disk. Whatever exception gets out, it must stop us.
-        self._trouble = "an append that was cut off"
+        self._failure = StorageError("an append that was cut off")
         try:
             for leaf in fresh:
                 self._tree.append(leaf)
@@ -246,7 +260,7 @@ class Log:
                 self._storage.stage(_staging_path(checkpoint), batch)
             except OSError as e:
                 self._tree.truncate(old_size)
-                self._trouble = ""
+                self._failure = None
                 raise StorageError(
                     f"log {self._verifier.name}: a batch of {len(batch)} bytes cannot be staged: {e.strerror}; nothing "
                     "was added and nothing is lost; the same entries may be sent again"
@@ -256,14 +270,14 @@ class Log:
             self._lock.swap(self._note, note)
             self._apply(checkpoint, batch)
         except StorageError as e:
-            if self._trouble:
-                self._trouble = str(e)
+            if self._failure:
+                self._failure = e
             raise
         self._note, self._frontier = note, frontier
         self._tail = tail[len(tail) - checkpoint.size % TILE_WIDTH :]
         for index, leaf in enumerate(fresh, old_size):
             self._index[leaf] = index
-        self._trouble = ""
+        self._failure = None
 
     def _pack(self, old_size: int, tail: list[bytes]) -> bytes:
         """Return the staged form of a batch: uint64 old size, then each new file with its uint32 length.
@@ -312,13 +326,16 @@ class Log:
         """Have the newest checkpoint cosigned, if it is not public yet, and make it so. May run any number of times."""
         if not self._unpublished:
             return
+        self._cosign_and_show()
+
+    def _cosign_and_show(self) -> None:
         checkpoint = self._open_own("the newest checkpoint", self._note)
         note = self._cosign(checkpoint, self._note, lambda old: self._tree.consistency_path(old, checkpoint.size))
         try:
             self._storage.replace("checkpoint", note)
             self._tidy(checkpoint)
         except StorageError as e:
-            self._trouble = str(e)
+            self._failure = e
             raise
         self._published, self._published_size = note, checkpoint.size
 
@@ -340,27 +357,29 @@ class Log:
             self._storage.replace("checkpoint", note)
             published = note
         if published is None:
-            raise StorageError(f"checkpoint: wanted size {checkpoint.size} in the store, got none: the store is lost")
+            raise InconsistentError(
+                f"checkpoint: wanted size {checkpoint.size} in the store, got none: the store is lost"
+            )
         public = self._open_own("the published checkpoint", published)
         if public.size > checkpoint.size:
-            raise StorageError(
+            raise InconsistentError(
                 f"lock database: is at size {checkpoint.size}, but {public.size} is published: it was rolled back "
                 "(from a backup?); going on would fork the log"
             )
         if public.size == checkpoint.size and public.root != checkpoint.root:
-            raise StorageError(f"log: the lock database and the store are forked at size {public.size}")
+            raise InconsistentError(f"log: the lock database and the store are forked at size {public.size}")
         staging_path = _staging_path(checkpoint)
         batch = self._storage.read(staging_path)
         if batch is not None:
             old_size, _ = _unpack(batch, checkpoint.size)
             if public.size not in (old_size, checkpoint.size):
-                raise StorageError(
+                raise InconsistentError(
                     f"store: wanted size {old_size} or {checkpoint.size} published, got {public.size}: it was rolled "
                     "back (from a backup?); bring the missing tiles back from a mirror"
                 )
             self._apply(checkpoint, batch)
         elif public.size < checkpoint.size:
-            raise StorageError(
+            raise InconsistentError(
                 f"store: size {checkpoint.size} was signed, {public.size} is published and nothing is staged: the "
                 "store was rolled back (from a backup?); bring the missing tiles back from a mirror"
             )
@@ -381,7 +400,7 @@ class Log:
         try:
             return open_checkpoint(note, self._verifier)
         except PeerError as e:
-            raise StorageError(f"{what}: wanted a checkpoint of {self._verifier.name} under this key: {e}") from e
+            raise InconsistentError(f"{what}: wanted a checkpoint of {self._verifier.name} under this key: {e}") from e
 
     def _load(self, checkpoint: Checkpoint) -> None:
         """Read every tile, re-hash them to the signed root, and re-hash the last bundle, where the next append goes on.
@@ -396,7 +415,7 @@ class Log:
                 for at in range(0, len(data), HASH_BYTES):
                     if data[at : at + HASH_BYTES] != hashes[at : at + HASH_BYTES]:
                         below = tile_path(tile.level - 1, start + at // HASH_BYTES)
-                        raise StorageError(f"{tile.path}: is not the hash of {below}; restore both from a mirror")
+                        raise InconsistentError(f"{tile.path}: is not the hash of {below}; restore both from a mirror")
                 continue
             for at in range(0, len(data), HASH_BYTES):
                 leaf = data[at : at + HASH_BYTES]
@@ -409,7 +428,7 @@ class Log:
         width = checkpoint.size - n * TILE_WIDTH
         if self._tree.root(checkpoint.size) != checkpoint.root:
             # Full tiles were held against the level above, so it is the last one; or the note is another tree's.
-            raise StorageError(
+            raise InconsistentError(
                 f"{tile_path(0, n, width)}: does not hash to the signed root of size {checkpoint.size}; "
                 "restore it from a mirror"
             )
@@ -417,9 +436,9 @@ class Log:
         try:
             entries = parse_bundle(self._read_exactly(path, None), width)
         except MalformedError as e:
-            raise StorageError(f"{path}: {e}; restore it from a mirror") from e
+            raise InconsistentError(f"{path}: {e}; restore it from a mirror") from e
         if b"".join(map(leaf_hash, entries)) != self._tree.nodes(0, n * TILE_WIDTH, checkpoint.size):
-            raise StorageError(f"{path}: does not hash to its tile; restore it from a mirror")
+            raise InconsistentError(f"{path}: does not hash to its tile; restore it from a mirror")
         if width < TILE_WIDTH:
             self._tail = entries
 
@@ -427,7 +446,7 @@ class Log:
         data = self._storage.read(path)
         if data is None or (size is not None and len(data) != size):
             got = "no such file" if data is None else f"{len(data)}"
-            raise StorageError(f"{path}: wanted {size or 'its'} bytes, got {got}; restore it from a mirror")
+            raise InconsistentError(f"{path}: wanted {size or 'its'} bytes, got {got}; restore it from a mirror")
         return data
 
 
@@ -447,7 +466,7 @@ def _unpack(batch: bytes, new_size: int) -> tuple[int, dict[str, bytes]]:
     """Return the old size and the files of a staged batch, by path.
 
     Raises:
-        StorageError: It is damaged.
+        InconsistentError: It is damaged.
     """
     files: dict[str, bytes] = {}
     old_size = int.from_bytes(batch[:8], "big")
@@ -457,5 +476,7 @@ def _unpack(batch: bytes, new_size: int) -> tuple[int, dict[str, bytes]]:
         at = start + int.from_bytes(batch[at:start], "big")
         files[path] = batch[start:at]
     if at != len(batch) or not files:
-        raise StorageError(f"{STAGING}: the batch up to size {new_size} is damaged; restore it, nothing else has it")
+        raise InconsistentError(
+            f"{STAGING}: the batch up to size {new_size} is damaged; restore it, nothing else has it"
+        )
     return old_size, files

@@ -14,19 +14,39 @@ from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
-from commonweal_protocols.errors import StorageError
+from commonweal_protocols.errors import LogError, StorageError
 from commonweal_protocols.files import sync_directory
 
 STAGING = "staging"
 """The private folder below the public one; it is never served."""
 
 
-class Storage(Protocol):
-    """The store's disk. Paths are relative. There is one caller at a time, and it never retries after StorageError.
+class InconsistentError(StorageError):
+    """The store or the lock database is not what was signed last: rolled back, lost, damaged. A person must mend it."""
 
-    Every method that writes is durable on return: power may fail right after it. After a StorageError it is unknown
-    whether the effect is there; the next start finds out.
+
+class UnsyncedError(StorageError):
+    """The kernel could not make a write durable.
+
+    Linux says so once and then takes the lost pages for clean, so neither a second sync nor a read tells what the disk
+    holds: this process must not go on from what it would find.
     """
+
+
+class Storage(Protocol):
+    """Where the store's files lie. Paths are relative.
+
+    There is one writer at a time, and it never retries after StorageError; ``read`` may be called beside it. Every
+    method that writes is durable on return: power may fail right after it. After a StorageError it is unknown whether
+    the effect is there; the next opening finds out.
+    """
+
+    def begin(self) -> None:
+        """Make the place for a new log. Other files in it are left alone.
+
+        Raises:
+            StorageError: A log is there already, or it cannot be made.
+        """
 
     def read(self, path: str) -> bytes | None:
         """Return a file's bytes, or None where there is no such file."""
@@ -35,7 +55,7 @@ class Storage(Protocol):
         """Write a private file, over whatever is there.
 
         Raises:
-            OSError: Nothing is kept (the disk is full, say); another try is allowed.
+            OSError: Nothing is kept that anybody would look at (the disk is full, say); another try is allowed.
             StorageError: See above.
         """
 
@@ -43,7 +63,12 @@ class Storage(Protocol):
         """Return the paths of all staged files, and of whatever else a crash has left among them."""
 
     def create(self, files: Mapping[str, bytes]) -> None:
-        """Write immutable public files, each whole or not at all. The same bytes again are no error; others are."""
+        """Write immutable public files, each whole or not at all. The same bytes again are no error.
+
+        Raises:
+            InconsistentError: A file is there with other bytes. It is left as it is.
+            StorageError: See above.
+        """
 
     def replace(self, path: str, data: bytes) -> None:
         """Write a public file, whole or not at all, over whatever is there."""
@@ -63,6 +88,17 @@ class DiskStorage:
         # Folders whose names this process has made durable. One that merely exists may have been made by a process
         # that was killed before it could.
         self._durable: set[Path] = {directory}
+
+    def begin(self) -> None:
+        """See :class:`Storage`."""
+        for name in ("checkpoint", "tile"):
+            if (self._root / name).exists():
+                raise StorageError(f"{self._root / name}: a log is there already; a log is created once")
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            sync_directory(self._root.parent)
+        except OSError as e:
+            raise StorageError(f"{self._root}: cannot be made: {e.strerror}") from e
 
     def read(self, path: str) -> bytes | None:
         """See :class:`Storage`."""
@@ -101,7 +137,7 @@ class DiskStorage:
             if existing is None:
                 missing[path] = data
             elif existing != data:
-                raise StorageError(
+                raise InconsistentError(
                     f"{self._root / path}: exists with other bytes; a published file never changes: "
                     "mend the disk or restore this file"
                 )
@@ -146,7 +182,7 @@ class DiskStorage:
         except OSError as e:
             raise StorageError(
                 f"{self._root}: {len(files)} files cannot be written: {e.strerror}; "
-                "nothing is lost: mend that (free space, say) and start again"
+                "nothing is lost: mend that (free space, say)"
             ) from e
         self._sync_names(files.keys())
 
@@ -171,7 +207,7 @@ class DiskStorage:
         try:
             sync_directory(path)
         except OSError as e:
-            raise StorageError(f"{path}: cannot be made durable: {e.strerror}; check the disk") from e
+            raise UnsyncedError(f"{path}: cannot be made durable: {e.strerror}; check the disk") from e
 
 
 def _write_file(path: Path, data: bytes, mode: int) -> None:
@@ -187,9 +223,23 @@ def _write_file(path: Path, data: bytes, mode: int) -> None:
             os.fsync(fd)
         except OSError as e:
             # Never tried again: the kernel may have dropped the pages by now, and would report success.
-            raise StorageError(f"{path}: cannot be made durable: {e.strerror}; check the disk") from e
+            raise UnsyncedError(f"{path}: cannot be made durable: {e.strerror}; check the disk") from e
     finally:
         os.close(fd)
+
+
+class StorageSource:
+    """A log's own files as public records (``records.Source``). Thread-safe, as far as the storage's ``read`` is."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def read(self, path: str, *, max_bytes: int) -> bytes | None:
+        """See ``records.Source``."""
+        data = self._storage.read(path)
+        if data is not None and len(data) > max_bytes:
+            raise LogError(f"{path}: wanted at most {max_bytes} bytes, got {len(data)}")
+        return data
 
 
 class LockDatabase:
@@ -203,7 +253,7 @@ class LockDatabase:
     def __init__(self, path: Path) -> None:
         self._path = path
         if not path.is_file():
-            raise StorageError(f"{path}: wanted the log's lock database, got no such file; was the log created?")
+            raise InconsistentError(f"{path}: wanted the log's lock database, got no such file; was the log created?")
         try:
             self._guard = os.open(path.with_name(path.name + ".flock"), os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as e:
@@ -211,12 +261,18 @@ class LockDatabase:
         try:
             fcntl.flock(self._guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._connection = _connect(path)
+            # If an earlier sync has failed, the kernel may show us commits that the disk does not have. This writes
+            # and syncs them anew, so that whatever is read from here on is durable.
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except BlockingIOError as e:
             os.close(self._guard)
             raise StorageError(f"{path}: another process has this log open; a log has one writer") from e
-        except (OSError, sqlite3.Error) as e:
+        except OSError as e:
             os.close(self._guard)
             raise StorageError(f"{path}: the lock database cannot be opened: {e}") from e
+        except sqlite3.Error as e:
+            os.close(self._guard)
+            raise _sqlite_error(path, "opened", e) from e
 
     @staticmethod
     def create(path: Path, note: bytes) -> None:
@@ -252,33 +308,46 @@ class LockDatabase:
         """Return the newest signed checkpoint.
 
         Raises:
-            StorageError: The file is damaged.
+            InconsistentError: The file is damaged.
+            StorageError: It cannot be read.
         """
         try:
             row = self._connection.execute("SELECT note FROM checkpoint").fetchone()
         except sqlite3.Error as e:
-            raise StorageError(f"{self._path}: the lock database cannot be read: {e}") from e
+            raise _sqlite_error(self._path, "read", e) from e
         if row is None or not isinstance(row[0], bytes):
-            raise StorageError(f"{self._path}: wanted a checkpoint in the lock database, got none")
+            raise InconsistentError(f"{self._path}: wanted a checkpoint in the lock database, got none")
         return row[0]
 
     def swap(self, old: bytes, new: bytes) -> None:
         """Put ``new`` in the place of exactly ``old``, durably.
 
         Raises:
-            StorageError: Something else is there, or it is unknown what is there.
+            InconsistentError: Something else is there.
+            StorageError: It is unknown what is there.
         """
         try:
             done = self._connection.execute("UPDATE checkpoint SET note = ? WHERE note = ?", (new, old)).rowcount
         except sqlite3.Error as e:
-            raise StorageError(f"{self._path}: the lock database cannot be written: {e}") from e
+            raise _sqlite_error(self._path, "written", e) from e
         if done != 1:
-            raise StorageError(f"{self._path}: another writer has moved the log; stop it, a log has one writer")
+            raise InconsistentError(f"{self._path}: another writer has moved the log; stop it, a log has one writer")
 
     def close(self) -> None:
         """Let another process have the log."""
         self._connection.close()
         os.close(self._guard)
+
+
+def _sqlite_error(path: Path, action: str, e: sqlite3.Error) -> StorageError:
+    # The low byte is the kind, the one above says at which call: at a write or a sync, it does not matter which.
+    code = getattr(e, "sqlite_errorcode", None)
+    kind: type[StorageError] = StorageError
+    if code is not None and code & 0xFF == sqlite3.SQLITE_IOERR:
+        kind = UnsyncedError
+    elif code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        kind = InconsistentError
+    return kind(f"{path}: the lock database cannot be {action}: {e}")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

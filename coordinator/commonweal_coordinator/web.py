@@ -1,14 +1,16 @@
 """The public records over HTTPS: static files, the same for everybody, read-only; and a page that checks them.
 
-Bundles, tiles and blobs never change and say so; the checkpoint is always asked for anew (C2SP tlog-tiles). Anything
-else under the folder is not served. The page (``/`` and ``/verify.html``) is one file without any other request, whose
-script and style are the only ones that its policy lets a browser run. Whoever runs this server could serve another
-page: a reader who does not trust it opens a copy from elsewhere, so log and tiles may be read across origins.
+The log's own files may lie elsewhere than the blobs (in an object store); readers cannot tell. Bundles, tiles and blobs
+never change and say so; the checkpoint is always asked for anew (C2SP tlog-tiles). Anything else under the folder is
+not served. The page (``/`` and ``/verify.html``) is one file without any other request, whose script and style are the
+only ones that its policy lets a browser run. Whoever runs this server could serve another page: a reader who does not
+trust it opens a copy from elsewhere, so log and tiles may be read across origins.
 """
 
 import base64
 import hashlib
 import http
+import logging
 import re
 import socket
 import threading
@@ -19,14 +21,20 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from commonweal_coordinator.storage import Storage
 from commonweal_protocols.errors import StorageError
 
-_SERVED = re.compile(r"checkpoint|tile/[0-9a-z/.]+|blob/[0-9a-f]{64}")
+logger = logging.getLogger(__name__)
+
+_LOG = re.compile(r"checkpoint|tile/(?:entries|[0-9]{1,2})/(?:x[0-9]{3}/)*[0-9]{3}(?:\.p/[0-9]{1,3})?")
+_BLOB = re.compile(r"blob/[0-9a-f]{64}")
 
 _GRACE_SECONDS = 5
 
@@ -72,16 +80,20 @@ def _page_route(path: str, page: bytes, policy: str) -> Route:
 
 
 class _Records(StaticFiles):
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, log: Storage | None = None) -> None:
         super().__init__(directory=folder)
         self._folder = folder
+        self._log = log
 
     async def get_response(self, path: str, scope: MutableMapping[str, Any]) -> Response:
-        if not _SERVED.fullmatch(path):
+        if _LOG.fullmatch(path) and self._log is not None and scope["method"] in ("GET", "HEAD"):
+            response = await run_in_threadpool(_read, self._log, path)
+        elif _LOG.fullmatch(path) or _BLOB.fullmatch(path):
+            response = await super().get_response(path, scope)
+        else:
             return Response(status_code=http.HTTPStatus.NOT_FOUND)
-        response = await super().get_response(path, scope)
         if path == "checkpoint":
-            if response.status_code == http.HTTPStatus.OK:
+            if response.status_code == http.HTTPStatus.OK and self._log is None:
                 # All at once: a file response looks at the size first, and the file may be replaced after that.
                 response = Response((self._folder / path).read_bytes())
             response.headers["cache-control"] = "no-store"
@@ -96,13 +108,36 @@ class _Records(StaticFiles):
         return response
 
 
-class RecordsServer:
-    """Serves one folder in a thread of its own. ``port`` 0 takes a free one, which ``port`` says once started."""
+def _read(log: Storage, path: str) -> Response:
+    try:
+        data = log.read(path)
+    except StorageError as e:
+        logger.warning("records: %s", e)
+        raise HTTPException(http.HTTPStatus.SERVICE_UNAVAILABLE) from e
+    if data is None:
+        raise HTTPException(http.HTTPStatus.NOT_FOUND)
+    return Response(data)
 
-    def __init__(self, directory: Path, host: str, port: int, certificate: Path, key: Path) -> None:
+
+class RecordsServer:
+    """Serves the records in a thread of its own. ``port`` 0 takes a free one, which ``port`` says once started."""
+
+    def __init__(
+        self, directory: Path, host: str, port: int, certificate: Path, key: Path, log: Storage | None = None
+    ) -> None:
+        """Set up; nothing is served yet.
+
+        Args:
+            directory: The records' folder; it may be replaced while they are served.
+            host: The address to listen on.
+            port: And the port.
+            certificate: A PEM of the certificate's chain.
+            key: A PEM of its key.
+            log: Where the checkpoint and the tiles lie, if not in the folder.
+        """
         page = _read_page()
         routes = [_page_route("/", *page), _page_route("/verify.html", *page)]
-        app = Starlette(routes=[*routes, Mount("/", app=_Records(directory))])
+        app = Starlette(routes=[*routes, Mount("/", app=_Records(directory, log))])
         self._host = host
         self.port = port
         self._server = uvicorn.Server(
