@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from commonweal_adapters.delta import GridTensors, read_adapter, write_delta
 from commonweal_adapters.recompute import merge_release, recompute_start
@@ -18,7 +19,7 @@ from commonweal_coordinator.log import Log
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.envelope import Signature, format_envelope, sign
 from commonweal_protocols.fold import State, release_inputs
-from commonweal_protocols.keys import public_hex
+from commonweal_protocols.keys import public_hex, write_private
 from commonweal_protocols.merkle import Tree, leaf_hash
 from commonweal_protocols.note import format_vkey, sign_note
 from commonweal_protocols.predicates import (
@@ -66,6 +67,12 @@ TINY = AdapterSpec(
 def key_of(name: str) -> Ed25519PrivateKey:
     """A key that is the same in every run, so that a failing test can be run again."""
     return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"key of {name}".encode()).digest())
+
+
+def save_key(path: Path, key: Ed25519PrivateKey) -> None:
+    """A key file with this very key."""
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    write_private(path, pem)
 
 
 def blob_of(data: bytes) -> Blob:

@@ -13,7 +13,9 @@ from commonweal_adapters.delta import GridTensors, read_adapter
 from commonweal_node.blend import BlendWeights
 from commonweal_node.charter import NO_CHARTER, Bars, Charter
 from commonweal_node.institution import Institution
+from commonweal_node.keyring import KeyRing
 from commonweal_protocols.canonical import digest_of
+from commonweal_protocols.envelope import format_envelope, sign
 from commonweal_protocols.errors import LogError, RuleError, SignatureError, StorageError, UnavailableError
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.predicates import (
@@ -26,10 +28,11 @@ from commonweal_protocols.predicates import (
     Ratification,
     Recipe,
     Refusal,
+    Rotation,
     Update,
 )
-from commonweal_protocols.statement import open_entry
-from tests.federation import TINY, Federation, blob_of
+from commonweal_protocols.statement import Statement, open_entry
+from tests.federation import TINY, Federation, blob_of, key_of, save_key
 from tests.test_follow import MemorySource, follower, other_history, served
 
 BASE, SHARED, OWN = BlendWeights(0, 0), BlendWeights(1000, 0), BlendWeights(0, 1000)
@@ -70,12 +73,15 @@ class Line:
 
     f: Federation
     trouble: Exception | None = None
+    trouble_after: Exception | None = None
 
     def submit(self, envelope: bytes) -> bytes:
         if self.trouble:
             raise self.trouble
         if envelope not in self.f.entries:
             self.f.add(envelope)
+        if self.trouble_after:
+            raise self.trouble_after
         return self.f.receipt(envelope)
 
     def put_blob(self, data: bytes) -> Blob:
@@ -100,6 +106,8 @@ class Node:
     phases: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        (self.home / "keys").mkdir(exist_ok=True)
+        save_key(self.home / "keys/institution.pem", self.f.keys[NAME])
         self.source = served(self.f)
         self.line = Line(self.f)
         self.start()
@@ -108,7 +116,7 @@ class Node:
         """As after a restart: new objects, the same folder."""
         self.institution = Institution(
             NAME,
-            self.f.keys[NAME],
+            KeyRing(self.home, None),
             self.transport_key,
             home=self.home,
             charter=self.charter,
@@ -586,3 +594,64 @@ def test_every_statement_vouches_for_the_newest_checkpoint_that_was_verified(f: 
     assert header is not None
     assert header.seen == (node.source.seen(),)
     assert header.consortium == digest_of(founding)
+
+
+# -- keys
+
+
+def test_a_next_key_is_logged_by_both_and_takes_the_place_of_the_old_one(node: Node) -> None:
+    ring = KeyRing(node.home, None)
+    following = ring.make_next()
+    node.tend()
+    rotation = open_entry(node.f.entries[-1])
+    assert isinstance(rotation.statement.predicate, Rotation)
+    assert sorted(rotation.signers) == sorted([public_hex(ring.present), public_hex(following)])
+    assert not (node.home / "keys/institution.next.pem").exists()
+    assert public_hex(KeyRing(node.home, None).present) == public_hex(following) == node.f.state.key(NAME)
+    node.f.keys[NAME] = following
+    update = said_in(node.answer())
+    assert isinstance(update, Update)
+    node.f.add(node.answer())
+
+
+def test_a_crash_between_the_log_and_the_file_loses_no_key(node: Node) -> None:
+    following = KeyRing(node.home, None).make_next()
+    node.line.trouble_after = UnavailableError("the answer is lost")
+    with pytest.raises(UnavailableError, match="the answer is lost"):
+        node.tend()
+    node.line.trouble_after = None
+    node.start()
+    assert public_hex(KeyRing(node.home, None).present) != public_hex(following)
+    node.tend()
+    assert public_hex(KeyRing(node.home, None).present) == public_hex(following) == node.f.state.key(NAME)
+    assert sum(isinstance(said_in(e), Rotation) for e in node.f.entries) == 1
+
+
+def test_an_answer_that_is_on_its_way_is_logged_before_the_key_changes(node: Node) -> None:
+    answer = node.answer()
+    KeyRing(node.home, None).make_next()
+    node.tend()
+    assert len(node.f.entries) == 5
+    node.f.add(answer)
+    node.tend()
+    assert isinstance(said_in(node.f.entries[-1]), Rotation)
+
+
+def test_a_node_whose_key_somebody_else_has_rotated_says_so_and_signs_nothing(node: Node) -> None:
+    node.f.rotate(NAME, "thief")
+    before = len(node.f.entries)
+    wanted = f"wanted [0-9a-f]+ as the key of clinic in the log, got {public_hex(key_of('thief'))}"
+    with pytest.raises(RuleError, match=wanted):
+        node.tend()
+    assert len(node.f.entries) == before
+
+
+def test_a_key_that_the_members_have_named_is_taken_without_a_rotation(node: Node) -> None:
+    following = KeyRing(node.home, None).make_next()
+    members = [m | {"key": public_hex(following)} if m["institution"] == NAME else m for m in node.f.members()]
+    payload = Statement(None, node.f.amended(members=members)).payload()
+    keys = [key_of("coop"), key_of("school"), following]
+    node.f.add(format_envelope(payload, [sign(payload, key) for key in keys]))
+    node.tend()
+    assert public_hex(KeyRing(node.home, None).present) == public_hex(following)
+    assert not isinstance(said_in(node.f.entries[-1]), Rotation)

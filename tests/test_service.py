@@ -11,9 +11,9 @@ import grpc
 import pytest
 
 from commonweal_coordinator.blobs import BlobStore
-from commonweal_coordinator.founding import Founding
 from commonweal_coordinator.sequencer import Sequencer
 from commonweal_coordinator.service import MAX_WAIT_SECONDS, Admission, FoundingService, LogService
+from commonweal_coordinator.signing import Draft
 from commonweal_coordinator.tls import TlsFiles, load_or_create_tls
 from commonweal_node.client import CoordinatorClient
 from commonweal_protocols.envelope import format_envelope, sign
@@ -294,7 +294,7 @@ def test_a_wait_is_cut_to_what_a_server_can_bear(desk: Desk, monkeypatch: pytest
 class Founder:
     """The founding service on a port; ``trouble`` is what happens once a signature has been taken."""
 
-    founding: Founding
+    founding: Draft
     client: CoordinatorClient
     taken: list[int]
     trouble: list[Exception]
@@ -302,8 +302,8 @@ class Founder:
 
 @pytest.fixture
 def founder(tls: TlsFiles, tmp_path: Path) -> Iterator[Founder]:
-    Founding.draft(tmp_path, Federation().compact)
-    founding, taken, trouble = Founding(tmp_path), list[int](), list[Exception]()
+    Draft.store(tmp_path, Federation().compact)
+    founding, taken, trouble = Draft(tmp_path), list[int](), list[Exception]()
 
     def on_signed() -> None:
         taken.append(3 - len(founding.missing()))
@@ -314,7 +314,7 @@ def founder(tls: TlsFiles, tmp_path: Path) -> Iterator[Founder]:
         raise UnavailableError(f"log: not founded yet; missing: {', '.join(founding.missing())}")
 
     def register(server: grpc.Server) -> None:
-        rpc.add_FoundingServicer_to_server(FoundingService(founding, on_signed), server)  # type: ignore[no-untyped-call]
+        rpc.add_FoundingServicer_to_server(FoundingService(lambda: founding, on_signed), server)  # type: ignore[no-untyped-call]
         rpc.add_LogServicer_to_server(LogService(no_log, no_log), server)  # type: ignore[no-untyped-call, arg-type]
 
     with (
@@ -336,7 +336,7 @@ def test_members_sign_the_draft_that_they_are_given(founder: Founder) -> None:
 
 def test_a_signature_that_is_refused_founds_nothing(founder: Founder) -> None:
     payload = founder.client.get_draft()
-    with pytest.raises(RuleError, match="founding: wanted one member's signature, got"):
+    with pytest.raises(RuleError, match="draft: wanted one member's signature, got"):
         founder.client.sign(format_envelope(payload, [sign(payload, key_of("stranger"))]))
     with pytest.raises(MalformedError, match="canonical JSON"):
         founder.client.sign(b"x")

@@ -12,16 +12,19 @@ from rich.console import Console
 from commonweal_coordinator import daemon
 from commonweal_coordinator.blobs import BlobStore
 from commonweal_coordinator.config import CoordinatorConfig, load_config
-from commonweal_coordinator.draft import draft_compact, load_terms
-from commonweal_coordinator.founding import Founding
+from commonweal_coordinator.draft import amend_compact, draft_compact, load_terms, parse_revocation
+from commonweal_coordinator.signing import Draft
 from commonweal_coordinator.status import load_status, now
 from commonweal_coordinator.tls import load_or_create_tls
+from commonweal_protocols.amendment import describe_changes
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.files import write_atomic
 from commonweal_protocols.join import Card, Invite
 from commonweal_protocols.keys import load_or_create_key_file, load_passphrase, public_hex
 from commonweal_protocols.note import format_vkey
 from commonweal_protocols.predicates import Coordinator
+from commonweal_protocols.records import DirectorySource
+from commonweal_protocols.replay import replay
 from commonweal_protocols.settings import describe
 
 app = typer.Typer(no_args_is_help=True, help="Sequence a consortium's log, run its rounds, publish its releases.")
@@ -84,7 +87,7 @@ def init(
     public = home / "public"
     public.mkdir(exist_ok=True)
     BlobStore(public).put_bytes(start)
-    consortium = Founding.draft(home / "founding", made)
+    consortium = Draft.store(home / "founding", made)
     tls = load_or_create_tls(home / "tls", [reach, host])
     invite = Invite(
         consortium=consortium,
@@ -108,6 +111,44 @@ def init(
     write_atomic(home / "coordinator.toml", text.encode())
     typer.echo(f"consortium {terms.consortium} {consortium}: {len(cards)} members have to sign")
     typer.echo(f"next: send {home}/invite.json to each of them, and run: commonweal coordinator run --home {home}")
+
+
+@app.command()
+def amend(
+    home: Home = DEFAULT_HOME,
+    compact: Annotated[Path | None, typer.Option(help="Other terms (TOML); those in force if not given.")] = None,
+    card: Annotated[
+        list[Path] | None, typer.Option(help="The card of one who joins, or who has a new key or witness.")
+    ] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="An institution that leaves.")] = None,
+    revoke: Annotated[
+        list[str] | None,
+        typer.Option(help="INSTITUTION@INDEX:REASON. Its key ends; what it signed from that entry on is suspect."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Say what would change, and draft nothing.")] = False,
+) -> None:
+    """Draft the next version of the compact. It is in force once the thresholds of both versions have signed it.
+
+    Members see and sign it with `commonweal node amend`, and one who joins with `commonweal node join`. A new draft
+    takes the place of an older one that has not found its signatures. Example, after a stolen laptop:
+
+    commonweal coordinator amend --card clinic-new.json --revoke "clinic@57:laptop stolen"
+    """
+    state = replay(DirectorySource(home / "public")).state
+    revocations = [parse_revocation(text, state) for text in revoke or ()]
+    terms = load_terms(compact) if compact else None
+    made = amend_compact(state, terms, [Card.load(path) for path in card or ()], remove or [], revocations)
+    typer.echo(f"version {made.version} of the compact of {made.consortium}:")
+    for line in describe_changes(state.compact, made):
+        typer.echo(f"  {line}")
+    typer.echo(
+        f"wanted: {state.compact.quorum.amendments} signatures of the members of version {state.compact.version}, "
+        f"{made.quorum.amendments} of those of version {made.version}, and of every key that joins"
+    )
+    if dry_run:
+        return
+    Draft.discard(home / daemon.AMENDMENT)
+    typer.echo(f"draft {Draft.store(home / daemon.AMENDMENT, made)}: members sign it with `commonweal node amend`")
 
 
 @app.command()
@@ -137,6 +178,8 @@ def status(
     console.print(f"phase       {found.phase if alive else 'not running'} (as of {now() - found.written_at:.0f} s ago)")
     console.print(f"log         {found.size} entries, {found.ratified} ratified releases")
     console.print(f"round       {found.round or 'none yet'}: {found.step} {found.why}")
+    if found.amendment:
+        console.print(f"amendment   {found.amendment}", markup=False)
     if found.trouble:
         console.print(f"trouble     {found.trouble}", style="red", markup=False)
 

@@ -3,7 +3,8 @@
 Home folder::
 
     coordinator.toml   settings            public/    checkpoint, tile/, blob/: what anyone may read
-    keys/              0600, this host      founding/  the draft compact and the members' signatures
+    keys/              0600, this host      founding/  the founding compact and the members' signatures
+                                            amendment/ the same of the next version, while it is a draft
     tls/               certificate          lock.db    the log's lock database: never restore it from a backup
     flower/            Flower's own state   status.json
 """
@@ -22,16 +23,23 @@ from commonweal_coordinator.config import CoordinatorConfig
 from commonweal_coordinator.cosigning import Cosigner
 from commonweal_coordinator.exchange import ExchangeService, Limits
 from commonweal_coordinator.flower import SuperLink, SuperLinkSettings
-from commonweal_coordinator.founding import Founding
 from commonweal_coordinator.log import Cosign, Log, no_witness
 from commonweal_coordinator.rounds import RoundDriver, Step
 from commonweal_coordinator.sequencer import Sequencer
 from commonweal_coordinator.service import Admission, FoundingService, LogService
+from commonweal_coordinator.signing import Draft
 from commonweal_coordinator.status import CoordinatorStatus, now, save_status
 from commonweal_coordinator.tls import TlsFiles, load_or_create_tls, own_host
 from commonweal_coordinator.web import RecordsServer
 from commonweal_protocols.canonical import parse_base64
-from commonweal_protocols.errors import CommonwealError, LocalError, PeerError, StorageError, UnavailableError
+from commonweal_protocols.errors import (
+    CommonwealError,
+    LocalError,
+    PeerError,
+    RuleError,
+    StorageError,
+    UnavailableError,
+)
 from commonweal_protocols.fold import State
 from commonweal_protocols.keys import load_key_file
 from commonweal_protocols.quorum import policy_of
@@ -41,6 +49,7 @@ from commonweal_protocols.wire.flower import Answer
 
 log = logging.getLogger(__name__)
 
+AMENDMENT = "amendment"
 MAX_MESSAGE_BYTES = 2 << 20
 _STEP_SECONDS = 0.25
 _GRACE_SECONDS = 5
@@ -55,7 +64,7 @@ class Coordinator:
         self._config = config
         self._key = load_key_file(home / "keys/coordinator.pem", passphrase)
         self._log_key = load_key_file(home / "keys/log.pem", passphrase)
-        self._founding = Founding(home / "founding")
+        self._founding = Draft(home / "founding")
         compact = self._founding.compact
         self._cosigner = Cosigner(policy_of(compact)) if compact.witnesses else None
         self._cosign: Cosign = self._cosigner or no_witness
@@ -67,6 +76,7 @@ class Coordinator:
         self._signed = threading.Event()  # a founder has signed, or we are to stop
         self._sequencer: Sequencer | None = None
         self._trouble = ""
+        self._amendment = ""
 
     def run(self) -> None:
         """Serve until told to stop: found the consortium if need be, then run rounds.
@@ -112,12 +122,12 @@ class Coordinator:
         )
         # Generated code has no annotations.
         rpc.add_LogServicer_to_server(LogService(self._admission, self._require_sequencer), server)  # type: ignore[no-untyped-call]
-        rpc.add_FoundingServicer_to_server(FoundingService(self._founding, self._signed.set), server)  # type: ignore[no-untyped-call]
+        rpc.add_FoundingServicer_to_server(FoundingService(self._draft, self._signed.set), server)  # type: ignore[no-untyped-call]
         compact = self._founding.compact
         limits = Limits(
-            consortium=self._founding.consortium,
+            consortium=self._founding.digest,
             max_blob_bytes=compact.max_update_bytes,
-            members=lambda: frozenset(m.key for m in compact.members),
+            members=self._member_keys,
         )
         rpc.add_ExchangeServicer_to_server(ExchangeService(self._blobs, limits), server)  # type: ignore[no-untyped-call]
         credentials = grpc.ssl_server_credentials([(self._tls.key.read_bytes(), self._tls.chain.read_bytes())])
@@ -129,6 +139,20 @@ class Coordinator:
         if bound == 0:
             raise StorageError(f"exchange: {address} cannot be served; is the port taken?")
         return server
+
+    def _member_keys(self) -> frozenset[str]:
+        """Who may put blobs: the members in force, with the keys that they have now."""
+        compact = self._sequencer.state.compact if self._sequencer else self._founding.compact
+        return frozenset(m.key for m in compact.members)
+
+    def _draft(self) -> Draft:
+        """The draft that may be signed now: the founding one, and later that of the next version, if there is one."""
+        if self._sequencer is None:
+            return self._founding
+        draft = Draft.open_amendment(self._home / AMENDMENT, self._sequencer.state)
+        if draft is None:
+            raise RuleError("draft: wanted a draft of the next version, got none; see `commonweal coordinator amend`")
+        return draft
 
     def _require_sequencer(self) -> Sequencer:
         if self._sequencer is None:
@@ -206,6 +230,7 @@ class Coordinator:
                         if identity.transport_key not in registered:
                             superlink.register(parse_base64(identity.transport_key))
                             registered.add(identity.transport_key)
+                    self._amend(sequencer)
                     driver.step()
                     self._trouble = ""
                 except (LocalError, PeerError) as e:
@@ -217,6 +242,22 @@ class Coordinator:
                 sequencer.wait(sequencer.state.size, _STEP_SECONDS)
         finally:
             superlink.stop()
+
+    def _amend(self, sequencer: Sequencer) -> None:
+        """Log the next version of the compact once enough have signed it."""
+        try:
+            draft = Draft.open_amendment(self._home / AMENDMENT, sequencer.state)
+            if draft is None:
+                self._amendment = ""
+                return
+            envelope = draft.envelope()
+        except RuleError as e:
+            # Signatures are missing, or the log has gone on without this draft: no reason for rounds to wait.
+            self._amendment = str(e)
+            return
+        sequencer.submit(envelope)
+        Draft.discard(self._home / AMENDMENT)
+        log.info("compact: version %d is in force", draft.compact.version)
 
     def _hand_in(self, round_number: int, answer: Answer) -> bool:
         """Log an answer that Flower brought; False where that was not possible, and its node is asked again."""
@@ -243,10 +284,11 @@ class Coordinator:
         status = CoordinatorStatus.model_validate(
             {
                 "phase": phase,
-                "consortium": self._founding.consortium,
+                "consortium": self._founding.digest,
                 "pid": os.getpid(),
                 "written_at": now(),
                 "trouble": self._trouble,
+                "amendment": self._amendment,
                 **fields,
             }
         )

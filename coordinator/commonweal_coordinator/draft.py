@@ -1,13 +1,16 @@
-"""From a compact as people write it (TOML) and the members' cards to the compact that they will sign."""
+"""From a compact as people write it (TOML) and the members' cards to the compact, or its next version, to be signed."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from commonweal_adapters.recompute import recompute_start
+from commonweal_protocols.amendment import check_amendment
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.errors import ConfigError
+from commonweal_protocols.fold import State
 from commonweal_protocols.join import Card
 from commonweal_protocols.predicates import (
     AdapterSpec,
@@ -18,8 +21,10 @@ from commonweal_protocols.predicates import (
     Coordinator,
     Member,
     Name,
+    PublicKey,
     Quorum,
     Recipe,
+    Revocation,
     Rule,
 )
 from commonweal_protocols.settings import describe, load_toml
@@ -75,3 +80,68 @@ def draft_compact(terms: CompactTerms, cards: Sequence[Card], coordinator: Coord
     except ValidationError as e:
         raise ConfigError(f"compact: {describe(e)}") from e
     return compact, start
+
+
+def amend_compact(
+    state: State,
+    terms: CompactTerms | None,
+    cards: Sequence[Card],
+    remove: Sequence[Name],
+    revocations: Sequence[Revocation],
+) -> Compact:
+    """Return the next version of the compact in force.
+
+    Args:
+        state: Where the consortium stands.
+        terms: Other terms; None keeps those in force.
+        cards: Institutions that join, or that get another key or witness.
+        remove: Institutions that leave, and their witnesses with them.
+        revocations: Keys that are no longer their owners' alone.
+
+    Raises:
+        ConfigError: Nobody of that name, too few members for the quorums, or another contradiction.
+        RuleError: It cannot follow the compact in force.
+    """
+    now = state.compact
+    if unknown := sorted(set(remove) - {m.institution for m in now.members}):
+        raise ConfigError(f"amend: wanted a member to remove, got {unknown[0]}")
+    keys = {m.institution: m for m in now.members if m.institution not in remove}
+    witnesses = {w.name: w for w in now.witnesses if w.name not in remove}
+    for card in cards:
+        keys[card.institution] = Member(institution=card.institution, key=card.key)
+        if card.witness is not None:
+            witnesses[card.witness.name] = card.witness
+    changes = {} if terms is None else {name: getattr(terms, name) for name in type(terms).model_fields}
+    changes |= {
+        "version": now.version + 1,
+        "previous": state.compact_sha256,
+        "members": tuple(m for _, m in sorted(keys.items())),
+        "witnesses": tuple(witnesses.values()),
+        "revocations": tuple(revocations),
+    }
+    try:
+        # Through the constructor, which holds the parts to one another; a copy would not.
+        compact = Compact(**{name: getattr(now, name) for name in Compact.model_fields} | changes)
+    except ValidationError as e:
+        raise ConfigError(f"compact: {describe(e)}") from e
+    check_amendment(now, state.compact_sha256, compact, state.retired, state.size)
+    return compact
+
+
+def parse_revocation(text: str, state: State) -> Revocation:
+    """Parse ``INSTITUTION@INDEX:REASON`` (its key in force), or the same with a public key in hex.
+
+    Raises:
+        ConfigError: Not of that form, or nobody of that name.
+    """
+    whom, at, rest = text.partition("@")
+    index, colon, reason = rest.partition(":")
+    if not at or not colon or not re.fullmatch("0|[1-9][0-9]{0,15}", index):
+        raise ConfigError(f"revocation: wanted INSTITUTION@INDEX:REASON, got {text[:100]!r}")
+    key: PublicKey | None = state.key(whom) if state.key(whom) else whom if len(whom) == 64 else None
+    if key is None:
+        raise ConfigError(f"revocation: wanted a member's name or a public key in hex, got {whom!r}")
+    try:
+        return Revocation(key=key, from_index=int(index), reason=reason.strip())
+    except ValidationError as e:
+        raise ConfigError(f"revocation: {describe(e)}") from e

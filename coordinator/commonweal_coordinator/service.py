@@ -5,9 +5,9 @@ from collections.abc import Callable
 import grpc
 
 from commonweal_coordinator.blobs import BlobStore
-from commonweal_coordinator.founding import Founding
 from commonweal_coordinator.rpc_errors import abort
 from commonweal_coordinator.sequencer import Sequencer
+from commonweal_coordinator.signing import Draft
 from commonweal_protocols.errors import BlobError, CommonwealError
 from commonweal_protocols.fold import State
 from commonweal_protocols.predicates import Update
@@ -70,20 +70,23 @@ class LogService(rpc.LogServicer):
 
 
 class FoundingService(rpc.FoundingServicer):
-    """Hands out the draft compact, and takes signatures on it."""
+    """Hands out the draft that is open, and takes signatures on it."""
 
-    def __init__(self, founding: Founding, on_signed: Callable[[], None]) -> None:
-        self._founding = founding
+    def __init__(self, draft: Callable[[], Draft], on_signed: Callable[[], None]) -> None:
+        self._draft = draft
         self._on_signed = on_signed
 
     def GetDraft(self, request: pb.DraftRequest, context: grpc.ServicerContext) -> pb.DraftReply:
         """See the proto."""
-        return pb.DraftReply(payload=self._founding.payload)
+        try:
+            return pb.DraftReply(payload=self._draft().payload)
+        except CommonwealError as e:
+            abort(context, e)
 
     def Sign(self, request: pb.SignRequest, context: grpc.ServicerContext) -> pb.SignReply:
         """See the proto."""
         try:
-            signatures, wanted = self._founding.sign(request.envelope)
+            signatures, wanted = self._draft().sign(request.envelope)
             self._on_signed()
             return pb.SignReply(signatures=signatures, wanted=wanted)
         except CommonwealError as e:

@@ -26,6 +26,8 @@ class CoordinatorStatus(BaseModel):
     awaited: tuple[str, ...] = ()
     size: int = 0
     ratified: int = 0
+    amendment: str = ""
+    """What the draft of the compact's next version waits for."""
     trouble: str = ""
 
 

@@ -14,7 +14,8 @@ from rich.table import Table
 
 from commonweal_node.config import NodeConfig, load_config
 from commonweal_node.status import load_status, now
-from commonweal_protocols.errors import ConfigError, UnavailableError
+from commonweal_protocols.amendment import describe_changes
+from commonweal_protocols.errors import ConfigError, RuleError, UnavailableError
 from commonweal_protocols.files import write_atomic
 from commonweal_protocols.join import Card, Invite
 from commonweal_protocols.keys import load_key_file, load_or_create_key_file, load_passphrase, public_hex
@@ -127,7 +128,7 @@ def join(
     config = load_config(home / "node.toml")
     terms = Invite.load(invite)
     key = load_key_file(home / "keys/institution.pem", load_passphrase(passphrase_file))
-    payload, compact = check_draft(terms, config.institution, public_hex(key))
+    payload, compact = check_draft(home, terms, config.institution, public_hex(key))
     console = Console(highlight=False, markup=False)
     console.print(f"compact of {compact.consortium}, {terms.consortium}")
     console.print(f"  base         {_shown(compact.base.reference)}, sha256 {compact.base.sha256[:16]}…")
@@ -145,6 +146,54 @@ def join(
     write_atomic(home / COMPACT_FILE, payload)
     terms.save(home / "invite.json")
     typer.echo(f"signed: {signatures} of {wanted}; next: commonweal node run --home {home}")
+
+
+@app.command()
+def amend(
+    home: Home = DEFAULT_HOME,
+    yes: Annotated[bool, typer.Option("--yes", help="Sign without asking.")] = False,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Read the draft of the compact's next version, see what it changes, and sign it.
+
+    It is held to the log as this host verifies it, and is in force once enough members of both versions have signed.
+    """
+    from commonweal_node.founding import check_amendment_draft, sign_draft
+    from commonweal_node.keyring import KeyRing
+
+    config = load_config(home / "node.toml")
+    invite = Invite.load(home / "invite.json")
+    ring = KeyRing(home, load_passphrase(passphrase_file))
+    payload, compact, state = check_amendment_draft(home, invite)
+    named = {m.key for version in (state.compact, compact) for m in version.members} - set(state.retired)
+    keys = [key for key in (ring.present, ring.next()) if key is not None and public_hex(key) in named]
+    if not keys:
+        raise RuleError(f"amend: wanted a key of {config.institution} in one of the two versions, got none")
+    console = Console(highlight=False, markup=False)
+    console.print(f"version {compact.version} of the compact of {compact.consortium}")
+    for line in describe_changes(state.compact, compact):
+        console.print(f"  {_shown(line)}")
+    if not yes:
+        typer.confirm(f"Sign this version as {config.institution}?", abort=True)
+    signed = [sign_draft(invite, payload, key) for key in keys]
+    typer.echo(f"signed: {signed[-1][0]} signatures so far")
+
+
+@app.command(name="rotate-key")
+def rotate_key(home: Home = DEFAULT_HOME, passphrase_file: PassphraseFile = None) -> None:
+    """Make this institution's next signing key. The node has it logged and uses it from then on; the old one is gone.
+
+    If the old key was stolen, do this first. Then give card-next.json to the coordinator's operator, so that a new
+    version of the compact can revoke what a thief may have signed (commonweal coordinator amend --revoke).
+    """
+    from commonweal_node.keyring import KeyRing
+
+    config = load_config(home / "node.toml")
+    key = KeyRing(home, load_passphrase(passphrase_file)).make_next()
+    card = Card.load(home / "card.json").model_copy(update={"key": public_hex(key)})
+    card.save(home / "card-next.json")
+    typer.echo(f"institution {config.institution}, next key {public_hex(key)}; see {home}/card-next.json")
+    typer.echo(f"it is logged by the node as soon as that runs: commonweal node run --home {home}")
 
 
 @app.command()

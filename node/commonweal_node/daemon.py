@@ -2,7 +2,7 @@
 
 Home folder::
 
-    node.toml     settings                 keys/      0600, this host
+    node.toml     settings                 keys/      0600, this host; see ``keyring``
     card.json     for whoever drafts       invite.json  the consortium that was joined
     memory.json   newest verified checkpoint (keep it: it is what catches a rollback)
     compact.json  what was signed              witness/     what was cosigned: never restore it from a backup
@@ -16,21 +16,19 @@ import signal
 import threading
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from commonweal_node.charter import Charter, load_charter
 from commonweal_node.client import CoordinatorClient
 from commonweal_node.config import NodeConfig
 from commonweal_node.flower import SuperNode, SuperNodeSettings, transport_public_key
 from commonweal_node.follow import Follower
 from commonweal_node.institution import Institution
+from commonweal_node.keyring import KeyRing
 from commonweal_node.learner import Learner
 from commonweal_node.status import StatusBoard
 from commonweal_node.witnessing import NodeWitness
 from commonweal_protocols.errors import BaseModelError, CommonwealError, LocalError, PeerError, UnavailableError
 from commonweal_protocols.files import write_atomic
 from commonweal_protocols.join import Invite
-from commonweal_protocols.keys import load_key_file
 from commonweal_protocols.predicates import Blob, Compact
 from commonweal_protocols.records import HttpSource
 
@@ -44,9 +42,9 @@ _BASE_RETRY_SECONDS = 30.0
 class Link:
     """The way to the coordinator, under this institution's key; counts what goes over it."""
 
-    def __init__(self, client: CoordinatorClient, key: Ed25519PrivateKey, consortium: str, board: StatusBoard) -> None:
+    def __init__(self, client: CoordinatorClient, keys: KeyRing, consortium: str, board: StatusBoard) -> None:
         self._client = client
-        self._key = key
+        self._keys = keys
         self._consortium = consortium
         self._board = board
 
@@ -59,7 +57,7 @@ class Link:
         """Store bytes in the exchange."""
         before = self._board.sent_bytes
         return self._client.put_blob(
-            data, self._key, self._consortium, lambda at: self._board.set(sent_bytes=before + at)
+            data, self._keys.present, self._consortium, lambda at: self._board.set(sent_bytes=before + at)
         )
 
     def get_blob(self, blob: Blob) -> bytes:
@@ -77,7 +75,7 @@ class Node:
         self._home = home
         self._config = config
         self._invite = Invite.load(home / "invite.json")
-        self._key = load_key_file(home / "keys/institution.pem", passphrase)
+        self._keys = KeyRing(home, passphrase)
         self._witness = NodeWitness(home, config, passphrase) if config.witness_port else None
         self._charter: Charter = load_charter(config.charter)
         self._board = StatusBoard(home, config.institution)
@@ -114,13 +112,13 @@ class Node:
                 return
             institution = Institution(
                 self._config.institution,
-                self._key,
+                self._keys,
                 base64.b64encode(transport_public_key(transport)).decode(),
                 home=self._home,
                 charter=self._charter,
                 refuse=self._config.refuse,
                 follower=follower,
-                consortium=Link(client, self._key, invite.consortium, self._board),
+                consortium=Link(client, self._keys, invite.consortium, self._board),
                 learner=learner,
                 on_phase=self._board.phase,
             )

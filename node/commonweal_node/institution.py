@@ -11,15 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from commonweal_adapters.delta import GridTensors, make_delta, read_adapter, write_delta
 from commonweal_adapters.recompute import merge_release
 from commonweal_node.answers import Answers
 from commonweal_node.blend import BlendWeights
 from commonweal_node.charter import Charter
 from commonweal_node.follow import Follower
+from commonweal_node.keyring import KeyRing
 from commonweal_protocols.canonical import digest_of
+from commonweal_protocols.envelope import format_envelope, sign
 from commonweal_protocols.errors import RuleError
 from commonweal_protocols.fold import LoggedRelease, RoundState, State
 from commonweal_protocols.keys import public_hex
@@ -35,10 +35,11 @@ from commonweal_protocols.predicates import (
     Recipe,
     Refusal,
     Release,
+    Rotation,
     Update,
 )
 from commonweal_protocols.proof import open_cosigned_proof
-from commonweal_protocols.statement import Author, open_entry
+from commonweal_protocols.statement import Author, Header, Statement, open_entry
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Institution:
     def __init__(
         self,
         name: Name,
-        key: Ed25519PrivateKey,
+        keys: KeyRing,
         transport_key: str,
         *,
         home: Path,
@@ -97,7 +98,7 @@ class Institution:
         on_phase: Callable[[str, int, str], None],
     ) -> None:
         self._name = name
-        self._key = key
+        self._keys = keys
         self._transport_key = transport_key
         self._charter = charter
         self._refuse = refuse
@@ -112,14 +113,13 @@ class Institution:
     # -- saying
 
     def _sign(self, state: State, predicate: Predicate) -> bytes:
-        chain = state.chain(public_hex(self._key))
-        return Author(self._key, state.consortium).sign(
+        chain = state.chain(public_hex(self._keys.present))
+        return Author(self._keys.present, state.consortium).sign(
             predicate, seq=chain.seq + 1, prev=chain.leaf or None, seen=self._follower.seen
         )
 
     def _say(self, predicate: Predicate) -> None:
         self._log(self._sign(self._follower.state, predicate))
-        self._follower.sync()
 
     def _log(self, envelope: bytes) -> None:
         """Have an envelope logged, and keep the proof that it is: nobody can later say that it never was.
@@ -129,6 +129,8 @@ class Institution:
             LocalError: No answer; or the proof cannot be kept.
         """
         proof = self._consortium.submit(envelope)
+        # First, because the proof is to be judged by the compact that is in force at its checkpoint.
+        self._follower.sync()
         open_cosigned_proof(proof, envelope, self._follower.policy)
         Answers(self._home, self._follower.state.compact.adapter).save_receipt(leaf_hash(envelope).hex(), proof)
 
@@ -171,7 +173,7 @@ class Institution:
 
     def _is_next(self, state: State, envelope: bytes) -> bool:
         """Whether a kept answer still fits at the end of this author's chain."""
-        chain, header = state.chain(public_hex(self._key)), open_entry(envelope).statement.header
+        chain, header = state.chain(public_hex(self._keys.present)), open_entry(envelope).statement.header
         return header is not None and header.seq == chain.seq + 1 and header.prev == (chain.leaf or None)
 
     def _contribute(self, state: State, r: RoundState, answers: Answers) -> Update:
@@ -218,6 +220,8 @@ class Institution:
             if self._outstanding(state):
                 return None
             self._fetch_receipt(state)
+            if self._rotate(state):
+                return None
             known = state.identities.get(self._name)
             if known is None or known.transport_key != self._transport_key:
                 self._say(Identity(institution=self._name, transport_key=self._transport_key))
@@ -232,6 +236,34 @@ class Institution:
             if newest is not None and self._name not in newest.adoptions:
                 return self._adopt(state, newest)
             return None
+
+    def _rotate(self, state: State) -> bool:
+        """Put the next key in the place of the present one, in the log and then here. Whether anything was done.
+
+        Raises:
+            RuleError: The log has neither key as ours: somebody else has rotated it, or the members have.
+        """
+        following, ours = self._keys.next(), state.key(self._name)
+        present = public_hex(self._keys.present)
+        if ours == present and following is None:
+            return False
+        if following is not None and ours == public_hex(following):
+            self._keys.promote()
+            return True
+        if following is None or ours != present:
+            raise RuleError(
+                f"key: wanted {present} as the key of {self._name} in the log, got {ours or 'none'}; if you know "
+                "nothing of that, have the members revoke it and name a new one (commonweal node rotate-key)"
+            )
+        chain = state.chain(present)
+        header = Header(
+            consortium=state.consortium, seq=chain.seq + 1, prev=chain.leaf or None, seen=self._follower.seen
+        )
+        rotation = Rotation(name=self._name, key=public_hex(following), reason="a new key, by its owner")
+        payload = Statement(header, rotation).payload()
+        self._log(format_envelope(payload, [sign(payload, self._keys.present), sign(payload, following)]))
+        self._keys.promote()
+        return True
 
     def _outstanding(self, state: State) -> bool:
         """Whether an answer to the open round is on its way into the log; until then nothing else may be said."""

@@ -157,6 +157,35 @@ def with_key(compact: Compact, owner: Name, key: PublicKey) -> Compact:
     )
 
 
+def describe_changes(current: Compact, compact: Compact) -> list[str]:
+    """Return what a new version changes, a line each, for people who are to sign it."""
+    before, after = _flat(current), _flat(compact)
+    lines = [
+        f"{name}: {before.get(name, 'none')} -> {after.get(name, 'none')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+    return lines + [f"revoked: key {r.key} from entry {r.from_index} on: {r.reason}" for r in compact.revocations]
+
+
+def _flat(compact: Compact) -> dict[str, str]:
+    """Every term under its dotted name; members and witnesses under their own."""
+    flat: dict[str, str] = {}
+
+    def walk(name: str, value: object) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{name}.{key}" if name else key, inner)
+        else:
+            flat[name] = str(value)
+
+    terms = compact.model_dump(exclude={"previous", "members", "witnesses", "revocations"})
+    terms["member"] = {m.institution: m.model_dump(exclude={"institution"}) for m in compact.members}
+    terms["witness"] = {w.name: w.model_dump(exclude={"name"}) for w in compact.witnesses}
+    walk("", terms)
+    return flat
+
+
 def _keys(compact: Compact) -> dict[PublicKey, Name]:
     keys = {m.key: m.institution for m in compact.members}
     keys[compact.coordinator.key] = compact.coordinator.name
