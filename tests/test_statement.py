@@ -1,15 +1,22 @@
 """Statements: closed schemas, one spelling, and a subject that cannot disagree with the predicate."""
 
 import json
+import re
+from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from commonweal_protocols import canonical
-from commonweal_protocols.envelope import sign_envelope
+from commonweal_protocols.envelope import parse_envelope, sign_envelope
 from commonweal_protocols.errors import MalformedError
-from commonweal_protocols.predicates import Identity
-from commonweal_protocols.statement import Header, Statement, open_entry, parse_statement
+from commonweal_protocols.predicates import PREDICATES, Compact, Identity, Refusal
+from commonweal_protocols.statement import Header, Seen, Statement, open_entry, parse_statement
+from commonweal_protocols.tiles import MAX_ENTRY_BYTES
 from tests.federation import Federation, key_of, two_rounds
+from tests.test_canonical import JSON
 
 STATEMENT = Statement(
     Header(consortium="c" * 64, seq=3, prev="d" * 64, seen=()), Identity(institution="clinic", transport_key="A" * 44)
@@ -56,10 +63,10 @@ def test_a_statement_with_one_thing_wrong_is_refused(payload: bytes, why: str) -
         parse_statement(payload)
 
 
-def test_the_founding_compact_has_no_header() -> None:
+def test_a_compact_has_no_header() -> None:
     compact = Federation().compact
     payload = Statement(Header(consortium="c" * 64, seq=0, prev=None, seen=()), compact).payload()
-    with pytest.raises(MalformedError, match="wanted a header on everything but the founding compact"):
+    with pytest.raises(MalformedError, match="wanted a header on everything but a compact"):
         parse_statement(payload)
 
 
@@ -68,3 +75,132 @@ def test_an_entry_names_its_leaf_by_its_own_bytes() -> None:
     b = open_entry(sign_envelope(STATEMENT.payload(), key_of("b")))
     assert a.payload_sha256 == b.payload_sha256
     assert a.leaf != b.leaf
+
+
+# -- the same acceptance as a second parser's, which takes JSON apart as Python's standard library does
+
+
+def second_parse(payload: bytes) -> Statement:
+    """Parse the value first, in its one spelling, then its parts; and hold the whole against what they make."""
+    value = canonical.parse(payload, max_bytes=MAX_ENTRY_BYTES)
+    match value:
+        case {"predicateType": str(uri), "predicate": {"header": header, "body": body}} if uri in PREDICATES:
+            pass
+        case _:
+            raise MalformedError("not a statement")
+    try:
+        statement = Statement(
+            None if header is None else Header.model_validate_json(json.dumps(header)),
+            PREDICATES[uri].model_validate_json(json.dumps(body)),
+        )
+    except ValidationError as e:
+        raise MalformedError(str(e)) from e
+    if (header is None) != isinstance(statement.predicate, Compact):
+        raise MalformedError("header")
+    # As text: to Python true is 1.
+    if json.dumps(statement.to_json(), sort_keys=True) != json.dumps(value, sort_keys=True):
+        raise MalformedError("not what its parts make")
+    return statement
+
+
+def judged(parse: Callable[[bytes], Statement], payload: bytes) -> Statement | None:
+    try:
+        return parse(payload)
+    except MalformedError:
+        return None
+
+
+PAYLOADS = sorted({parse_envelope(data).payload for data in two_rounds().entries}, key=len)
+SEEN = Seen(origin="log.test/é\u2028", size=2**53 - 1, root="0" * 64)
+PAYLOADS += [
+    Statement(
+        Header(consortium="c" * 64, seq=1, prev=None, seen=(SEEN,) * seen),
+        Refusal(round=10**9, round_leaf="a" * 64, reason=reason),
+    ).payload()
+    for seen, reason in ((8, '\\"predicateType":"\x00\x1f\x7f'), (1, "é\n\t\u2028\U0001f600\ufb33"), (0, "/\u0080"))
+]
+SPLICES = [
+    b" ", b"0", b"-", b".0", b"e0", b"\\u0061", b"\\/", b"\xff", b"\xc3\xa9", b"\xed\xa0\x80", b"\\ud800", b"\n", b'"',
+    b"}", b"[", b",", b"null", b"true", b"NaN", b"1" * 400, b"[" * 300, b'"a":1,', b'"seq":0,', b'"predicateType":"x",',
+]  # fmt: skip
+PART = re.compile(rb'"[^"\\]*"|-?[0-9]+|null|[{}\[\],:]')
+
+
+@st.composite
+def spliced(draw: st.DrawFn) -> bytes:
+    """A good payload in which some parts are put in, left out, doubled or exchanged."""
+    payload = draw(st.sampled_from(PAYLOADS))
+    for _ in range(draw(st.integers(0, 2))):
+        parts = list(PART.finditer(payload))
+        one, two = draw(st.sampled_from(parts)), draw(st.sampled_from(parts))
+        new = draw(st.sampled_from([*SPLICES, b"", one[0] * 2, two[0], b"1.0", b"1e0", b"-0", b"9007199254740992"]))
+        at, to = draw(st.sampled_from([one.span(), (one.start(), one.start()), (one.end(), one.end())]))
+        payload = payload[:at] + new + payload[to:]
+        if not PART.search(payload):
+            break
+    return payload
+
+
+@st.composite
+def edited(draw: st.DrawFn) -> bytes:
+    """A good payload with one value in it exchanged for one of any type, canonically spelled."""
+    whole = json.loads(draw(st.sampled_from(PAYLOADS)))
+    at = whole
+    while True:
+        key = draw(st.sampled_from(sorted(at) if isinstance(at, dict) else range(len(at))))
+        if not at[key] or not isinstance(at[key], dict | list) or draw(st.integers(0, 4)) == 0:
+            break
+        at = at[key]
+    if draw(st.booleans()):
+        at[key] = draw(JSON | st.sampled_from([-1, 0, 1, 2, True, "", "A" * 64, "a" * 64, "clinic", "é"]))
+    elif isinstance(at, dict):
+        at[draw(st.sampled_from(["extra", "_type", "seq", "é"]))] = draw(JSON)
+    else:
+        at.append(at[key])
+    try:
+        return canonical.encode(whole)
+    except MalformedError:
+        return b""
+
+
+@settings(max_examples=600, deadline=None)
+@given(spliced() | edited())
+def test_two_parsers_take_the_same_payloads_for_the_same_statements(payload: bytes) -> None:
+    assert judged(parse_statement, payload) == judged(second_parse, payload)
+
+
+@pytest.mark.parametrize("payload", PAYLOADS, ids=range(len(PAYLOADS)))
+def test_the_two_parsers_are_not_merely_at_one_in_refusing(payload: bytes) -> None:
+    statement = parse_statement(payload)
+    assert statement == second_parse(payload)
+    assert statement.payload() == payload
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        (b'"seq":3', b'"seq":3.0', "a float that is an integer"),
+        (b'"seq":3', b'"seq":3,"seq":3', "a key twice, with one value"),
+        (b'"seq":3', b'"seq":30e-1', "an exponent"),
+        (b'"seq":3', b'"seq":9007199254740993', "beyond 2^53 - 1"),
+        (b'"seq":3', b'"seq":' + b"3" * 5000, "a very long integer"),
+        (b'"seq":3', b'"seq":NaN', "no JSON"),
+        (b"clinic", b"clini\\u0063", "an escape that is not needed"),
+        (b"clinic", b"clini\\ud800", "half a surrogate pair"),
+        (b"clinic", b"clini\xed\xa0\x80", "half a surrogate pair, as bytes"),
+        (b'"_type"', b'"\xff":1,"_type"', "no UTF-8"),
+        (b'"_type"', b'"Z":' + b"[" * 30_000 + b"]" * 30_000 + b',"_type"', "nesting without end"),
+        (b"{", b" {", "white space"),
+    ],
+)
+def test_a_payload_in_any_other_spelling_is_refused(old: bytes, new: bytes, why: str) -> None:
+    payload = STATEMENT.payload().replace(old, new)
+    assert payload != STATEMENT.payload()
+    for parse in (parse_statement, second_parse):
+        with pytest.raises(MalformedError):
+            parse(payload)
+
+
+def test_a_payload_larger_than_an_entry_is_refused_before_it_is_parsed() -> None:
+    with pytest.raises(MalformedError, match="statement: wanted at most 65535 bytes, got 65536"):
+        parse_statement(b"{" * 65536)

@@ -6,18 +6,29 @@ the payload that was verified, and there is no other way to a payload. No I/O.
 """
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from commonweal_protocols import canonical
-from commonweal_protocols.canonical import parse_base64, parse_digest
+from commonweal_protocols.canonical import parse_base64
 from commonweal_protocols.errors import MalformedError
 from commonweal_protocols.keys import public_hex, verify_signature
 from commonweal_protocols.tiles import MAX_ENTRY_BYTES
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
+
+# Nothing in an envelope ever needs an escape, so its RFC 8785 spelling is a regular language: what matches, and has
+# canonical base64 in it, is what ``format_envelope`` writes.
+_SIGNATURE = re.compile(rb'\{"keyid":"([0-9a-f]{64})","sig":"([A-Za-z0-9+/]{86}==)"\}')
+_ITEM = _SIGNATURE.pattern.replace(b"(", b"(?:")
+_FORM = re.compile(
+    rb'\{"payload":"([A-Za-z0-9+/]*={0,2})","payloadType":"%s","signatures":\[(%s(?:,%s)*)\]\}'
+    % (re.escape(PAYLOAD_TYPE).encode(), _ITEM, _ITEM)
+)
+_SHOWN = f'{{"payload":"…","payloadType":"{PAYLOAD_TYPE}","signatures":[{{"keyid":"…","sig":"…"}}]}}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,27 +97,21 @@ def parse_envelope(data: bytes) -> UnverifiedEnvelope:
     Raises:
         MalformedError: Not the one accepted spelling, another payload type, or larger than an entry may be.
     """
-    value = canonical.parse(data, max_bytes=MAX_ENTRY_BYTES)
-    match value:
-        case {"payload": str(payload), "payloadType": str(kind), "signatures": list(items), **rest} if not rest:
-            pass
-        case _:
-            raise MalformedError("envelope: wanted exactly payload, payloadType and signatures")
-    if kind != PAYLOAD_TYPE:
-        raise MalformedError(f"envelope: wanted payloadType {PAYLOAD_TYPE}, got {kind[:80]!r}")
-    signatures = []
-    for item in items:
-        match item:
-            case {"keyid": str(key), "sig": str(sig), **rest} if not rest:
-                parse_digest(key)
-                signatures.append(Signature(key, parse_base64(sig, size=64)))
-            case _:
-                raise MalformedError("envelope: wanted keyid and sig in each signature")
+    if len(data) > MAX_ENTRY_BYTES:
+        raise MalformedError(f"envelope: wanted at most {MAX_ENTRY_BYTES} bytes, got {len(data)}")
+    if (form := _FORM.fullmatch(data)) is None:
+        raise MalformedError(
+            f"envelope: wanted canonical JSON of the form {_SHOWN}; got another value, or another spelling of the value"
+        )
+    payload, items = form.groups()
+    signatures = tuple(
+        Signature(key.decode(), parse_base64(value.decode(), size=64)) for key, value in _SIGNATURE.findall(items)
+    )
     # Order and distinctness are part of the one spelling.
     keys = [s.key for s in signatures]
-    if not keys or keys != sorted(set(keys)):
+    if keys != sorted(set(keys)):
         raise MalformedError("envelope: wanted one or more signatures, of distinct keys and sorted by key")
-    return UnverifiedEnvelope(parse_base64(payload), tuple(signatures))
+    return UnverifiedEnvelope(parse_base64(payload.decode()), signatures)
 
 
 def verify_envelope(envelope: UnverifiedEnvelope) -> Verified:

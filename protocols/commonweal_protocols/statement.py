@@ -6,12 +6,13 @@ entry is thereby a visible gap, and every author carries gossip. The subject fol
 statement cannot be about one thing and say another. No I/O.
 """
 
-import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Generic, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from commonweal_protocols import canonical
 from commonweal_protocols.canonical import Json, digest_of
@@ -20,6 +21,8 @@ from commonweal_protocols.errors import MalformedError
 from commonweal_protocols.merkle import leaf_hash
 from commonweal_protocols.predicates import PREDICATES, Closed, Compact, Digest, Natural, Predicate
 from commonweal_protocols.tiles import MAX_ENTRY_BYTES
+
+P = TypeVar("P", bound=Predicate)
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 
@@ -75,6 +78,27 @@ class Entry:
     payload_sha256: Digest
 
 
+class _Said(Closed, Generic[P]):
+    header: Header | None
+    body: P
+
+
+class _Shape(BaseModel, Generic[P]):
+    """What is taken from a statement. The rest of it follows from this, and is compared."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    predicate: _Said[P]
+
+
+# Each made once: pydantic then parses, checks and builds a statement of that kind in one pass over its bytes.
+_SHAPES: Mapping[bytes, type[_Shape[Predicate]]] = {
+    uri.encode(): _Shape[model]  # type: ignore[valid-type]  # a type that is known at run time only
+    for uri, model in PREDICATES.items()
+}
+_URI = re.compile(rb'"predicateType":"([^"\\]*)"')
+
+
 def _first(e: ValidationError) -> str:
     error = e.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in error["loc"])
@@ -84,32 +108,34 @@ def _first(e: ValidationError) -> str:
 def parse_statement(payload: bytes) -> Statement:
     """Parse the bytes of a statement whose signatures the caller has verified.
 
+    What a statement may say follows from its header and body, and it is written in one way: so that these bytes are
+    what :meth:`Statement.payload` writes proves at once the spelling, the type, the subject, and that nothing more is
+    in them.
+
     Raises:
         MalformedError: An unknown predicate, a closed schema broken, a subject that is not what the predicate says,
             or another spelling.
     """
-    value = canonical.parse(payload, max_bytes=MAX_ENTRY_BYTES)
-    match value:
-        case {"predicateType": str(uri), "predicate": {"header": header, "body": body}}:
-            pass
-        case _:
-            raise MalformedError("statement: wanted predicateType, and header and body in predicate")
-    if (model := PREDICATES.get(uri)) is None:
-        raise MalformedError(f"statement: unknown predicateType {uri[:80]!r}")
+    if len(payload) > MAX_ENTRY_BYTES:
+        raise MalformedError(f"statement: wanted at most {MAX_ENTRY_BYTES} bytes, got {len(payload)}")
+    # A guess at which schema to try, from bytes that nobody has parsed; a wrong one gives other bytes below.
+    if (found := _URI.search(payload)) is None:
+        raise MalformedError("statement: wanted canonical JSON with a predicateType")
+    uri = found[1].decode("utf-8", "replace")[:80]
+    if (shape := _SHAPES.get(found[1])) is None:
+        raise MalformedError(f"statement: unknown predicateType {uri!r}")
     try:
-        statement = Statement(
-            # Strict JSON mode: no coercion, yet lists become tuples.
-            None if header is None else Header.model_validate_json(json.dumps(header)),
-            model.model_validate_json(json.dumps(body)),
-        )
+        said = shape.model_validate_json(payload).predicate
     except ValidationError as e:
         raise MalformedError(f"statement {uri}: {_first(e)}") from e
-    if (header is None) != isinstance(statement.predicate, Compact):
-        raise MalformedError(f"statement {uri}: wanted a header on everything but the founding compact")
-    # The payload is the bytes of ``value`` alone, so equal JSON is equal bytes. As text: to Python true is 1, and to
-    # pydantic's Literal[1] too.
-    if json.dumps(statement.to_json(), sort_keys=True) != json.dumps(value, sort_keys=True):
-        raise MalformedError(f"statement {uri}: its type or subject is not what its predicate says")
+    statement = Statement(said.header, said.body)
+    if (statement.header is None) != isinstance(statement.predicate, Compact):
+        raise MalformedError(f"statement {uri}: wanted a header on everything but a compact")
+    if canonical.encode_closed(statement.to_json()) != payload:
+        raise MalformedError(
+            f"statement {uri}: wanted the canonical JSON of its header and body; got another spelling, or a type or "
+            "subject that is not what its predicate says"
+        )
     return statement
 
 
