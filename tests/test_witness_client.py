@@ -23,7 +23,7 @@ from commonweal_protocols.errors import (
     UnavailableError,
 )
 from commonweal_protocols.note import open_note, sign_note
-from commonweal_protocols.policy import Policy, parse_policy
+from commonweal_protocols.policy import Policy, format_policy, parse_policy
 from commonweal_protocols.witness import Witness, parse_request
 from commonweal_protocols.witness_client import Collector, NotConfiguredError, OtherSizeError, request_cosignature
 from commonweal_protocols.witness_server import WitnessServer
@@ -387,6 +387,37 @@ def test_a_witness_that_stands_elsewhere_is_asked_again_from_there(served: Serve
     assert collector.collect(served.log.note(9), prove, deadline_seconds=20).is_quorum
     # From 9 to 9 there is nothing to prove.
     assert sorted(asked) == [(2, 9), (5, 9)]
+    collector.close()
+
+
+def test_another_policy_is_asked_from_the_next_collection_on_and_what_is_known_of_a_witness_stays(
+    served: Served,
+) -> None:
+    everybody = served.policy("all")
+    two = parse_policy(
+        "\n".join(x for x in format_policy(everybody).split("\n")[:-3] if " w1 " not in x)
+        + "\ngroup both all w0 w2\nquorum both\n"
+    )
+    collector = Collector(two)
+    asked: list[tuple[int, int]] = []
+
+    def prove(old_size: int, size: int) -> Sequence[bytes]:
+        asked.append((old_size, size))
+        return served.log.path(old_size, size)
+
+    def names(size: int) -> list[str]:
+        collected = collector.collect(served.log.note(size), prove, deadline_seconds=20)
+        assert collected.is_quorum
+        return [c.witness.name for c in collected.cosignatures]
+
+    assert names(4) == ["w0", "w2"]
+    collector.set_policy(everybody)
+    assert (names(9), asked) == (["w0", "w1", "w2"], [(4, 9)] * 2), "the third is asked for the first time"
+    collector.set_policy(two)
+    assert (names(12), asked[2:]) == (["w0", "w2"], [(9, 12)] * 2)
+    with pytest.raises(ConfigError, match="ftp"):
+        collector.set_policy(parse_policy(f"log {LOG.vkey}\nwitness w {VERIFIER.vkey} ftp://w.example\nquorum w\n"))
+    assert names(13) == ["w0", "w2"]
     collector.close()
 
 

@@ -11,19 +11,26 @@ from rich.console import Console
 
 from commonweal_coordinator import daemon
 from commonweal_coordinator.blobs import BlobStore
-from commonweal_coordinator.config import CoordinatorConfig, load_config
+from commonweal_coordinator.config import CoordinatorConfig, LogSettings, load_config
 from commonweal_coordinator.draft import amend_compact, draft_compact, load_terms, parse_revocation
 from commonweal_coordinator.signing import Draft
 from commonweal_coordinator.status import load_status, now
+from commonweal_coordinator.storage import StorageSource
 from commonweal_coordinator.tls import load_or_create_tls
 from commonweal_protocols.amendment import describe_changes
+from commonweal_protocols.cosignature import make_cosignature_verifier
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.files import write_atomic
 from commonweal_protocols.join import Card, Invite
-from commonweal_protocols.keys import load_or_create_key_file, load_passphrase, public_hex
+from commonweal_protocols.keys import (
+    create_ml_dsa_key_file,
+    load_ml_dsa_key_file,
+    load_or_create_key_file,
+    load_passphrase,
+    public_hex,
+)
 from commonweal_protocols.note import format_vkey
 from commonweal_protocols.predicates import Coordinator
-from commonweal_protocols.records import DirectorySource
 from commonweal_protocols.replay import replay
 from commonweal_protocols.settings import describe
 
@@ -41,6 +48,13 @@ exchange_port = {exchange}
 records_port = {records}
 fleet_port = {fleet}
 rounds = {rounds}
+
+{log}"""
+_LOG_CONFIG = """\
+
+[log]
+store = "{store}"
+post_quantum = {post_quantum}
 """
 
 
@@ -54,6 +68,10 @@ def init(
     public_host: Annotated[str | None, typer.Option(help="How others reach this host; --host if not given.")] = None,
     base_port: Annotated[int, typer.Option(help="The first of three ports in a row.")] = 7400,
     rounds: Annotated[int, typer.Option(help="How many ratified releases to reach; 0: open no rounds.")] = 1,
+    log_store: Annotated[str, typer.Option(help="s3://BUCKET/PREFIX for the log's tiles; a folder if not given.")] = "",
+    log_endpoint: Annotated[str | None, typer.Option(help="The S3 server, where it is not Amazon's.")] = None,
+    log_region: Annotated[str | None, typer.Option(help="Its region, where it is not in the environment.")] = None,
+    post_quantum: Annotated[bool, typer.Option(help="Sign checkpoints with an ML-DSA-44 key too.")] = False,
     passphrase_file: Annotated[Path | None, typer.Option(help="Protect the keys with this file's content.")] = None,
 ) -> None:
     """Draft the founding compact and make this coordinator's keys, certificate and settings.
@@ -72,17 +90,23 @@ def init(
         ports = CoordinatorConfig(
             name=check.name,
             origin=reach,
+            host=host,
+            public_host=reach,
             exchange_port=base_port,
             records_port=base_port + 1,
             fleet_port=base_port + 2,
             rounds=rounds,
+            log=LogSettings(store=log_store, endpoint=log_endpoint, region=log_region, post_quantum=post_quantum),
         )
     except ValidationError as e:
         raise ConfigError(f"coordinator init: {describe(e)}") from e
+    daemon.open_storage(home / "public", ports.log)
     key = load_or_create_key_file(home / "keys/coordinator.pem", passphrase)
     log_key = load_or_create_key_file(home / "keys/log.pem", passphrase)
     origin = f"{reach}/{terms.consortium}/{public_hex(log_key)[:16]}"
     vkey = format_vkey(origin, log_key.public_key().public_bytes_raw())
+    if post_quantum:
+        typer.echo(f"the log's ML-DSA-44 key: {_second_vkey(home / daemon.ML_DSA_KEY_FILE, origin, passphrase)}")
     made, start = draft_compact(terms, cards, Coordinator(name=name, key=public_hex(key), log=vkey))
     public = home / "public"
     public.mkdir(exist_ok=True)
@@ -98,19 +122,31 @@ def init(
         ca_pem=tls.ca.read_text("ascii"),
     )
     invite.save(home / "invite.json")
-    text = _CONFIG.format(
-        name=name,
-        origin=origin,
-        host=host,
-        public_host=reach,
-        exchange=ports.exchange_port,
-        records=ports.records_port,
-        fleet=ports.fleet_port,
-        rounds=rounds,
-    )
-    write_atomic(home / "coordinator.toml", text.encode())
+    write_atomic(home / "coordinator.toml", _format_config(ports.model_copy(update={"origin": origin})).encode())
     typer.echo(f"consortium {terms.consortium} {consortium}: {len(cards)} members have to sign")
     typer.echo(f"next: send {home}/invite.json to each of them, and run: commonweal coordinator run --home {home}")
+
+
+def _format_config(config: CoordinatorConfig) -> str:
+    log = _LOG_CONFIG.format(store=config.log.store, post_quantum=str(config.log.post_quantum).lower())
+    log += f'endpoint = "{config.log.endpoint}"\n' if config.log.endpoint else ""
+    log += f'region = "{config.log.region}"\n' if config.log.region else ""
+    return _CONFIG.format(
+        name=config.name,
+        origin=config.origin,
+        host=config.host,
+        public_host=config.public_host,
+        exchange=config.exchange_port,
+        records=config.records_port,
+        fleet=config.fleet_port,
+        rounds=config.rounds,
+        log=log,
+    )
+
+
+def _second_vkey(path: Path, origin: str, passphrase: bytes | None) -> str:
+    make = load_ml_dsa_key_file if path.exists() else create_ml_dsa_key_file
+    return make_cosignature_verifier(origin, make(path, passphrase).public_key()).vkey
 
 
 @app.command()
@@ -134,7 +170,8 @@ def amend(
 
     commonweal coordinator amend --card clinic-new.json --revoke "clinic@57:laptop stolen"
     """
-    state = replay(DirectorySource(home / "public")).state
+    settings = load_config(home / "coordinator.toml").log
+    state = replay(StorageSource(daemon.open_storage(home / "public", settings))).state
     revocations = [parse_revocation(text, state) for text in revoke or ()]
     terms = load_terms(compact) if compact else None
     made = amend_compact(state, terms, [Card.load(path) for path in card or ()], remove or [], revocations)

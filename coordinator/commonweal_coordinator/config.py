@@ -15,12 +15,12 @@ class LogSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    store: str = ""
+    store: Annotated[str, Field(pattern=r"^(s3://[a-z0-9.-]+(/[A-Za-z0-9._/-]+)?)?$")] = ""
     """``s3://BUCKET/PREFIX``; empty: the home's ``public`` folder. Fixed when the log is founded. The credentials come
     from the environment (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, a role of the machine), never from here."""
-    endpoint: str | None = None
+    endpoint: Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+$")] | None = None
     """The S3 server's address, where it is not Amazon's."""
-    region: str | None = None
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")] | None = None
     post_quantum: bool = False
     """Sign checkpoints with an ML-DSA-44 key too (``keys/log-ml-dsa.pem``)."""
     republish_seconds: Annotated[int, Field(ge=0)] = 600

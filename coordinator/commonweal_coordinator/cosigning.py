@@ -1,9 +1,17 @@
-"""Between the log and the witnesses that its compact names: what :mod:`log` calls between apply and publish."""
+"""Between the log and the witnesses that its compact names: what :mod:`log` calls between apply and publish.
+
+A log's own post-quantum line (ML-DSA-44, C2SP tlog-cosignature under the log's name) is made here too, since it states
+a time as cosignatures do. Witnesses are not sent it: they know the log by its Ed25519 key.
+"""
 
 import logging
+import time
 from collections.abc import Callable
 
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
+
 from commonweal_protocols.checkpoint import Checkpoint
+from commonweal_protocols.cosignature import cosign
 from commonweal_protocols.errors import UnavailableError
 from commonweal_protocols.policy import Policy
 from commonweal_protocols.witness_client import Collector
@@ -17,10 +25,27 @@ LINGER_SECONDS = 0.05
 
 
 class Cosigner:
-    """Has checkpoints cosigned under a policy; satisfies ``log.Cosign``. One call at a time."""
+    """Has checkpoints cosigned under a policy; satisfies ``log.Cosign``. One call at a time.
 
-    def __init__(self, policy: Policy) -> None:
+    A policy without a quorum wants nobody, and the note comes back with what its witnesses have given in time.
+    """
+
+    def __init__(
+        self, policy: Policy, second: MLDSA44PrivateKey | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Set up; nothing is sent yet.
+
+        Args:
+            policy: Whose cosignatures are wanted.
+            second: The log's own post-quantum key, if it has one.
+            clock: Seconds since the epoch; its line states this time.
+
+        Raises:
+            ConfigError: A witness's address cannot be used.
+        """
         self._collector = Collector(policy)
+        self._second = second
+        self._clock = clock
         self._missing: frozenset[str] = frozenset()
 
     def __call__(self, checkpoint: Checkpoint, note: bytes, path_from: Callable[[int], list[bytes]]) -> bytes:
@@ -42,7 +67,17 @@ class Cosigner:
         if (missing := frozenset(collected.errors)) != self._missing:
             self._missing = missing
             log.warning("witnesses: %s", errors or "all of them answer again")
+        if self._second is not None:
+            note += cosign(checkpoint, checkpoint.origin, self._second, at=int(self._clock())).encode()
         return collected.append_to(note)
+
+    def set_policy(self, policy: Policy) -> None:
+        """Ask under another policy from the next call on. Thread-safe.
+
+        Raises:
+            ConfigError: An address in it cannot be used; the policy is as it was.
+        """
+        self._collector.set_policy(policy)
 
     def close(self) -> None:
         """Close the connections."""

@@ -19,21 +19,24 @@ from pathlib import Path
 import grpc
 
 from commonweal_coordinator.blobs import BlobStore
-from commonweal_coordinator.config import CoordinatorConfig
+from commonweal_coordinator.config import CoordinatorConfig, LogSettings
 from commonweal_coordinator.cosigning import Cosigner
 from commonweal_coordinator.exchange import ExchangeService, Limits
 from commonweal_coordinator.flower import SuperLink, SuperLinkSettings
-from commonweal_coordinator.log import Cosign, Log, no_witness
+from commonweal_coordinator.log import Log
 from commonweal_coordinator.rounds import RoundDriver, Step
 from commonweal_coordinator.sequencer import Sequencer
 from commonweal_coordinator.service import Admission, FoundingService, LogService
 from commonweal_coordinator.signing import Draft
 from commonweal_coordinator.status import CoordinatorStatus, now, save_status
+from commonweal_coordinator.storage import DiskStorage, Storage, StorageSource
 from commonweal_coordinator.tls import TlsFiles, load_or_create_tls, own_host
+from commonweal_coordinator.upkeep import Freshness, reopen
 from commonweal_coordinator.web import RecordsServer
 from commonweal_protocols.canonical import parse_base64
 from commonweal_protocols.errors import (
     CommonwealError,
+    ConfigError,
     LocalError,
     PeerError,
     RuleError,
@@ -41,9 +44,8 @@ from commonweal_protocols.errors import (
     UnavailableError,
 )
 from commonweal_protocols.fold import State
-from commonweal_protocols.keys import load_key_file
+from commonweal_protocols.keys import load_key_file, load_ml_dsa_key_file
 from commonweal_protocols.quorum import policy_of
-from commonweal_protocols.records import DirectorySource
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 from commonweal_protocols.wire.flower import Answer
 
@@ -54,6 +56,25 @@ MAX_MESSAGE_BYTES = 2 << 20
 _STEP_SECONDS = 0.25
 _GRACE_SECONDS = 5
 _WITNESS_RETRY_SECONDS = 1.0
+ML_DSA_KEY_FILE = "keys/log-ml-dsa.pem"
+
+
+def open_storage(public: Path, settings: LogSettings) -> Storage:
+    """Open the place where the log's tiles lie: ``public``, or the bucket that the settings name.
+
+    Raises:
+        ConfigError: The settings name no bucket, or the package for it is not installed.
+    """
+    if not settings.store:
+        return DiskStorage(public)
+    try:
+        # As late as this: whose log is a folder needs no package for buckets.
+        from commonweal_coordinator.object_storage import open_s3
+    except ModuleNotFoundError as e:
+        if e.name != "obstore":
+            raise
+        raise ConfigError("log store: wanted the package obstore; run: pip install 'commonweal[object-store]'") from e
+    return open_s3(settings.store, endpoint=settings.endpoint, region=settings.region)
 
 
 class Coordinator:
@@ -66,14 +87,16 @@ class Coordinator:
         self._log_key = load_key_file(home / "keys/log.pem", passphrase)
         self._founding = Draft(home / "founding")
         compact = self._founding.compact
-        self._cosigner = Cosigner(policy_of(compact)) if compact.witnesses else None
-        self._cosign: Cosign = self._cosigner or no_witness
+        second = load_ml_dsa_key_file(home / ML_DSA_KEY_FILE, passphrase) if config.log.post_quantum else None
+        self._cosigner = Cosigner(policy_of(compact), second)
+        self._freshness = Freshness(config.log.republish_seconds)
         self._public = home / "public"
         self._public.mkdir(exist_ok=True)
         self._blobs = BlobStore(self._public, min_free_bytes=config.min_free_bytes)
         self._tls: TlsFiles = load_or_create_tls(home / "tls", [config.public_host, config.host])
         self._stopping = threading.Event()
         self._signed = threading.Event()  # a founder has signed, or we are to stop
+        self._log: Log | None = None
         self._sequencer: Sequencer | None = None
         self._trouble = ""
         self._amendment = ""
@@ -82,12 +105,15 @@ class Coordinator:
         """Serve until told to stop: found the consortium if need be, then run rounds.
 
         Raises:
-            LocalError: A port is taken, the disk is full, or the log on disk is not what was signed last.
-            PeerError: The log on disk breaks its own compact.
+            LocalError: A port is taken, the disk is full, the log is not what was signed last, or the disk has failed
+                to sync: then the next start finds out what it holds.
+            PeerError: The log breaks its own compact.
         """
         server = self._grpc_server()
+        # Of its own, since its threads read beside the writer.
+        elsewhere = open_storage(self._public, self._config.log) if self._config.log.store else None
         records = RecordsServer(
-            self._public, self._config.host, self._config.records_port, self._tls.chain, self._tls.key
+            self._public, self._config.host, self._config.records_port, self._tls.chain, self._tls.key, elsewhere
         )
         try:
             self._open_log()
@@ -101,8 +127,7 @@ class Coordinator:
                 self._sequencer.close()
             server.stop(_GRACE_SECONDS).wait()
             records.stop()
-            if self._cosigner is not None:
-                self._cosigner.close()
+            self._cosigner.close()
             self._report("stopped")
 
     def stop(self) -> None:
@@ -166,14 +191,22 @@ class Coordinator:
 
     def _open_log(self) -> None:
         """Open the log if there is one. Where it has no published entry yet, the founding goes on."""
-        lock = self._home / "lock.db"
+        lock, storage = self._home / "lock.db", open_storage(self._public, self._config.log)
         if not lock.exists():
             return
-        opened = Log.open(self._public, lock, self._config.origin, self._log_key, self._cosign)
+        opened = Log.open(storage, lock, self._config.origin, self._log_key, self._cosigner)
         if opened.size:
-            self._sequencer = Sequencer.load(opened, DirectorySource(self._public), self._key)
+            self._load(opened, storage)
         else:
             opened.close()
+
+    def _load(self, opened: Log, storage: Storage) -> None:
+        try:
+            self._sequencer = Sequencer.load(opened, StorageSource(storage), self._key)
+        except CommonwealError:
+            opened.close()
+            raise
+        self._log = opened
 
     def _wait_for_founding(self) -> None:
         """Found the consortium once the last member has signed; a signature itself waits for nothing."""
@@ -182,7 +215,7 @@ class Coordinator:
                 self._report("founding", why=f"not signed yet: {', '.join(missing)}")
             else:
                 try:
-                    self._sequencer = self._found()
+                    self._found()
                     self._trouble = ""
                     return
                 except UnavailableError as e:
@@ -193,17 +226,17 @@ class Coordinator:
             self._signed.wait(_STEP_SECONDS)
             self._signed.clear()
 
-    def _found(self) -> Sequencer:
+    def _found(self) -> None:
         """The one place where a log comes into being."""
-        lock = self._home / "lock.db"
+        lock, storage = self._home / "lock.db", open_storage(self._public, self._config.log)
         make = Log.open if lock.exists() else Log.create
-        opened = make(self._public, lock, self._config.origin, self._log_key, self._cosign)
+        opened = make(storage, lock, self._config.origin, self._log_key, self._cosigner)
         try:
             opened.append([self._founding.envelope()])
-            return Sequencer.load(opened, DirectorySource(self._public), self._key)
         except CommonwealError:
             opened.close()
             raise
+        self._load(opened, storage)
 
     # -- rounds
 
@@ -217,31 +250,47 @@ class Coordinator:
             certificate=self._tls.chain,
             key=self._tls.key,
         )
-        sequencer = self._require_sequencer()
         superlink = SuperLink(settings, self._hand_in)
         superlink.start()
-        registered: set[str] = set()
-        driver = RoundDriver(sequencer, self._blobs, superlink, self._config.rounds, self._on_step)
         try:
-            while not self._stopping.is_set():
-                try:
-                    superlink.ensure_running()
-                    for identity in sequencer.state.identities.values():
-                        if identity.transport_key not in registered:
-                            superlink.register(parse_base64(identity.transport_key))
-                            registered.add(identity.transport_key)
-                    self._amend(sequencer)
-                    driver.step()
-                    self._trouble = ""
-                except (LocalError, PeerError) as e:
-                    # The daemon stays up: records are still served, and an operator can mend the cause.
-                    if str(e) != self._trouble:
-                        log.error("%s", e)
-                    self._trouble = str(e)
-                    self._report("running")
-                sequencer.wait(sequencer.state.size, _STEP_SECONDS)
+            while self._log is not None and not self._stopping.is_set():
+                self._run_rounds(superlink, self._log, self._require_sequencer())
+                if (failure := self._log.failure) is not None:
+                    self._reopen(failure)
         finally:
             superlink.stop()
+
+    def _run_rounds(self, superlink: SuperLink, opened: Log, sequencer: Sequencer) -> None:
+        """Go on until the daemon or the log stops."""
+        registered: set[str] = set()
+        driver = RoundDriver(sequencer, self._blobs, superlink, self._config.rounds, self._on_step)
+        while opened.failure is None and not self._stopping.is_set():
+            try:
+                superlink.ensure_running()
+                for identity in sequencer.state.identities.values():
+                    if identity.transport_key not in registered:
+                        superlink.register(parse_base64(identity.transport_key))
+                        registered.add(identity.transport_key)
+                self._amend(sequencer)
+                if sequencer.state.compact.witnesses:
+                    self._freshness.step(opened)
+                driver.step()
+                self._trouble = ""
+            except (LocalError, PeerError) as e:
+                # The daemon stays up: records are still served, and an operator can mend the cause.
+                self._complain(str(e))
+            sequencer.wait(sequencer.state.size, _STEP_SECONDS)
+
+    def _reopen(self, failure: StorageError) -> None:
+        """Open the log anew. Meanwhile the old sequencer answers that it is closed, and the records are served."""
+        self._require_sequencer().close()
+        reopen(self._open_log, failure, wait=self._stopping.wait, tell=self._complain)
+
+    def _complain(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            log.error("%s", trouble)
+        self._trouble = trouble
+        self._report("running")
 
     def _amend(self, sequencer: Sequencer) -> None:
         """Log the next version of the compact once enough have signed it."""

@@ -148,7 +148,7 @@ class Collected:
         return note + "".join(c.line for c in self.cosignatures).encode()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Asked:
     """One address, which may cosign with several keys."""
 
@@ -175,6 +175,12 @@ class _Asked:
         finally:
             self.lock.release()
 
+    def close(self, timeout_seconds: float) -> None:
+        """Close the connection. A request under way that does not end by then ends by its own time-out."""
+        if self.lock.acquire(timeout=timeout_seconds):
+            self.channel.close()
+            self.lock.release()
+
 
 class Collector:
     """Asks a policy's witnesses in parallel, and remembers between calls what each has cosigned.
@@ -195,14 +201,33 @@ class Collector:
         Raises:
             ConfigError: An address or the file cannot be used.
         """
-        self.policy = policy
         self.timeout_seconds = timeout_seconds
+        self._ca_file = ca_file
+        # Replaced as one, so that a collection has the addresses of its policy.
+        self._using: tuple[Policy, tuple[_Asked, ...]] = (policy, self._ask_under(policy, ()))
+
+    def _ask_under(self, policy: Policy, known: Sequence[_Asked]) -> tuple[_Asked, ...]:
         by_url: dict[str, tuple[PolicyWitness, ...]] = {}
         for witness in policy.witnesses:
             if witness.url is not None:
                 by_url[witness.url] = (*by_url.get(witness.url, ()), witness)
-        context = make_client_context(ca_file) if any(url.startswith("https:") for url in by_url) else None
-        self._asked = tuple(_Asked(Channel(url, context), witnesses) for url, witnesses in by_url.items())
+        context = make_client_context(self._ca_file) if any(url.startswith("https:") for url in by_url) else None
+        # What one was heard to cosign is remembered for as long as it has the same address and keys.
+        kept = {a.channel.url: a for a in known if by_url.get(a.channel.url) == a.witnesses}
+        return tuple(kept.get(url) or _Asked(Channel(url, context), witnesses) for url, witnesses in by_url.items())
+
+    def set_policy(self, policy: Policy) -> None:
+        """Ask under another policy from the next collection on. Thread-safe.
+
+        Raises:
+            ConfigError: An address cannot be used; the policy is as it was.
+        """
+        _, before = self._using
+        asked = self._ask_under(policy, before)
+        self._using = policy, asked
+        for dropped in before:
+            if dropped not in asked:
+                dropped.close(self.timeout_seconds)
 
     def collect(self, note: bytes, prove: Prove, *, deadline_seconds: float, linger_seconds: float = 0.0) -> Collected:
         """Ask every witness, until the quorum is met or the deadline has passed.
@@ -216,22 +241,23 @@ class Collector:
         Raises:
             MalformedError: ``note`` is not a checkpoint with the log's own line.
         """
-        return _Collection(self, self._asked, note, prove).run(deadline_seconds, linger_seconds)
+        policy, asked = self._using
+        return _Collection(policy, asked, self.timeout_seconds, note, prove).run(deadline_seconds, linger_seconds)
 
     def close(self) -> None:
         """Close the connections. Requests under way end by their own time-out."""
-        for asked in self._asked:
-            if asked.lock.acquire(timeout=self.timeout_seconds):
-                asked.channel.close()
-                asked.lock.release()
+        for asked in self._using[1]:
+            asked.close(self.timeout_seconds)
 
 
 class _Collection:
     """One call of :meth:`Collector.collect`."""
 
-    def __init__(self, collector: Collector, asked: Sequence[_Asked], note: bytes, prove: Prove) -> None:
-        self._policy = collector.policy
-        self._timeout_seconds = collector.timeout_seconds
+    def __init__(
+        self, policy: Policy, asked: Sequence[_Asked], timeout_seconds: float, note: bytes, prove: Prove
+    ) -> None:
+        self._policy = policy
+        self._timeout_seconds = timeout_seconds
         self._asked = asked
         self._own, self._checkpoint = _own_note(note)
         self._prove = prove
