@@ -7,11 +7,11 @@ file that others can read is refused. A public key is written as 64 lower-case h
 import os
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
+from commonweal_protocols import ed25519
 from commonweal_protocols.canonical import parse_digest
 from commonweal_protocols.errors import ConfigError, SignatureError, StorageError
 
@@ -137,14 +137,11 @@ def load_passphrase(path: Path | None) -> bytes | None:
 
 
 def verify_signature(public_key: str, signature: bytes, message: bytes) -> None:
-    """Check one Ed25519 signature under a public key in hex.
+    """Check one Ed25519 signature under a public key in hex, by the rule of ``ed25519``.
 
     Raises:
         MalformedError: ``public_key`` is not 64 hex digits.
         SignatureError: It does not hold.
     """
-    raw = parse_digest(public_key)
-    try:
-        Ed25519PublicKey.from_public_bytes(raw).verify(signature, message)
-    except (InvalidSignature, ValueError) as e:
-        raise SignatureError(f"signature: does not hold under key {public_key}") from e
+    if not ed25519.holds(parse_digest(public_key), signature, message):
+        raise SignatureError(f"signature: does not hold under key {public_key}")
