@@ -18,7 +18,7 @@ from commonweal_coordinator.blobs import BlobStore
 from commonweal_coordinator.log import Log
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.envelope import Signature, format_envelope, sign
-from commonweal_protocols.fold import State, release_inputs
+from commonweal_protocols.fold import release_inputs
 from commonweal_protocols.keys import public_hex, write_private
 from commonweal_protocols.merkle import Tree, leaf_hash
 from commonweal_protocols.note import format_vkey, sign_note
@@ -45,6 +45,7 @@ from commonweal_protocols.predicates import (
 )
 from commonweal_protocols.proof import format_proof
 from commonweal_protocols.replica import Replica
+from commonweal_protocols.state import State
 from commonweal_protocols.statement import Author, Header, Seen, Statement
 
 NAMES = ("clinic", "school", "coop")

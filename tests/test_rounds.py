@@ -17,10 +17,10 @@ from commonweal_coordinator.blobs import BlobStore
 from commonweal_coordinator.rounds import RoundDriver, Step, decide
 from commonweal_protocols.audit import audit
 from commonweal_protocols.errors import StorageError, UnavailableError
-from commonweal_protocols.fold import State
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.predicates import AdapterSpec, Incident, Input, Refusal, Rejection, Release, Round
 from commonweal_protocols.records import DirectorySource, read_entries
+from commonweal_protocols.state import State
 from commonweal_protocols.statement import open_entry
 from tests.federation import NAMES, TINY, Federation
 from tests.test_sequencer import Hub, founded

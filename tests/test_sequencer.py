@@ -23,13 +23,13 @@ from commonweal_protocols.errors import (
     StorageError,
     UnavailableError,
 )
-from commonweal_protocols.fold import State
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.note import make_verifier
 from commonweal_protocols.predicates import Identity, Incident, Predicate
 from commonweal_protocols.proof import open_proof
 from commonweal_protocols.records import DirectorySource, read_entries
 from commonweal_protocols.replica import Replica
+from commonweal_protocols.state import State
 from commonweal_protocols.statement import Author, Entry, Seen, open_entry
 from tests.federation import NAMES, ORIGIN, Federation, key_of
 from tests.test_log import Fault, Place, faulty, files_below, full_disk, unknown

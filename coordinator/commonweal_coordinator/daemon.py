@@ -43,9 +43,9 @@ from commonweal_protocols.errors import (
     StorageError,
     UnavailableError,
 )
-from commonweal_protocols.fold import State
 from commonweal_protocols.keys import load_key_file, load_ml_dsa_key_file
 from commonweal_protocols.quorum import policy_of
+from commonweal_protocols.state import State
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 from commonweal_protocols.wire.flower import Answer
 

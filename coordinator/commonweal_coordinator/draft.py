@@ -10,7 +10,6 @@ from commonweal_adapters.recompute import recompute_start
 from commonweal_protocols.amendment import check_amendment
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.errors import ConfigError
-from commonweal_protocols.fold import State
 from commonweal_protocols.join import Card
 from commonweal_protocols.predicates import (
     AdapterSpec,
@@ -28,6 +27,7 @@ from commonweal_protocols.predicates import (
     Rule,
 )
 from commonweal_protocols.settings import describe, load_toml
+from commonweal_protocols.state import State
 
 
 class CompactTerms(Closed):

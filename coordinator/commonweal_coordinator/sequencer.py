@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from commonweal_coordinator.log import Log, Sequenced
 from commonweal_protocols.checkpoint import open_checkpoint
 from commonweal_protocols.errors import PeerError, StorageError, UnavailableError
-from commonweal_protocols.fold import State
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.predicates import Digest, Predicate
 from commonweal_protocols.records import Source, read_entries
 from commonweal_protocols.replica import Replica
+from commonweal_protocols.state import State
 from commonweal_protocols.statement import Author, Entry, Seen, open_entry
 
 BATCH_ENTRIES = 1024

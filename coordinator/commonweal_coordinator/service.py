@@ -9,8 +9,8 @@ from commonweal_coordinator.rpc_errors import abort
 from commonweal_coordinator.sequencer import Sequencer
 from commonweal_coordinator.signing import Draft
 from commonweal_protocols.errors import BlobError, CommonwealError
-from commonweal_protocols.fold import State
 from commonweal_protocols.predicates import Update
+from commonweal_protocols.state import State
 from commonweal_protocols.statement import Entry
 from commonweal_protocols.wire import commonweal_pb2 as pb
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc

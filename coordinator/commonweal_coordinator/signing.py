@@ -14,8 +14,8 @@ from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.envelope import Signature, format_envelope, parse_envelope, verify_envelope
 from commonweal_protocols.errors import RuleError, StorageError
 from commonweal_protocols.files import write_atomic
-from commonweal_protocols.fold import State
 from commonweal_protocols.predicates import Compact, Digest, Name, PublicKey
+from commonweal_protocols.state import State
 from commonweal_protocols.statement import Statement, parse_statement
 
 _DRAFT = "compact.json"

@@ -30,9 +30,9 @@ from commonweal_coordinator.status import load_status as load_coordinator_status
 from commonweal_node.status import NodeStatus
 from commonweal_node.status import load_status as load_node_status
 from commonweal_protocols.errors import CommonwealError, UnavailableError
-from commonweal_protocols.fold import State
 from commonweal_protocols.records import DirectorySource, blob_path, read_checkpoint, read_entries, unverified_size
 from commonweal_protocols.replica import Replica
+from commonweal_protocols.state import State
 
 HERE = Path(__file__).resolve().parent
 PROGRAM = str(Path(sys.executable).with_name("commonweal"))

@@ -14,10 +14,10 @@ from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.envelope import sign_envelope
 from commonweal_protocols.errors import CommonwealError, ConfigError, RuleError
 from commonweal_protocols.files import write_atomic
-from commonweal_protocols.fold import State
 from commonweal_protocols.join import Invite
 from commonweal_protocols.predicates import BaseModelRef, Compact
 from commonweal_protocols.records import HttpSource
+from commonweal_protocols.state import State
 from commonweal_protocols.statement import parse_statement
 
 

@@ -21,7 +21,6 @@ from commonweal_node.keyring import KeyRing
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.envelope import format_envelope, sign
 from commonweal_protocols.errors import RuleError
-from commonweal_protocols.fold import LoggedRelease, RoundState, State
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.merkle import leaf_hash
 from commonweal_protocols.predicates import (
@@ -39,6 +38,7 @@ from commonweal_protocols.predicates import (
     Update,
 )
 from commonweal_protocols.proof import open_cosigned_proof
+from commonweal_protocols.state import LoggedRelease, RoundState, State
 from commonweal_protocols.statement import Author, Header, Statement, open_entry
 
 log = logging.getLogger(__name__)

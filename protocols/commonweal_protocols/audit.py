@@ -23,16 +23,18 @@ from typing import Literal, Protocol
 
 from commonweal_protocols.audit_report import Check, Finding, ReleaseReport, Report, RoundReport
 from commonweal_protocols.audit_state import Line, Memory, kinds
+from commonweal_protocols.checker import checker_for
 from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
 from commonweal_protocols.contradiction import Published, contradicts, prove_bad_entry, read_published
 from commonweal_protocols.errors import BlobError, ConfigError, LogError, PeerError
 from commonweal_protocols.evidence import Evidence
-from commonweal_protocols.fold import RoundState, State
 from commonweal_protocols.merkle import HASH_BYTES, Tree
 from commonweal_protocols.note import Verifier
+from commonweal_protocols.opening import open_entries
 from commonweal_protocols.predicates import AdapterSpec, Blob, Digest, Release
-from commonweal_protocols.records import Source, read_blob, read_checkpoint, read_entries, unverified_size
+from commonweal_protocols.records import Source, read_blob, read_bundles, read_checkpoint, unverified_size
 from commonweal_protocols.replica import Replica
+from commonweal_protocols.state import RoundState, State
 from commonweal_protocols.statement import Entry
 
 
@@ -79,8 +81,11 @@ class Outcome:
 class _Audit:
     """One run. The replica holds what has been verified so far; findings and evidence only grow."""
 
-    def __init__(self, source: Source, memory: Memory | None, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self, source: Source, memory: Memory | None, jobs: int, on_progress: Callable[[Progress], None]
+    ) -> None:
         self.source = source
+        self.jobs = jobs
         self.memory = memory
         self.on_progress = on_progress
         self.resumed = False
@@ -115,13 +120,14 @@ class _Audit:
         size = unverified_size(self.note)
         if size <= replica.size:
             return
-        for data in read_entries(self.source, replica.size, size):
-            entry = replica.add(data)
-            if not journal and consortium not in (None, replica.state.consortium):
-                raise LogError(f"consortium: wanted {consortium}, got {replica.state.consortium}")
-            journal.append(_line(entry))
-            if len(journal) % 256 == 0 or len(journal) == size:
-                self.on_progress(Progress("entries", len(journal), size))
+        with checker_for(size - replica.size, self.jobs) as checker:
+            for entry in open_entries(read_bundles(self.source, replica.size, size), checker):
+                replica.admit(entry)
+                if not journal and consortium not in (None, replica.state.consortium):
+                    raise LogError(f"consortium: wanted {consortium}, got {replica.state.consortium}")
+                journal.append(_line(entry))
+                if len(journal) % 256 == 0 or len(journal) == size:
+                    self.on_progress(Progress("entries", len(journal), size))
 
     def resume(self, consortium: Digest | None) -> bool:
         """Go on from where the last audit ended. False, and nothing is changed, unless all of that still stands."""
@@ -340,6 +346,7 @@ def examine(
     full: bool = False,
     against: Mapping[str, bytes] = MappingProxyType({}),
     recompute: Recompute | None = None,
+    jobs: int = 1,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Outcome:
     """Audit a log and everything it names.
@@ -352,14 +359,16 @@ def examine(
         full: Verify everything anew, and hold it to the memory's checkpoint all the same.
         against: Signed checkpoints of this log that others have seen, by a name for each (for an error's text).
         recompute: The arithmetic of adapters; None checks digests only.
+        jobs: How many processes check signatures, if there are enough of them; 1 means this process alone. What is
+            found does not depend on it.
         on_progress: Called as entries and releases are done.
 
     Raises:
-        UnavailableError: The source does not answer.
+        UnavailableError: The source does not answer, or a process that checks signatures has died.
         StorageError: The source's folder cannot be read.
         ConfigError: One of ``against`` is not a signed checkpoint of this log.
     """
-    run = _Audit(source, memory, on_progress)
+    run = _Audit(source, memory, jobs, on_progress)
     wanted = consortium or (memory.consortium if memory else None)
     rounds: tuple[RoundReport, ...] = ()
     try:

@@ -5,14 +5,21 @@ apply the same checks in the same order: spelling, signatures, the fold, and eac
 history. No I/O.
 """
 
+import functools
+
 from commonweal_protocols.checkpoint import Checkpoint
 from commonweal_protocols.errors import LogError
-from commonweal_protocols.fold import State, fold
+from commonweal_protocols.fold import fold
 from commonweal_protocols.merkle import Tree
 from commonweal_protocols.note import Verifier, parse_vkey
 from commonweal_protocols.policy import Policy
 from commonweal_protocols.quorum import policy_of
+from commonweal_protocols.state import State
 from commonweal_protocols.statement import Entry, Seen, open_entry
+
+
+# Asked for with every entry, and the same for a log's whole life.
+_verifier = functools.lru_cache(maxsize=8)(parse_vkey)
 
 
 class Replica:
@@ -65,7 +72,7 @@ class Replica:
     @property
     def log(self) -> Verifier:
         """Who signs this log's checkpoints, as the compact says."""
-        return parse_vkey(self.state.compact.coordinator.log)
+        return _verifier(self.state.compact.coordinator.log)
 
     @property
     def policy(self) -> Policy:
@@ -124,6 +131,14 @@ class Replica:
         entry, state = self.check(data)
         self.grow(entry, state)
         return entry
+
+    def admit(self, entry: Entry) -> None:
+        """Add an entry whose signatures have been verified (``opening``, for many).
+
+        Raises:
+            PeerError: It does not belong here; the replica is as it was.
+        """
+        self.grow(entry, self.judge(entry, self._state))
 
     def check_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Check a verified checkpoint of this log against this history.

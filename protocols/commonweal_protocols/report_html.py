@@ -11,11 +11,11 @@ from commonweal_protocols.audit import Outcome
 from commonweal_protocols.audit_report import Finding, Report, RoundReport
 from commonweal_protocols.audit_state import Line
 from commonweal_protocols.evidence import format_evidence, verify_evidence
-from commonweal_protocols.fold import RoundState, State
 from commonweal_protocols.html_page import Html, el, facts, foreign, join, page, table
 from commonweal_protocols.predicates import Adoption, Blob, Input, Name
 from commonweal_protocols.replica import Replica
 from commonweal_protocols.report_style import STYLE
+from commonweal_protocols.state import RoundState, State
 
 MAX_ROUNDS = 100
 """Rounds on the page, the newest first; the JSON report has all."""

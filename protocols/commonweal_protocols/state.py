@@ -1,0 +1,138 @@
+"""Where a consortium stands: the nouns that the fold returns. They change by :func:`fold.fold` alone. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from commonweal_protocols.amendment import Retired
+from commonweal_protocols.predicates import (
+    Adoption,
+    Blob,
+    Compact,
+    Digest,
+    Identity,
+    Name,
+    PublicKey,
+    Quorum,
+    Rejection,
+    Release,
+    Round,
+    Update,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """An author's newest entry: the next one is number ``seq`` + 1 and names ``leaf``."""
+
+    seq: int
+    leaf: Digest
+
+
+NO_ENTRY = Chain(-1, "")
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedUpdate:
+    """An update in the log."""
+
+    leaf: Digest
+    update: Update
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRelease:
+    """A release in the log, who re-computed and ratified it (with the entry's index), and what each member decided."""
+
+    leaf: Digest
+    release: Release
+    quorum: int
+    ratified_by: Mapping[Name, int] = field(default_factory=dict)
+    adoptions: Mapping[Name, Adoption] = field(default_factory=dict)
+
+    @property
+    def is_ratified(self) -> bool:
+        """Whether the members' quorum stands by it."""
+        return len(self.ratified_by) >= self.quorum
+
+
+@dataclass(frozen=True, slots=True)
+class RoundState:
+    """One round, from its opening on. ``rejected`` holds the institutions whose logged update was set aside.
+
+    A round may end with a release and an incident: then the release can no longer be ratified.
+    """
+
+    leaf: Digest
+    round: Round
+    quorum: Quorum
+    """The compact's when the round was opened; it holds to the round's end."""
+    answered_at: Mapping[Name, int] = field(default_factory=dict)
+    """The index of each institution's update or refusal."""
+    updates: Mapping[Name, LoggedUpdate] = field(default_factory=dict)
+    refusals: Mapping[Name, str] = field(default_factory=dict)
+    rejected: Mapping[Name, Rejection] = field(default_factory=dict)
+    release: LoggedRelease | None = None
+    incident: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether updates may still enter."""
+        return self.release is None and self.incident is None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether its release waits for the members' quorum."""
+        return self.release is not None and self.incident is None and not self.release.is_ratified
+
+    def accepted(self) -> tuple[tuple[Name, LoggedUpdate], ...]:
+        """The updates that a release must contain, by institution: all that were logged and not set aside."""
+        return tuple((name, u) for name, u in sorted(self.updates.items()) if name not in self.rejected)
+
+    def awaited(self) -> tuple[Name, ...]:
+        """The cohort members that have given neither an update nor a refusal."""
+        return tuple(n for n in self.round.cohort if n not in self.updates and n not in self.refusals)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where a consortium stands after ``size`` entries."""
+
+    consortium: Digest
+    compact: Compact
+    """The version in force, with the keys that its members have now."""
+    compact_sha256: Digest
+    """The digest of the statement that it was: what the next version names."""
+    size: int
+    chains: Mapping[PublicKey, Chain] = field(default_factory=dict)
+    identities: Mapping[Name, Identity] = field(default_factory=dict)
+    rounds: tuple[RoundState, ...] = ()
+    retired: Mapping[PublicKey, Retired] = field(default_factory=dict)
+
+    def chain(self, key: PublicKey) -> Chain:
+        """The author's newest entry, or :data:`NO_ENTRY`."""
+        return self.chains.get(key, NO_ENTRY)
+
+    def institution(self, key: PublicKey) -> Name | None:
+        """The member that owns ``key``."""
+        return next((m.institution for m in self.compact.members if m.key == key), None)
+
+    def key(self, institution: Name) -> PublicKey | None:
+        """The key of a member."""
+        return next((m.key for m in self.compact.members if m.institution == institution), None)
+
+    @property
+    def open_round(self) -> RoundState | None:
+        """The round that takes updates, if there is one."""
+        return self.rounds[-1] if self.rounds and self.rounds[-1].is_open else None
+
+    def ratified(self) -> LoggedRelease | None:
+        """The newest ratified release."""
+        for r in reversed(self.rounds):
+            if r.release and r.release.is_ratified:
+                return r.release
+        return None
+
+    def next_start(self) -> Blob:
+        """The adapter from which the next round must start."""
+        release = self.ratified()
+        return release.release.adapter if release else self.compact.start
