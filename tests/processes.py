@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -17,9 +17,9 @@ from typing import Self, TypeVar
 
 from commonweal_node.base import detect_adapter_spec, folder_digest
 from commonweal_protocols.errors import CommonwealError
-from commonweal_protocols.fold import State
 from commonweal_protocols.records import DirectorySource, read_checkpoint, read_entries, unverified_size
 from commonweal_protocols.replica import Replica
+from commonweal_protocols.state import State
 from tests.tiny_model import save_tiny_base, tiny_base
 
 T = TypeVar("T")
@@ -103,7 +103,7 @@ class Processes:
 
     def __init__(
         self, home: Path, *, terms: str = "", rows: Mapping[str, Path] | None = None, cache: Path | None = None,
-        rounds: int = 2, steps: int = 60,
+        rounds: int = 2, steps: int = 60, coordinator_options: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """Make keys, cards and the draft; nothing runs yet. By default: a tiny model, and rows made here."""
         self.home = home
@@ -128,7 +128,14 @@ class Processes:
                 str(self._ports + 6 + i),
             )
             cards += ["--card", str(self.node(name) / "card.json")]
-        options = ["--home", str(self.coordinator), "--compact", str(home / "compact.toml"), *cards]
+        options = [
+            "--home",
+            str(self.coordinator),
+            "--compact",
+            str(home / "compact.toml"),
+            *cards,
+            *coordinator_options,
+        ]
         self.command("coordinator", "init", *options, "--base-port", str(self._ports), "--rounds", str(rounds))
 
     def node(self, name: str) -> Path:

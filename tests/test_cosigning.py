@@ -3,16 +3,18 @@
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from commonweal_coordinator.cosigning import Cosigner
 from commonweal_coordinator.log import Log
+from commonweal_coordinator.storage import LockDatabase
 from commonweal_protocols.cosignature import make_cosignature_verifier
 from commonweal_protocols.errors import SignatureError, UnavailableError
-from commonweal_protocols.note import make_verifier
+from commonweal_protocols.note import make_verifier, open_note
 from commonweal_protocols.policy import Group, Policy, PolicyLog, PolicyWitness
 from commonweal_protocols.proof import open_cosigned_proof
 from commonweal_protocols.witness import Witness
@@ -66,6 +68,40 @@ def test_a_receipt_carries_the_quorum_and_holds_offline(witnessed: Witnessed) ->
                 assert index == answer.index
                 assert len(cosigned.witnesses) >= 2
                 assert {w.at for w in cosigned.witnesses} == {1_800_000_000}
+
+
+def test_a_log_with_a_post_quantum_key_signs_with_both_and_its_witnesses_see_the_first_alone(
+    witnessed: Witnessed, tmp_path: Path
+) -> None:
+    second = MLDSA44PrivateKey.from_seed_bytes(b"s" * 32)
+    verifier = make_cosignature_verifier(ORIGIN, second.public_key())
+    strict = replace(witnessed.policy, logs=(PolicyLog(LOG, post_quantum=verifier),))
+    with (
+        closing(Cosigner(witnessed.policy, second, lambda: 1_900_000_000.9)) as cosigner,
+        closing(Log.create(tmp_path / "public", tmp_path / "lock.db", ORIGIN, key_of("log"), cosigner)) as log,
+    ):
+        for data in (b"one", b"two"):
+            (answer,) = log.append([data])
+            open_cosigned_proof(answer.proof, data, strict)
+        (line,) = open_note(log.checkpoint, [verifier]).lines
+        assert line.at == 1_900_000_000
+    # The store keeps the log's own word in the one form that it compares.
+    with closing(LockDatabase(tmp_path / "lock.db")) as lock, pytest.raises(SignatureError):
+        open_note(lock.read(), [verifier])
+
+
+def test_another_policy_holds_from_the_next_checkpoint_on(witnessed: Witnessed, tmp_path: Path) -> None:
+    nobody = Policy(witnessed.policy.logs, (), (), "none")
+    with (
+        closing(Cosigner(nobody)) as cosigner,
+        closing(Log.create(tmp_path / "public", tmp_path / "lock.db", ORIGIN, key_of("log"), cosigner)) as log,
+    ):
+        (answer,) = log.append([b"one"])
+        with pytest.raises(SignatureError, match="wanted the quorum two"):
+            open_cosigned_proof(answer.proof, b"one", witnessed.policy)
+        cosigner.set_policy(witnessed.policy)
+        (answer,) = log.append([b"two"])
+        open_cosigned_proof(answer.proof, b"two", witnessed.policy)
 
 
 def test_one_witness_may_be_away_and_is_named_once(witnessed: Witnessed, caplog: pytest.LogCaptureFixture) -> None:

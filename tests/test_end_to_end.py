@@ -12,10 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from commonweal_coordinator.object_storage import open_s3
+from commonweal_coordinator.storage import StorageSource
+from commonweal_protocols.cosignature import make_cosignature_verifier
+from commonweal_protocols.keys import load_ml_dsa_key_file
+from commonweal_protocols.note import open_note
 from commonweal_protocols.predicates import Identity, Round, Update
 from commonweal_protocols.records import DirectorySource, read_checkpoint, read_entries, unverified_size
 from commonweal_protocols.statement import open_entry
 from tests.processes import CANARY, NAMES, PROGRAM, Processes, descendants, is_alive
+from tests.s3 import CREDENTIALS, serve_s3
 
 pytestmark = pytest.mark.slow
 DEMO = Path(__file__).parents[1] / "deploy/demo"
@@ -196,6 +202,47 @@ def test_ctrl_c_ends_a_daemon_and_all_that_it_started(tmp_path: Path) -> None:
         assert [process.wait(30) for process in p.running.values()] == [0, 0, 0, 0]
         p.running.clear()
         assert [pid for pid in started if is_alive(pid)] == []
+
+
+# -- a log in a bucket
+
+
+def test_a_log_in_a_bucket_is_founded_killed_recovered_and_audited_over_https(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    with serve_s3() as s3:
+        bucket = s3.bucket()
+        options = ["--log-store", bucket, "--log-endpoint", s3.endpoint, "--post-quantum"]
+        with Processes(tmp_path, rounds=0, coordinator_options=options) as p:
+            p.start("coordinator")
+            for name in NAMES:
+                p.command("node", "join", p.coordinator / "invite.json", "--home", p.node(name), "--yes")
+            # Two of them are the witnesses' quorum.
+            p.start("clinic")
+            p.start("coop")
+
+            def size() -> object:
+                return p.status("coordinator").get("size")
+
+            p.wait("the founding compact and two identities", lambda: size() == 3)
+            p.kill("coordinator")
+            (p.coordinator / "status.json").unlink()
+            p.start("coordinator")
+            p.wait("the same log", lambda: size() == 3)
+            p.start("school")
+            p.wait("the third identity", lambda: size() == 4)
+            invite = json.loads((p.coordinator / "invite.json").read_text())
+            report = json.loads(audit(p, "--url", invite["records"], "--ca", p.coordinator / "tls/ca.pem"))
+            assert (report["verdict"], report["entries"]) == ("pass", {"compact": 1, "identity": 3})
+            assert {path.name for path in p.public.iterdir()} <= {"blob", ".partial"}, "no tile lies on this disk"
+            storage = open_s3(bucket, endpoint=s3.endpoint)
+            vkey = make_cosignature_verifier(
+                report["origin"], load_ml_dsa_key_file(p.coordinator / "keys/log-ml-dsa.pem").public_key()
+            )
+            assert open_note(read_checkpoint(StorageSource(storage)), [vkey]).lines
+            assert CREDENTIALS["AWS_SECRET_ACCESS_KEY"] not in (p.coordinator / "daemon.log").read_text()
 
 
 # -- the real model

@@ -4,11 +4,12 @@ import itertools
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commonweal_protocols.checkpoint import Checkpoint
-from commonweal_protocols.cosignature import cosign, make_cosignature_verifier
+from commonweal_protocols.cosignature import CosignerKey, cosign, make_cosignature_verifier
 from commonweal_protocols.errors import ConfigError, LogError, MalformedError, PeerError, SignatureError
 from commonweal_protocols.note import make_verifier, sign_note
 from commonweal_protocols.policy import (
@@ -21,7 +22,7 @@ from commonweal_protocols.policy import (
     parse_policy,
 )
 from commonweal_protocols.proof import format_proof, open_cosigned_proof
-from tests.witnesses import ORIGIN, TestLog, ed25519
+from tests.witnesses import ORIGIN, T0, TestLog, ed25519
 
 LOG = TestLog()
 NAMES = ("X1", "X2", "X3", "Y1", "Y2", "Y3")
@@ -342,3 +343,51 @@ def test_a_receipt_of_something_else_is_refused(
 ) -> None:
     with pytest.raises(error):
         open_cosigned_proof(format_proof(index, LOG.tree.inclusion_path(5, 11), data), entry, POLICY)
+
+
+# -- a log's own post-quantum key
+
+
+ML = MLDSA44PrivateKey.from_seed_bytes(b"l" * 32)
+
+
+def hybrid(name: str = LOG.origin, key: CosignerKey = ML) -> Policy:
+    second = make_cosignature_verifier(name, key.public_key())
+    return Policy((PolicyLog(LOG.verifier, post_quantum=second),), (), (), "none")
+
+
+def test_a_log_whose_post_quantum_key_is_named_must_have_signed_with_both() -> None:
+    note, checkpoint = LOG.note(5), LOG.checkpoint(5)
+    second = cosign(checkpoint, LOG.origin, ML, at=T0)
+    opened = hybrid().open(note + second.encode())
+    assert (opened.checkpoint, opened.log, opened.witnesses) == (checkpoint, LOG.verifier, ())
+    with pytest.raises(SignatureError, match="wanted the log's ML-DSA-44 signature too, got none"):
+        hybrid().open(note)
+    with pytest.raises(SignatureError, match="wanted the signature of a log"):
+        hybrid().open(f"{checkpoint.text()}\n{second}".encode())
+    other = cosign(LOG.checkpoint(4), LOG.origin, ML, at=T0)
+    with pytest.raises(SignatureError, match="does not hold"):
+        hybrid().open(note + other.encode())
+    plain = parse_policy(f"log {LOG.vkey}\nquorum none\n")
+    assert plain.open(note + second.encode()).checkpoint == checkpoint, "who does not name it ignores it"
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "why"),
+    [
+        ("log.example/other", ML, "another log's"),
+        (LOG.origin, ed25519("second"), "a second Ed25519 key"),
+    ],
+)
+def test_a_second_key_that_is_not_the_logs_own_ml_dsa_key_is_refused(name: str, key: CosignerKey, why: str) -> None:
+    with pytest.raises(MalformedError, match="wanted an ML-DSA-44 key of its own name"):
+        hybrid(name, key)
+
+
+def test_the_logs_second_key_is_no_witness_and_has_no_place_in_a_policys_text() -> None:
+    second = make_cosignature_verifier(LOG.origin, ML.public_key())
+    witness = PolicyWitness("w", make_cosignature_verifier("w.example", ML.public_key()))
+    with pytest.raises(MalformedError, match=r"has the public key of log .* \(post-quantum\)"):
+        Policy((PolicyLog(LOG.verifier, post_quantum=second),), (witness,), (), "w")
+    with pytest.raises(MalformedError, match="wanted logs with one key each"):
+        format_policy(hybrid())

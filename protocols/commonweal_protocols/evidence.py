@@ -13,8 +13,8 @@ Two kinds, each accusing exactly one key, the log's::
     [LF | entry <base64> | LF | tlog-proof]     two: one author's one number stands in two places
 
 A root binds all that is below it, so a prefix that leads to the larger root and is not the smaller root shows that the
-two checkpoints are of two histories (soundness is RFC 6962's). Cosigners of both notes are convicted by their own
-lines in them.
+two checkpoints are of two histories (soundness is RFC 6962's). A witness whose lines stand in both notes is convicted
+by them too: it said of each tree that it went on from all that it had cosigned before.
 
 What is no evidence, and why: an older checkpoint shown as new (no signature says that it is the newest); an author's
 ``seen`` that a log contradicts (one's word against the other's); two statements of one author with one number outside
@@ -22,15 +22,17 @@ a log (a refused statement may honestly be signed anew). No I/O, no clock.
 """
 
 import base64
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from commonweal_protocols.canonical import parse_base64
-from commonweal_protocols.checkpoint import open_checkpoint
+from commonweal_protocols.checkpoint import open_checkpoint, parse_checkpoint
+from commonweal_protocols.cosignature import CosignatureVerifier
 from commonweal_protocols.envelope import parse_envelope, verify_envelope
-from commonweal_protocols.errors import LogError, MalformedError, PeerError
+from commonweal_protocols.errors import LogError, MalformedError, PeerError, SignatureError
 from commonweal_protocols.merkle import HASH_BYTES, MAX_PATH, Tree, verify_consistency
-from commonweal_protocols.note import MAX_NOTE_BYTES, Verifier
+from commonweal_protocols.note import MAX_NOTE_BYTES, Verifier, open_note
 from commonweal_protocols.predicates import PublicKey
 from commonweal_protocols.proof import format_proof, open_proof, parse_proof
 from commonweal_protocols.statement import Entry, open_entry
@@ -73,7 +75,10 @@ Evidence = ForkEvidence | EntryEvidence
 
 @dataclass(frozen=True, slots=True)
 class Conviction:
-    """Whose key is convicted, and of what, in one sentence."""
+    """Whose key is convicted, and of what, in one sentence.
+
+    A key that is longer than 32 bytes (ML-DSA-44) stands here by its SHA-256.
+    """
 
     name: str
     key: PublicKey
@@ -203,6 +208,36 @@ def verify_evidence(evidence: Evidence, log: Verifier) -> Conviction:
     what = _verify_fork(evidence, log) if isinstance(evidence, ForkEvidence) else _verify_entries(evidence.entries, log)
     key = log.public_key.public_bytes_raw().hex()
     return Conviction(log.name, key, f"log {log.name} (key {key}) {what}")
+
+
+def convict_witnesses(
+    evidence: ForkEvidence, log: Verifier, witnesses: Iterable[CosignatureVerifier]
+) -> tuple[Conviction, ...]:
+    """Return the witnesses that have cosigned both sides of a fork, each key once.
+
+    Args:
+        evidence: Two checkpoints; checked here against ``log``.
+        log: The log that forked.
+        witnesses: Whose lines to look for. What others have written into the notes convicts nobody.
+
+    Raises:
+        PeerError: See :func:`verify_evidence`; where there is no fork, nobody has lied.
+    """
+    verify_evidence(evidence, log)
+    found: dict[bytes, Conviction] = {}
+    for witness in witnesses:
+        try:
+            old, new = (parse_checkpoint(open_note(note, [witness]).text) for note in (evidence.old, evidence.new))
+        except SignatureError:
+            continue  # no line of it in one of them, or one that it did not make
+        raw = witness.public_key.public_bytes_raw()
+        key = raw.hex() if len(raw) == 32 else hashlib.sha256(raw).hexdigest()
+        sentence = (
+            f"lying witness {witness.name} (key {key}) cosigned both sides of a fork of log {log.name}: "
+            f"root {old.root.hex()} at {old.size} entries, and root {new.root.hex()} at {new.size}"
+        )
+        found[witness.key] = Conviction(witness.name, key, sentence)
+    return tuple(found.values())
 
 
 def _verify_fork(evidence: ForkEvidence, log: Verifier) -> str:

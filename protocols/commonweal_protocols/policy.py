@@ -16,11 +16,11 @@ one file would be two policies). No clock; no I/O but :func:`load_policy`.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from commonweal_protocols.checkpoint import Checkpoint, check_origin, parse_checkpoint
-from commonweal_protocols.cosignature import CosignatureVerifier, parse_cosigner_vkey
+from commonweal_protocols.cosignature import ML_DSA_44_COSIGNATURE, CosignatureVerifier, parse_cosigner_vkey
 from commonweal_protocols.errors import ConfigError, MalformedError, SignatureError
 from commonweal_protocols.note import NoteVerifier, Verifier, encode_vkey, open_note, parse_vkey
 
@@ -38,10 +38,15 @@ _THRESHOLD = re.compile("[1-9][0-9]{0,3}")
 
 @dataclass(frozen=True, slots=True)
 class PolicyLog:
-    """A log that is believed. ``url`` is for those who talk to it."""
+    """A log that is believed. ``url`` is for those who talk to it.
+
+    Where a post-quantum key is named, the log must have signed with both. A policy's text has no word for that, so only
+    a compact makes such a policy.
+    """
 
     verifier: Verifier
     url: str | None = None
+    post_quantum: CosignatureVerifier | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,14 @@ class Policy:
         for log in self.logs:
             check_origin(log.verifier.name)
             own(log.verifier.key[1:], f"log {log.verifier.name}")
+            second = log.post_quantum
+            if second is not None:
+                own(second.key[1:], f"log {log.verifier.name} (post-quantum)")
+                if second.name != log.verifier.name or second.key[0] != ML_DSA_44_COSIGNATURE:
+                    raise MalformedError(
+                        f"policy: log {log.verifier.name}: wanted an ML-DSA-44 key of its own name, "
+                        f"got {second.vkey[:80]}"
+                    )
         origins = {log.verifier.name for log in self.logs}
         for witness in self.witnesses:
             own(witness.verifier.key[1:], f"witness {witness.name}")
@@ -163,16 +176,19 @@ class Policy:
                 quorum is not met: then it says who is missing.
         """
         verifiers: list[NoteVerifier] = [log.verifier for log in self.logs]
+        verifiers += [log.post_quantum for log in self.logs if log.post_quantum]
         verifiers += [witness.verifier for witness in self.witnesses]
         opened = open_note(note, verifiers)
         checkpoint = parse_checkpoint(opened.text)
         # No two keys here are equal, so a key stands for its owner.
         lines = {line.signer.key: line for line in opened.lines}
-        signed = (x.verifier for x in self.logs if x.verifier.key in lines)
-        log = next((v for v in signed if v.name == checkpoint.origin), None)
+        signed = (x for x in self.logs if x.verifier.key in lines)
+        log = next((x for x in signed if x.verifier.name == checkpoint.origin), None)
         if log is None:
             wanted = ", ".join(x.verifier.name for x in self.logs) or "no log at all"
             raise SignatureError(f"checkpoint {checkpoint.origin}: wanted the signature of a log of {wanted}, got none")
+        if log.post_quantum is not None and log.post_quantum.key not in lines:
+            raise SignatureError(f"checkpoint {checkpoint.origin}: wanted the log's ML-DSA-44 signature too, got none")
         witnesses = tuple(
             WitnessedBy(w, line.at, line.line)
             for w in self.witnesses
@@ -185,7 +201,7 @@ class Policy:
                 f"checkpoint {checkpoint.origin} of {checkpoint.size} entries: wanted the quorum {self._describe()}, "
                 f"got {', '.join(times) or 'no witness'}; missing: {missing}"
             )
-        return Cosigned(checkpoint, log, witnesses, self.quorum_time(times))
+        return Cosigned(checkpoint, log.verifier, witnesses, self.quorum_time(times))
 
     def _describe(self) -> str:
         group = next((g for g in self.groups if g.name == self.quorum), None)
@@ -283,7 +299,12 @@ def format_policy(policy: Policy) -> str:
     """Return the canonical text: logs, witnesses, groups, quorum; one space between words; no comment.
 
     ``parse_policy`` gives an equal policy back.
+
+    Raises:
+        MalformedError: A log has a post-quantum key, for which the format has no word.
     """
+    if any(log.post_quantum for log in policy.logs):
+        raise MalformedError("policy: wanted logs with one key each, got one with a post-quantum key beside it")
     lines = [_join("log", encode_vkey(x.verifier.name, x.verifier.key), x.url) for x in policy.logs]
     lines += [_join("witness", x.name, x.verifier.vkey, x.url) for x in policy.witnesses]
     for group in policy.groups:
