@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from commonweal_node.base import detect_adapter_spec
 from commonweal_node.blend import CANDIDATES, BlendWeights, blend, choose_blend, export_peft
-from commonweal_node.data import pack, tokenise
+from commonweal_node.data import tokenise
 from commonweal_node.evaluate import heldout_loss
 from commonweal_node.lora import AdaptedModel
+from commonweal_node.packing import pack
 from commonweal_node.tensors import AdapterTensors, slots
 from commonweal_protocols.errors import BlobError, StorageError
 from tests.tiny_model import EXAMPLES, random_adapter, tiny_base

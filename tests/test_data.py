@@ -1,19 +1,13 @@
-"""What a node makes of its rows: schema, labels, order, halves, packing."""
+"""What a node makes of its rows: schema, labels, order, halves."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from commonweal_node.data import (
-    PADDING,
-    PREFIX,
     Example,
-    Tokenised,
-    attention_allowed,
-    pack,
     read_examples,
     split_heldout,
     step_indices,
@@ -153,54 +147,3 @@ def test_each_epoch_takes_every_example_once_and_a_step_none_twice() -> None:
 
 def test_a_batch_larger_than_the_set_takes_the_whole_set() -> None:
     assert [sorted(s) for s in step_indices(3, 8, 2, seed=0)] == [[0, 1, 2], [0, 1, 2]]
-
-
-def test_packing_keeps_every_example_with_its_positions_and_targets() -> None:
-    examples = tokenise(EXAMPLES, tiny_tokenizer(), 500).examples
-    batches = pack(examples, 150, 300)
-    seen = []
-    for batch in batches:
-        predicted = dict(zip(batch.predictors.tolist(), batch.targets.tolist(), strict=True))
-        for r, row in enumerate(batch.segments):
-            prefix = [int(t) for t in batch.ids[r][row == PREFIX]]
-            for s in range(1, row.max() + 1):
-                at = np.flatnonzero(row == s)
-                ids = prefix + [int(t) for t in batch.ids[r, at]]
-                assert [*range(len(prefix)), *batch.positions[r, at].tolist()] == [*range(len(ids))]
-                (match,) = (e for e in examples if e.ids == tuple(ids))
-                seen.append(match)
-                for k, supervised in enumerate(match.supervised[len(prefix) :]):
-                    if supervised and k > 0:
-                        assert predicted[r * row.size + at[k] - 1] == ids[len(prefix) + k]
-    assert sorted(e.ids for e in seen) == sorted(e.ids for e in examples)
-    assert sum(len(b.targets) for b in batches) == sum(sum(e.supervised) for e in examples)
-
-
-def test_a_token_sees_its_own_example_and_the_prefix_and_nothing_later() -> None:
-    a, b = Tokenised((1, 2, 3, 4), (False, False, True, True)), Tokenised((1, 2, 5), (False, False, True))
-    (batch,) = pack([a, b], 16, 16)
-    assert batch.segments.tolist() == [[0, 0, 1, 1, 2]]
-    assert attention_allowed(batch).astype(int).tolist() == [
-        [
-            [1, 0, 0, 0, 0],
-            [1, 1, 0, 0, 0],
-            [1, 1, 1, 0, 0],
-            [1, 1, 1, 1, 0],
-            [1, 1, 0, 0, 1],
-        ]
-    ]
-    # The prefix's last token predicts the first own token of both.
-    assert batch.predictors.tolist() == [1, 2, 1]
-    assert batch.targets.tolist() == [3, 4, 5]
-
-
-def test_padding_is_seen_by_nobody_but_itself() -> None:
-    long, short = Tokenised((1,) * 6, (False,) + (True,) * 5), Tokenised((2, 3), (False, True))
-    (batch,) = pack([long, short], 6, 12)
-    padding = batch.segments[1] == PADDING
-    allowed = attention_allowed(batch)[1]
-    assert padding.tolist() == [False, False, True, True, True, True]
-    assert not allowed[~padding][:, padding].any()
-    assert not allowed[padding][:, ~padding].any()
-    assert allowed.diagonal().all()
-    assert batch.tokens == 8

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from commonweal_node.base import detect_adapter_spec, load_base, native_dtype
-from commonweal_node.data import Tokenised, pack, tokenise
+from commonweal_node.data import Tokenised, tokenise
 from commonweal_node.evaluate import heldout_batches, heldout_loss
 from commonweal_node.lora import AdaptedModel
+from commonweal_node.packing import pack
 from commonweal_node.tensors import slots
 from commonweal_node.train import Progress, rate_factor, train_adapter
 from commonweal_protocols.errors import BaseModelError, BlobError, ConfigError, LocalError

@@ -1,4 +1,4 @@
-"""From an institution's own rows to batches of tokens. Nothing that is read here ever leaves the node.
+"""From an institution's own rows to tokens. Nothing that is read here ever leaves the node.
 
 Guarantees: a row that breaks the schema is refused by file and line; labels cover the assistant's tokens and no
 other, which is verified against the chat template and not assumed; the order of examples and the halves of the
@@ -6,10 +6,6 @@ held-out rows follow from hashes and a seed alone. No torch, no clock, no random
 
 A row is one line of JSON: ``{"messages": [{"role", "content"}, ...], "split": "train" | "heldout", "meta": {"qid"}}``.
 ``split`` may be missing (then "train"), and every other key is ignored.
-
-Packing: the examples of one row of a batch share the longest prefix that they have in common (in practice the chat
-template's system prompt), which is so computed once and not once for each example. A token sees the prefix and the
-earlier tokens of its own example, at the positions it would have alone, so packing changes no number but rounding.
 """
 
 import hashlib
@@ -19,18 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from commonweal_protocols.errors import BaseModelError, ConfigError
 
 Split = Literal["train", "heldout"]
 MAX_LINE_BYTES = 1 << 20
 MAX_MESSAGES = 200
-PADDING = -1
-"""The segment of a padding token."""
-PREFIX = 0
-"""The segment of the tokens that all examples of a row share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,27 +66,6 @@ class HeldoutHalves:
 
     tune: tuple[Example, ...]
     report: tuple[Example, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Packed rows.
-
-    Attributes:
-        ids: (R, T) int64 token ids.
-        positions: (R, T) int64, each token's position in its own example.
-        segments: (R, T) int64: PREFIX, 1 … for each example, or PADDING.
-        predictors: (N,) int64 indices into the R · T flattened tokens: whose hidden state predicts each target.
-        targets: (N,) int64, the supervised token ids.
-        tokens: How many tokens the rows hold without padding.
-    """
-
-    ids: NDArray[np.int64]
-    positions: NDArray[np.int64]
-    segments: NDArray[np.int64]
-    predictors: NDArray[np.int64]
-    targets: NDArray[np.int64]
-    tokens: int
 
 
 class ChatTokenizer(Protocol):
@@ -280,87 +248,3 @@ def step_indices(count: int, batch_size: int, steps: int, seed: int) -> Iterator
             epoch += 1
         yield tuple(queue[:size])
         del queue[:size]
-
-
-def pack(examples: Sequence[Tokenised], row_tokens: int, batch_tokens: int) -> list[Batch]:
-    """Pack examples into rows of at most ``row_tokens`` and rows into batches of at most ``batch_tokens``.
-
-    An example longer than ``row_tokens`` has a row of its own; a batch always has at least one row. Deterministic:
-    longest first, into the first row with room.
-    """
-    rows: list[list[Tokenised]] = []
-    prefix = _common_prefix(examples)
-    used: list[int] = []
-    for example in sorted(examples, key=lambda e: (-len(e.ids), e.ids)):
-        own = len(example.ids) - prefix
-        slot = next((k for k, n in enumerate(used) if n + own <= row_tokens), None)
-        if slot is None:
-            rows.append([example])
-            used.append(prefix + own)
-        else:
-            rows[slot].append(example)
-            used[slot] += own
-    batches = []
-    # Rows of like length stand together, so little is padded.
-    order = sorted(range(len(rows)), key=lambda k: -used[k])
-    start = 0
-    while start < len(order):
-        width = used[order[start]]
-        count = max(1, batch_tokens // width)
-        batches.append(_batch([rows[k] for k in order[start : start + count]], prefix, width))
-        start += count
-    return batches
-
-
-def _common_prefix(examples: Sequence[Tokenised]) -> int:
-    if len(examples) < 2:
-        return 0
-    # What the least and the greatest have in common, all that lies between them has too.
-    least, greatest = min(e.ids for e in examples), max(e.ids for e in examples)
-    differing = (i for i, (a, b) in enumerate(zip(least, greatest, strict=False)) if a != b)
-    shared = next(differing, min(len(least), len(greatest)))
-    # A supervised token belongs to its own example, and no example may vanish into the prefix.
-    return min(shared, *(e.supervised.index(True) for e in examples))
-
-
-def _batch(rows: Sequence[Sequence[Tokenised]], prefix: int, width: int) -> Batch:
-    ids = np.zeros((len(rows), width), np.int64)
-    positions = np.zeros_like(ids)
-    segments = np.full_like(ids, PADDING)
-    predictors: list[int] = []
-    targets: list[int] = []
-    for r, row in enumerate(rows):
-        ids[r, :prefix] = row[0].ids[:prefix]
-        positions[r, :prefix] = np.arange(prefix)
-        segments[r, :prefix] = PREFIX
-        at = prefix
-        for s, example in enumerate(row, start=1):
-            n = len(example.ids) - prefix
-            ids[r, at : at + n] = example.ids[prefix:]
-            positions[r, at : at + n] = np.arange(prefix, prefix + n)
-            segments[r, at : at + n] = s
-            for k in range(max(prefix, 1), prefix + n):
-                if example.supervised[k]:
-                    # The first own token is predicted by the shared prefix's last one.
-                    predictor = at + k - 1 - prefix if k > prefix else prefix - 1
-                    predictors.append(r * width + predictor)
-                    targets.append(example.ids[k])
-            at += n
-    return Batch(
-        ids,
-        positions,
-        segments,
-        np.array(predictors, np.int64),
-        np.array(targets, np.int64),
-        int((segments != PADDING).sum()),
-    )
-
-
-def attention_allowed(batch: Batch) -> NDArray[np.bool_]:
-    """(R, T, T): whether token i of a row may see token j: not later, and in its own segment or in the prefix."""
-    seg = batch.segments
-    width = seg.shape[1]
-    own = seg[:, :, None] == seg[:, None, :]
-    shared = (seg[:, None, :] == PREFIX) & (seg[:, :, None] != PADDING)
-    allowed: NDArray[np.bool_] = np.tril(np.ones((width, width), np.bool_))[None] & (own | shared)
-    return allowed

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import torch
 
-from commonweal_node.data import Batch, Tokenised, pack
+from commonweal_node.data import Tokenised
 from commonweal_node.lora import AdaptedModel
+from commonweal_node.packing import Batch, pack
 from commonweal_node.tensors import AdapterTensors
 from commonweal_protocols.errors import LocalError
 

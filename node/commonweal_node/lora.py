@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from commonweal_node.base import LoadedBase
-from commonweal_node.data import Batch, attention_allowed
+from commonweal_node.packing import Batch, attention_allowed
 from commonweal_node.tensors import AdapterTensors, Slot, check_adapter, slots
 from commonweal_protocols.errors import BaseModelError
 from commonweal_protocols.predicates import AdapterSpec

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from commonweal_node.data import Tokenised, pack, step_indices
+from commonweal_node.data import Tokenised, step_indices
 from commonweal_node.lora import AdaptedModel
+from commonweal_node.packing import pack
 from commonweal_node.tensors import AdapterTensors
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.predicates import Recipe
