@@ -123,8 +123,8 @@ def unverified_size(note: bytes) -> int:
     return parse_decimal(note.split(b"\n", 2)[1].decode("ascii", "replace") if note.count(b"\n") > 1 else "")
 
 
-def read_entries(source: Source, start: int, end: int) -> Iterator[bytes]:
-    """Yield entries ``start`` to ``end`` (exclusive), unverified.
+def read_bundles(source: Source, start: int, end: int) -> Iterator[list[bytes]]:
+    """Yield entries ``start`` to ``end`` (exclusive), unverified, as they lie together: up to 256 at a time.
 
     ``end`` should come from a verified checkpoint. A partial bundle may be gone once the full one exists, and the full
     one then holds it.
@@ -144,7 +144,13 @@ def read_entries(source: Source, start: int, end: int) -> Iterator[bytes]:
             entries = parse_bundle(data, width) if data is not None else None
         if entries is None:
             raise LogError(f"entries {first} to {end - 1}: wanted {path}, got no such file")
-        yield from entries[max(0, start - first) :]
+        yield entries[max(0, start - first) :]
+
+
+def read_entries(source: Source, start: int, end: int) -> Iterator[bytes]:
+    """Yield entries ``start`` to ``end`` (exclusive) one by one. See :func:`read_bundles`."""
+    for bundle in read_bundles(source, start, end):
+        yield from bundle
 
 
 def blob_path(sha256: str) -> str:

@@ -17,7 +17,6 @@ from commonweal_protocols.quorum import policy_of
 from commonweal_protocols.state import State
 from commonweal_protocols.statement import Entry, Seen, open_entry
 
-
 # Asked for with every entry, and the same for a log's whole life.
 _verifier = functools.lru_cache(maxsize=8)(parse_vkey)
 
