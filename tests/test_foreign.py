@@ -7,23 +7,31 @@ import base64
 import os
 import shutil
 import subprocess
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from commonweal_coordinator.log import Log
+from commonweal_coordinator.cosigning import Cosigner
+from commonweal_coordinator.log import Cosign, Log, no_witness
 from commonweal_protocols.canonical import parse_base64
 from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
+from commonweal_protocols.cosignature import cosign, make_cosignature_verifier
 from commonweal_protocols.errors import LogError, PeerError
+from commonweal_protocols.evidence import format_evidence, prove_fork
 from commonweal_protocols.merkle import HASH_BYTES, Frontier, Tree, leaf_hash, verify_consistency
 from commonweal_protocols.note import Verifier, format_vkey, make_verifier, parse_vkey, sign_note
+from commonweal_protocols.policy import Policy
 from commonweal_protocols.proof import open_proof
 from commonweal_protocols.records import DirectorySource, read_checkpoint, read_entries
 from commonweal_protocols.tiles import MAX_ENTRY_BYTES, TILE_HEIGHT, TILE_WIDTH, new_tiles
-from tests.federation import two_rounds
+from commonweal_protocols.witness import Witness
+from commonweal_protocols.witness_server import WitnessServer
+from tests.federation import key_of, two_rounds
+from tests.witnesses import T0, Clock, TestLog, make_policy, make_witness, open_store
 
 GO_PATH = Path("/usr/share/gocode")  # where Debian's packages of Go sources lie
 ORIGIN = "log.test/foreign"
@@ -58,25 +66,31 @@ class Foreign:
     program: Path
     dir: Path
 
-    def _run(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [self.program, command, self.dir, *arguments], capture_output=True, text=True, check=False
         )
 
-    def accepts(self, vkey: str = VKEY) -> str:
-        done = self._run("check", vkey)
+    def accepts(self, vkey: str = VKEY, *witnesses: str) -> str:
+        done = self.run("check", vkey, *witnesses)
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout.strip()
 
-    def refuses(self, vkey: str = VKEY) -> str:
-        done = self._run("check", vkey)
+    def refuses(self, vkey: str = VKEY, *witnesses: str) -> str:
+        done = self.run("check", vkey, *witnesses)
         assert (done.returncode, done.stdout) == (1, "")
         # A panic in Go exits with 2 and is no refusal.
         assert done.stderr.startswith("refused: ")
         return done.stderr
 
+    def convicts(self, *witnesses: str) -> list[str]:
+        """What it says of an evidence file."""
+        done = self.run("evidence", VKEY, *witnesses)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.splitlines()
+
     def writes(self, *sizes: int) -> str:
-        done = self._run("write", SKEY, *map(str, sizes))
+        done = self.run("write", SKEY, *map(str, sizes))
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout.strip()
 
@@ -96,11 +110,11 @@ def our_entry(i: int) -> bytes:
 class Ours:
     """Our log, and beside it every checkpoint, consistency proof and (above 1000 entries, some) receipts it gave."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, cosign: Cosign = no_witness) -> None:
         self._home = home
         for name in ("older", "receipts"):
             (home / name).mkdir(parents=True)
-        self.log = Log.create(home / "public", home / "private/lock.db", ORIGIN, KEY)
+        self.log = Log.create(home / "public", home / "private/lock.db", ORIGIN, KEY, cosign)
         self._tree = Tree()
 
     def grow(self, size: int) -> None:
@@ -203,6 +217,82 @@ def test_we_agree_with_a_log_of_three_levels_of_tiles_that_go_wrote(foreign: For
     entries, consistency, receipts = check_with_ours(foreign.dir, LOG)
     assert entries == [their_entry(i) for i in range(LARGE)]
     assert (consistency, receipts) == (4, 300 + -(-65_535 // 997) + -(-LARGE // 997))
+
+
+# -- witnesses
+
+
+@pytest.fixture
+def witnessed(tmp_path: Path) -> Iterator[Policy]:
+    """Three witnesses that serve, all of which are wanted."""
+    log = TestLog(origin=ORIGIN, key=KEY)
+    with ExitStack() as stack:
+        each: list[tuple[Witness, WitnessServer | str]] = []
+        for i in range(3):
+            store = stack.enter_context(closing(open_store(tmp_path / f"{i}.sqlite")))
+            witness = make_witness(store, log, Clock(), f"w.example/{i}")
+            each.append((witness, stack.enter_context(WitnessServer(witness, "127.0.0.1", 0))))
+        yield make_policy(log, each, "all")
+
+
+def test_go_finds_each_witnesss_line_in_checkpoints_and_receipts(foreign: Foreign, witnessed: Policy) -> None:
+    vkeys = [w.verifier.vkey for w in witnessed.witnesses]
+    with closing(Cosigner(witnessed)) as cosigner:
+        ours = Ours(foreign.dir, cosigner)
+        with closing(ours.log):
+            for size in (1, 5, 257):
+                ours.grow(size)
+    wanted = "size 257, inclusion 257, consistency 3, receipts 263"
+    assert foreign.accepts(VKEY, *vkeys) == wanted
+    assert foreign.accepts() == wanted, "the log's own line is the first of several"
+    other = make_cosignature_verifier("w.example/0", key_of("another").public_key()).vkey
+    assert "not cosigned by w.example/0" in foreign.refuses(VKEY, *vkeys, other)
+    signed = (foreign.dir / "public/checkpoint").read_text()
+    receipt = foreign.dir / "receipts/0.5"
+    for file, whole in ((foreign.dir / "public/checkpoint", signed), (receipt, receipt.read_text())):
+        *lines, last, _ = whole.split("\n")
+        name, encoded = last.split(" ")[1:]
+        blob = bytearray(base64.b64decode(encoded))
+        blob[4 + 7] ^= 1  # the time
+        line = f"\u2014 {name} {base64.b64encode(blob).decode()}"
+        file.write_text("\n".join([*lines, line, ""]))
+        assert f"invalid signature for key {name}" in foreign.refuses(VKEY, *vkeys)
+        file.write_text("\n".join([*lines, ""]))
+        assert f"not cosigned by {name}" in foreign.refuses(VKEY, *vkeys)
+        file.write_text(whole)
+    assert foreign.accepts(VKEY, *vkeys) == wanted
+
+
+@pytest.mark.parametrize(("old", "new"), [(5, 9), (4, 4), (1, 300)])
+def test_go_convicts_a_forked_log_and_its_lying_witnesses_by_the_same_file(
+    program: Path, tmp_path: Path, old: int, new: int
+) -> None:
+    one, two = (TestLog(origin=ORIGIN, key=KEY, label=label) for label in ("one", "two"))
+    notes = {}
+    for side, size, log in (("old", old, one), ("new", new, two)):
+        names = ("x", "honest on " + side, "y")
+        lines = [cosign(log.checkpoint(size), f"w/{n.replace(' ', '-')}", key_of(n), at=T0) for n in names]
+        notes[side] = log.note(size) + "".join(lines).encode()
+    made = prove_fork(notes["old"], notes["new"], two.tree, LOG)
+    assert made is not None
+    file = tmp_path / "evidence"
+    file.write_bytes(format_evidence(made))
+    vkeys = [
+        make_cosignature_verifier(f"w/{n.replace(' ', '-')}", key_of(n).public_key()).vkey
+        for n in ("honest on old", "x", "honest on new", "y")
+    ]
+    roots = {base64.b64encode(log.tree.root(old)).decode() for log in (one, two)}
+    said, *liars = Foreign(program, file).convicts(*vkeys)
+    assert said.startswith(f"at {old}: ")
+    assert set(said.removeprefix(f"at {old}: ").split(", ")) == roots
+    assert liars == ["lying witness w/x", "lying witness w/y"]
+    honest = format_evidence(made)
+    for at in range(0, len(honest), 23):
+        file.write_bytes(changed(honest, at))
+        done = Foreign(program, file).run("evidence", VKEY, *vkeys)
+        # With another name on it, a line is nobody's: then a liar less is named. Nothing else may come of it.
+        assert done.returncode == 1 or done.stdout.startswith(f"{said}\n")
+        assert set(done.stdout.splitlines()) <= {said, *liars}
 
 
 # -- what both refuse

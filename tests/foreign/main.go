@@ -1,10 +1,13 @@
 // Command foreign reads and writes tiled logs with the Go project's own log code (golang.org/x/mod/sumdb), which shares
 // nothing with Commonweal's: what both agree on is the specification.
 //
-//	foreign check DIR VKEY           refuse (exit 1) or print what was checked
-//	foreign write DIR SKEY SIZE...   write a log that grows through these sizes, and print its vkey
+//	foreign check DIR VKEY WITNESS...      refuse (exit 1) or print what was checked; each of these witnesses
+//	                                       must have cosigned every checkpoint
+//	foreign evidence FILE VKEY WITNESS...  refuse, or print which two roots the log has signed (a fork evidence
+//	                                       file), and which of these witnesses have cosigned both
+//	foreign write DIR SKEY SIZE...         write a log that grows through these sizes, and print its vkey
 //
-// Both use one layout:
+// The first and the last use one layout:
 //
 //	DIR/public/checkpoint, tile/...      the log (C2SP tlog-checkpoint, tlog-tiles)
 //	DIR/older/<size>                     an earlier signed checkpoint
@@ -42,12 +45,14 @@ const (
 func main() {
 	var err error
 	switch {
-	case len(os.Args) == 4 && os.Args[1] == "check":
-		err = check(os.Args[2], os.Args[3])
+	case len(os.Args) >= 4 && os.Args[1] == "check":
+		err = check(os.Args[2], os.Args[3], os.Args[4:])
+	case len(os.Args) >= 4 && os.Args[1] == "evidence":
+		err = evidence(os.Args[2], os.Args[3], os.Args[4:])
 	case len(os.Args) > 4 && os.Args[1] == "write":
 		err = write(os.Args[2], os.Args[3], os.Args[4:])
 	default:
-		err = errors.New("usage: foreign check DIR VKEY | foreign write DIR SKEY SIZE...")
+		err = errors.New("usage: foreign check DIR VKEY WITNESS... | evidence FILE VKEY WITNESS... | write DIR SKEY SIZE...")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "refused:", err)
@@ -141,11 +146,144 @@ func provenSample(size int64) int64 {
 	return 1
 }
 
+// -- witnesses
+
+// witness is a key of type 04 (C2SP tlog-cosignature), which x/mod does not know.
+type witness struct {
+	name string
+	hash uint32
+	key  ed25519.PublicKey
+}
+
+func (w witness) Name() string    { return w.name }
+func (w witness) KeyHash() uint32 { return w.hash }
+
+func (w witness) Verify(text, signature []byte) bool {
+	if len(signature) != 8+ed25519.SignatureSize {
+		return false
+	}
+	at := binary.BigEndian.Uint64(signature)
+	message := fmt.Sprintf("cosignature/v1\ntime %d\n%s", at, text)
+	return at != 0 && at < 1<<63 && ed25519.Verify(w.key, []byte(message), signature[8:])
+}
+
+func parseWitnesses(vkeys []string) ([]note.Verifier, error) {
+	var witnesses []note.Verifier
+	for _, vkey := range vkeys {
+		fields := strings.SplitN(vkey, "+", 3)
+		if len(fields) != 3 {
+			return nil, fmt.Errorf("not a vkey: %q", vkey)
+		}
+		key, err := base64.StdEncoding.DecodeString(fields[2])
+		if err != nil || len(key) != 1+ed25519.PublicKeySize || key[0] != 4 {
+			return nil, fmt.Errorf("not a witness's Ed25519 key: %q", vkey)
+		}
+		sum := sha256.Sum256([]byte(fields[0] + "\n" + string(key)))
+		hash := binary.BigEndian.Uint32(sum[:])
+		if fields[1] != fmt.Sprintf("%08x", hash) {
+			return nil, fmt.Errorf("the key ID is not the key's: %q", vkey)
+		}
+		witnesses = append(witnesses, witness{fields[0], hash, key[1:]})
+	}
+	return witnesses, nil
+}
+
+// opened is a checkpoint whose log has signed it, and who else has, of those asked for.
+type opened struct {
+	tree    tlog.Tree
+	cosigns map[uint32]bool
+}
+
+// openCheckpoint verifies a signed checkpoint and parses its text strictly.
+func openCheckpoint(signed []byte, log note.Verifier, witnesses []note.Verifier) (opened, error) {
+	o := opened{cosigns: make(map[uint32]bool)}
+	n, err := note.Open(signed, note.VerifierList(append([]note.Verifier{log}, witnesses...)...))
+	if err != nil {
+		return o, err
+	}
+	own := false
+	for _, s := range n.Sigs {
+		own = own || s.Name == log.Name() && s.Hash == log.KeyHash()
+		o.cosigns[s.Hash] = true
+	}
+	lines := strings.Split(n.Text, "\n")
+	if !own || len(lines) != 4 {
+		return o, fmt.Errorf("a checkpoint of %d lines, signed by its log: %v", len(lines)-1, own)
+	}
+	size, err := strconv.ParseInt(lines[1], 10, 64)
+	if err != nil {
+		return o, err
+	}
+	root, err := tlog.ParseHash(lines[2])
+	if err != nil {
+		return o, err
+	}
+	if checkpointText(log.Name(), size, root) != n.Text || size < 0 {
+		return o, fmt.Errorf("another origin or spelling: %q", n.Text)
+	}
+	o.tree = tlog.Tree{N: size, Hash: root}
+	return o, nil
+}
+
+// -- evidence
+
+func evidence(file, vkey string, vkeys []string) error {
+	log, err := note.NewVerifier(vkey)
+	if err != nil {
+		return err
+	}
+	witnesses, err := parseWitnesses(vkeys)
+	if err != nil {
+		return err
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	// A checkpoint has one empty line, before its signatures.
+	parts := strings.Split(string(data), "\n\n")
+	if len(parts) != 5 || !strings.HasPrefix(parts[0]+"\n", "commonweal/fork-evidence@v1\n") {
+		return fmt.Errorf("not fork evidence: %d parts", len(parts))
+	}
+	one, err := openCheckpoint([]byte(parts[1]+"\n\n"+parts[2]+"\n"), log, witnesses)
+	if err != nil {
+		return fmt.Errorf("the smaller: %w", err)
+	}
+	two, err := openCheckpoint([]byte(parts[3]+"\n\n"+parts[4]), log, witnesses)
+	if err != nil {
+		return fmt.Errorf("the larger: %w", err)
+	}
+	// What the larger tree has at the smaller size; between two of one size, that is its root.
+	prefix := two.tree.Hash
+	if one.tree.N != two.tree.N {
+		_, rest, _ := strings.Cut(parts[0], "\nprefix ")
+		hashes, err := parseHashes(rest + "\n")
+		if err != nil {
+			return err
+		}
+		prefix = hashes[0]
+		if err := tlog.CheckTree(hashes[1:], two.tree.N, two.tree.Hash, one.tree.N, prefix); err != nil {
+			return err
+		}
+	}
+	if prefix == one.tree.Hash {
+		return errors.New("no fork")
+	}
+	fmt.Printf("at %d: %v, %v\n", one.tree.N, one.tree.Hash, prefix)
+	for _, w := range witnesses {
+		if one.cosigns[w.KeyHash()] && two.cosigns[w.KeyHash()] {
+			fmt.Println("lying witness", w.Name())
+		}
+	}
+	return nil
+}
+
 // -- check
 
 type folder struct {
-	dir string
-	log note.Verifier
+	dir       string
+	log       note.Verifier
+	witnesses []note.Verifier
 }
 
 func (f folder) read(elements ...string) ([]byte, error) {
@@ -167,36 +305,27 @@ func (f folder) ReadTiles(wanted []tlog.Tile) ([][]byte, error) {
 
 func (f folder) SaveTiles([]tlog.Tile, [][]byte) {}
 
-// open verifies a signed checkpoint and parses its text strictly.
+// open verifies a signed checkpoint, which every witness must have cosigned.
 func (f folder) open(signed []byte) (tlog.Tree, error) {
-	n, err := note.Open(signed, note.VerifierList(f.log))
-	if err != nil {
-		return tlog.Tree{}, err
+	o, err := openCheckpoint(signed, f.log, f.witnesses)
+	for _, w := range f.witnesses {
+		if err == nil && !o.cosigns[w.KeyHash()] {
+			err = fmt.Errorf("not cosigned by %s", w.Name())
+		}
 	}
-	lines := strings.Split(n.Text, "\n")
-	if len(lines) != 4 {
-		return tlog.Tree{}, fmt.Errorf("a checkpoint of %d lines", len(lines)-1)
-	}
-	size, err := strconv.ParseInt(lines[1], 10, 64)
-	if err != nil {
-		return tlog.Tree{}, err
-	}
-	root, err := tlog.ParseHash(lines[2])
-	if err != nil {
-		return tlog.Tree{}, err
-	}
-	if checkpointText(f.log.Name(), size, root) != n.Text || size < 0 {
-		return tlog.Tree{}, fmt.Errorf("another origin or spelling: %q", n.Text)
-	}
-	return tlog.Tree{N: size, Hash: root}, nil
+	return o.tree, err
 }
 
-func check(dir, vkey string) error {
+func check(dir, vkey string, vkeys []string) error {
 	log, err := note.NewVerifier(vkey)
 	if err != nil {
 		return err
 	}
-	f := folder{dir, log}
+	witnesses, err := parseWitnesses(vkeys)
+	if err != nil {
+		return err
+	}
+	f := folder{dir, log, witnesses}
 	signed, err := f.read("public", "checkpoint")
 	if err != nil {
 		return err
