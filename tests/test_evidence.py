@@ -6,14 +6,18 @@ other.
 
 import base64
 import itertools
+from base64 import b64decode, b64encode
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from commonweal_protocols.canonical import encode
-from commonweal_protocols.checkpoint import Checkpoint
+from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
 from commonweal_protocols.cli import run
+from commonweal_protocols.cosignature import cosign, make_cosignature_verifier
 from commonweal_protocols.envelope import Signature, format_envelope, parse_envelope, sign_envelope
 from commonweal_protocols.errors import LogError, MalformedError, PeerError, SignatureError
 from commonweal_protocols.evidence import (
@@ -23,6 +27,7 @@ from commonweal_protocols.evidence import (
     Evidence,
     ForkEvidence,
     LoggedEntry,
+    convict_witnesses,
     format_evidence,
     parse_evidence,
     prove_entry,
@@ -234,6 +239,97 @@ def test_anything_less_than_a_forbidden_entry_convicts_nobody(
 ) -> None:
     with pytest.raises(error, match=message):
         verify_evidence(evidence, LOG)
+
+
+# -- witnesses of a fork
+
+
+W = {name: key_of(f"witness {name}") for name in ("one", "two", "three")}
+ML = MLDSA44PrivateKey.from_seed_bytes(b"w" * 32)
+WITNESSES = [
+    *(make_cosignature_verifier(f"{name}.example", key.public_key()) for name, key in W.items()),
+    make_cosignature_verifier("one.example", ML.public_key()),
+]
+
+
+def cosigned(note: bytes, *names: str) -> bytes:
+    """The note with these witnesses' lines; "pq" is the first one's other key."""
+    checkpoint = open_checkpoint(note, LOG)
+    lines = [
+        cosign(checkpoint, "one.example", ML, at=7) if n == "pq" else cosign(checkpoint, f"{n}.example", W[n], at=7)
+        for n in names
+    ]
+    return note + "".join(lines).encode()
+
+
+LIARS: list[tuple[tuple[str, ...], tuple[str, ...], list[str], str]] = [
+    ((), (), [], "nobody has cosigned"),
+    (("one", "two"), ("three",), [], "each has seen one side"),
+    (("one", "two"), ("two", "three"), ["two.example"], "the one in both"),
+    (("one", "pq"), ("pq", "one"), ["one.example", "one.example"], "both of its keys"),
+    (("one",), ("pq",), [], "two keys are two witnesses: neither has signed both"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "liars", "why"), LIARS, ids=[row[3] for row in LIARS])
+@pytest.mark.parametrize("sizes", [(5, 9), (4, 4)], ids=["two sizes", "one size"])
+def test_a_witness_is_a_liar_exactly_if_its_lines_stand_in_both(
+    sizes: tuple[int, int], old: tuple[str, ...], new: tuple[str, ...], liars: list[str], why: str
+) -> None:
+    evidence = fork(*sizes)
+    evidence = replace(evidence, old=cosigned(evidence.old, *old), new=cosigned(evidence.new, *new))
+    found = convict_witnesses(parse_evidence_of(evidence), LOG, [*WITNESSES, WITNESSES[0]])
+    assert [c.name for c in found] == liars
+    for c in found:
+        assert c.key in c.sentence
+        assert "cosigned both sides of a fork" in c.sentence
+    keys = {public_hex(key) for key in W.values()} | {sha256(ML.public_key().public_bytes_raw()).hexdigest()}
+    assert {c.key for c in found} <= keys
+
+
+def parse_evidence_of(evidence: ForkEvidence) -> ForkEvidence:
+    """The same through its file: the lines are in it."""
+    parsed = parse_evidence(format_evidence(evidence))
+    assert isinstance(parsed, ForkEvidence)
+    return parsed
+
+
+def test_a_line_that_the_witness_did_not_make_accuses_nobody() -> None:
+    evidence = fork()
+    forged = cosign(open_checkpoint(evidence.new, LOG), "one.example", W["two"], at=7)
+    right = make_cosignature_verifier("one.example", W["one"].public_key())
+    blob = b64decode(forged.split(" ")[2])
+    line = f"\u2014 one.example {b64encode(right.key_id + blob[4:]).decode()}\n".encode()
+    evidence = replace(evidence, old=cosigned(evidence.old, "one"), new=evidence.new + line)
+    assert convict_witnesses(evidence, LOG, WITNESSES) == ()
+
+
+def test_without_a_fork_no_witness_has_lied() -> None:
+    tree = tree_of(history("a", 9, common=9))
+    honest = ForkEvidence(
+        cosigned(note_of(tree, 5), "one"),
+        cosigned(note_of(tree), "one"),
+        tree.root(5),
+        tuple(tree.consistency_path(5, 9)),
+    )
+    with pytest.raises(LogError, match="no fork"):
+        convict_witnesses(honest, LOG, WITNESSES)
+
+
+def test_the_command_names_the_witnesses_that_lied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evidence = fork()
+    path = tmp_path / "evidence"
+    path.write_bytes(
+        format_evidence(
+            replace(evidence, old=cosigned(evidence.old, "one", "two"), new=cosigned(evidence.new, "two", "three"))
+        )
+    )
+    options = [x for w in WITNESSES for x in ("--witness", w.vkey)]
+    assert run(["audit", "evidence", str(path), "--log", VKEY, *options]) == 1
+    out = capsys.readouterr().out
+    assert f"convicted: lying witness two.example (key {public_hex(W['two'])}) cosigned both sides" in out
+    assert out.count("convicted: ") == 2
+    assert run(["audit", "evidence", str(path), "--log", VKEY, "--witness", VKEY]) == 2
 
 
 # -- one spelling

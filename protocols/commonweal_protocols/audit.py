@@ -25,13 +25,15 @@ from commonweal_protocols.audit_report import Check, Finding, ReleaseReport, Rep
 from commonweal_protocols.audit_state import Line, Memory, kinds
 from commonweal_protocols.checker import checker_for
 from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
-from commonweal_protocols.contradiction import Published, contradicts, prove_bad_entry, read_published
+from commonweal_protocols.contradiction import Published, contradicts, prove_bad_entry, read_published, stale
+from commonweal_protocols.cosignature import CosignatureVerifier
 from commonweal_protocols.errors import BlobError, ConfigError, LogError, PeerError
 from commonweal_protocols.evidence import Evidence
 from commonweal_protocols.merkle import HASH_BYTES, Tree
 from commonweal_protocols.note import Verifier
 from commonweal_protocols.opening import open_entries
 from commonweal_protocols.predicates import AdapterSpec, Blob, Digest, Release
+from commonweal_protocols.quorum import policy_of
 from commonweal_protocols.records import Source, read_blob, read_bundles, read_checkpoint, unverified_size
 from commonweal_protocols.replica import Replica
 from commonweal_protocols.state import RoundState, State
@@ -194,12 +196,20 @@ class _Audit:
         else:
             return
         for note, own in held:
-            if (found := contradicts(published, note, own)) is not None:
+            if (found := contradicts(published, note, own, self._witnesses())) is not None:
                 self.blame_coordinator(found.sentence)
                 self.evidence += [found.fork] if found.fork else []
+                for liar in found.witnesses:
+                    culprit = f"witness {liar.name}"
+                    self.findings.append(Finding(index=None, culprit=culprit, key=liar.key, sentence=liar.sentence))
         if self.checkpoint is None and (state := self.state) is not None:
             proof = prove_bad_entry(self.source, published, self.journal, state.consortium)
             self.evidence += [proof] if proof else []
+
+    def _witnesses(self) -> list[CosignatureVerifier]:
+        """Whoever should have prevented a fork: by the history that is shown here, and by the one that was seen."""
+        states = [s for s in (self.state, self.memory.state if self.memory else None) if s is not None]
+        return [w.verifier for state in states for w in policy_of(state.compact).witnesses]
 
     # -- what the entries name
 
@@ -347,6 +357,7 @@ def examine(
     against: Mapping[str, bytes] = MappingProxyType({}),
     recompute: Recompute | None = None,
     jobs: int = 1,
+    not_before: int | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Outcome:
     """Audit a log and everything it names.
@@ -361,6 +372,7 @@ def examine(
         recompute: The arithmetic of adapters; None checks digests only.
         jobs: How many processes check signatures, if there are enough of them; 1 means this process alone. What is
             found does not depend on it.
+        not_before: In seconds since the epoch: a checkpoint that no quorum has cosigned since then is a finding.
         on_progress: Called as entries and releases are done.
 
     Raises:
@@ -375,6 +387,8 @@ def examine(
         run.note = read_checkpoint(source)
         holds = (not full and run.resume(wanted)) or run.replay(wanted)
         run.contradict(against)
+        if holds and not_before is not None and (old := stale(run.replica.policy.open(run.note), not_before)):
+            run.blame_coordinator(old)
         if holds:
             rounds = run.rounds(recompute)
     except PeerError as e:

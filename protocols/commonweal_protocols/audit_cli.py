@@ -19,10 +19,19 @@ from commonweal_protocols.audit_follow import Stopped, follow
 from commonweal_protocols.audit_job import Auditor, Job, Outputs, load_seen
 from commonweal_protocols.audit_state import load_memory
 from commonweal_protocols.canonical import digest_of
+from commonweal_protocols.checker import usable_cores
+from commonweal_protocols.cosignature import CosignatureVerifier, parse_cosigner_vkey
 from commonweal_protocols.errors import ConfigError, MalformedError, PeerError, SignatureError
-from commonweal_protocols.evidence import MAX_EVIDENCE_BYTES, parse_evidence, verify_evidence
+from commonweal_protocols.evidence import (
+    MAX_EVIDENCE_BYTES,
+    ForkEvidence,
+    convict_witnesses,
+    parse_evidence,
+    verify_evidence,
+)
 from commonweal_protocols.keys import create_key_file, load_key_file, load_passphrase, public_hex
 from commonweal_protocols.note import Verifier, parse_vkey
+from commonweal_protocols.quorum import policy_of
 from commonweal_protocols.records import DirectorySource, HttpSource, Source
 from commonweal_protocols.report_text import print_report
 from commonweal_protocols.tiles import MAX_ENTRY_BYTES
@@ -43,6 +52,9 @@ MemoryFile = Annotated[Path | None, typer.Option("--memory", help="Where to reme
 NoMemory = Annotated[bool, typer.Option("--no-memory", help="Neither read nor write a memory.")]
 Full = Annotated[bool, typer.Option("--full", help="Verify everything anew, not only what is new.")]
 NoRecompute = Annotated[bool, typer.Option("--no-recompute", help="Check signatures and digests only; needs no numpy.")]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, max=256, help="Processes that check signatures; as many as cores if not given.")
+]
 Against = Annotated[
     list[Path] | None,
     typer.Option(help="A checkpoint (or a receipt) of this log that somebody else has; may be repeated."),
@@ -52,6 +64,9 @@ CheckpointFile = Annotated[
 ]
 EvidenceDir = Annotated[
     Path | None, typer.Option(help="Where to write evidence that convicts the log's key by itself.")
+]
+MaxAgeSeconds = Annotated[
+    int | None, typer.Option(min=0, help="The oldest that the witnesses' word on the checkpoint may be.")
 ]
 KeyFile = Annotated[Path | None, typer.Option("--sign", help="Sign a verdict with this key.")]
 PassphraseFile = Annotated[Path | None, typer.Option(help="The file with the key's passphrase.")]
@@ -93,9 +108,11 @@ def run(
     no_memory: NoMemory = False,
     full: Full = False,
     no_recompute: NoRecompute = False,
+    jobs: Jobs = None,
     against: Against = None,
     checkpoint_file: CheckpointFile = None,
     evidence_dir: EvidenceDir = None,
+    max_age_seconds: MaxAgeSeconds = None,
     key_file: KeyFile = None,
     passphrase_file: PassphraseFile = None,
     verdict_file: VerdictFile = None,
@@ -125,6 +142,8 @@ def run(
         full=full,
         against={str(path): load_seen(path) for path in against or []},
         recompute=None if no_recompute else _load_recompute(),
+        max_age_seconds=max_age_seconds,
+        jobs=jobs or usable_cores(),
         outputs=Outputs(report_file, html_file, checkpoint_file, evidence_dir, verdict_file, key),
     )
     raise typer.Exit(_follow(job, interval_seconds, webhook, keep_going) if following else _once(job, as_json))
@@ -189,15 +208,18 @@ def evidence(
     log: Annotated[
         str | None, typer.Option(help="The vkey of the accused log; without it, that of a log in --memory.")
     ] = None,
+    witness: Annotated[
+        list[str] | None, typer.Option(help="The vkey of a witness of that log; may be repeated. Or see --memory.")
+    ] = None,
     memory_file: Annotated[Path | None, typer.Option("--memory", help="The memory of an audit of that log.")] = None,
 ) -> None:
-    """Check evidence against a log's key, offline.
+    """Check evidence against a log's key, offline, and name the witnesses that have cosigned both sides of a fork.
 
     Exit 1: it convicts that key. 0: it convicts nobody. 2: it is not evidence at all, or no key is known.
     """
     try:
         parsed = parse_evidence(_read(file, MAX_EVIDENCE_BYTES))
-        verifier = parse_vkey(log) if log else _remembered_log(memory_file)
+        verifier, witnesses = _accused(log, witness or [], memory_file)
     except MalformedError as e:
         raise ConfigError(f"{file}: {e}") from e
     try:
@@ -206,14 +228,22 @@ def evidence(
         typer.echo(f"convicts nobody: {e}")
         return
     typer.echo(f"convicted: {conviction.sentence}")
+    if isinstance(parsed, ForkEvidence):
+        for liar in convict_witnesses(parsed, verifier, witnesses):
+            typer.echo(f"convicted: {liar.sentence}")
     raise typer.Exit(1)
 
 
-def _remembered_log(path: Path | None) -> Verifier:
-    memory = load_memory(path) if path else None
-    if memory is None:
+def _accused(
+    log: str | None, witness: list[str], memory_file: Path | None
+) -> tuple[Verifier, list[CosignatureVerifier]]:
+    memory = load_memory(memory_file) if memory_file else None
+    if log is None and memory is None:
         raise ConfigError("audit evidence: wanted --log VKEY (or --memory of an audit of that log)")
-    return memory.verifier
+    witnesses = [parse_cosigner_vkey(vkey) for vkey in witness]
+    if memory is not None and memory.state is not None:
+        witnesses += [w.verifier for w in policy_of(memory.state.compact).witnesses]
+    return memory.verifier if memory and not log else parse_vkey(log or ""), witnesses
 
 
 @app.command()

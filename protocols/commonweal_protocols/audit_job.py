@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from commonweal_protocols.audit import Outcome, Progress, Recompute, examine
 from commonweal_protocols.audit_state import Memory, load_memory, save_memory
 from commonweal_protocols.canonical import digest_of
+from commonweal_protocols.checker import usable_cores
 from commonweal_protocols.errors import ConfigError, MalformedError
 from commonweal_protocols.evidence import ForkEvidence, format_evidence
 from commonweal_protocols.files import write_atomic
@@ -51,6 +52,9 @@ class Job:
     full: bool = False
     against: Mapping[str, bytes] = field(default_factory=dict)
     recompute: Recompute | None = None
+    jobs: int = field(default_factory=usable_cores)
+    max_age_seconds: int | None = None
+    """The oldest that a quorum's cosignatures may be; None: any age."""
     outputs: Outputs = field(default_factory=Outputs)
 
 
@@ -103,6 +107,8 @@ class Auditor:
             full=self._full,
             against=job.against,
             recompute=job.recompute,
+            jobs=job.jobs,
+            not_before=None if job.max_age_seconds is None else int(self._now().timestamp()) - job.max_age_seconds,
             on_progress=self._on_progress,
         )
         if outcome.memory is not None:
@@ -117,11 +123,14 @@ class Auditor:
     def look_if_new(self) -> Outcome | None:
         """Audit unless the published checkpoint is the one that the last audit passed; None if it is.
 
+        Where a greatest age is asked for, time alone can make it wrong, so it is always looked at.
+
         Raises:
             LogError: There is no checkpoint any more.
             UnavailableError, StorageError, ConfigError: See :meth:`look`.
         """
-        if self._note is not None and read_checkpoint(self._job.source) == self._note:
+        seen = self._note is not None and read_checkpoint(self._job.source) == self._note
+        if seen and self._job.max_age_seconds is None:
             return None
         return self.look()
 

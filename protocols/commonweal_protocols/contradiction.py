@@ -1,4 +1,4 @@
-"""What a log has published, against what was seen of it: forks, rollbacks, and entries that no log may sequence.
+"""What a log has published, against what was seen of it: forks, rollbacks, stale views, and what no log may sequence.
 
 Works on what the log has *signed*, whether or not its entries may stand there: a log that forks is convicted even if
 its second history breaks the compact at the first entry.
@@ -9,11 +9,21 @@ from dataclasses import dataclass
 
 from commonweal_protocols.audit_state import Line
 from commonweal_protocols.checkpoint import open_checkpoint
+from commonweal_protocols.cosignature import CosignatureVerifier
 from commonweal_protocols.envelope import parse_envelope, verify_envelope
 from commonweal_protocols.errors import PeerError
-from commonweal_protocols.evidence import EntryEvidence, ForkEvidence, LoggedEntry, prove_entry, prove_fork
+from commonweal_protocols.evidence import (
+    Conviction,
+    EntryEvidence,
+    ForkEvidence,
+    LoggedEntry,
+    convict_witnesses,
+    prove_entry,
+    prove_fork,
+)
 from commonweal_protocols.merkle import Tree, leaf_hash
 from commonweal_protocols.note import Verifier
+from commonweal_protocols.policy import Cosigned
 from commonweal_protocols.predicates import Digest
 from commonweal_protocols.records import Source, read_entries
 from commonweal_protocols.statement import parse_statement
@@ -31,10 +41,11 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """What does not fit, and the evidence, if the log's own signatures show it."""
+    """What does not fit, the evidence, if the log's own signatures show it, and the witnesses that vouched for both."""
 
     sentence: str
     fork: ForkEvidence | None
+    witnesses: tuple[Conviction, ...] = ()
 
 
 def read_published(source: Source, note: bytes, log: Verifier, begun: Tree) -> Published | None:
@@ -62,13 +73,16 @@ def read_published(source: Source, note: bytes, log: Verifier, begun: Tree) -> P
     return Published(log, note, tree, tree.size)
 
 
-def contradicts(published: Published, note: bytes, own: Tree | None) -> Contradiction | None:
+def contradicts(
+    published: Published, note: bytes, own: Tree | None, witnesses: Sequence[CosignatureVerifier]
+) -> Contradiction | None:
     """Compare a checkpoint that was seen to the published one; None if the published history goes on from it.
 
     Args:
         published: What the log says now.
         note: A checkpoint that the log signed.
         own: The tree below ``note``, where that was kept.
+        witnesses: Those who should have prevented a fork.
 
     Raises:
         MalformedError, SignatureError: ``note`` is not a checkpoint of this log.
@@ -80,12 +94,28 @@ def contradicts(published: Published, note: bytes, own: Tree | None) -> Contradi
             return None
         here = published.tree.root(seen.size).hex()
         sentence = f"log {log.name}: forked: at size {seen.size}, root {seen.root.hex()} was seen, {here} is here"
-        return Contradiction(sentence, fork)
+        return Contradiction(sentence, fork, convict_witnesses(fork, log, witnesses))
     fork = prove_fork(published.note, note, own, log) if own else None
     what = f"{seen.size} entries were seen, {size} are here"
     if fork:
-        return Contradiction(f"log {log.name}: forked: {what}, and these are not the first {size} of those", fork)
+        sentence = f"log {log.name}: forked: {what}, and these are not the first {size} of those"
+        return Contradiction(sentence, fork, convict_witnesses(fork, log, witnesses))
     return Contradiction(f"log {log.name}: rolled back: {what}", None)
+
+
+def stale(cosigned: Cosigned, not_before: int) -> str:
+    """Say that a checkpoint's quorum is older than ``not_before``, in seconds since the epoch; nothing if it is not.
+
+    What happened since may be withheld. The times are the witnesses' word.
+    """
+    at = cosigned.quorum_at
+    if at is not None and at >= not_before:
+        return ""
+    size = cosigned.checkpoint.size
+    got = "no witness's word at all" if at is None else f"a quorum's word of {at}"
+    return (
+        f"stale: wanted witnesses that say, {not_before} s after 1970 or later, that {size} entries are all; got {got}"
+    )
 
 
 def prove_bad_entry(
