@@ -20,6 +20,7 @@ from commonweal_protocols.errors import CommonwealError
 from commonweal_protocols.records import DirectorySource, read_checkpoint, read_entries, unverified_size
 from commonweal_protocols.replica import Replica
 from commonweal_protocols.state import State
+from tests.proc import descendants, is_alive
 from tests.tiny_model import save_tiny_base, tiny_base
 
 T = TypeVar("T")
@@ -242,20 +243,3 @@ class Processes:
     def last_words(self, name: str) -> str:
         home = self.coordinator if name == "coordinator" else self.node(name)
         return "\n".join((home / "daemon.log").read_text("utf-8", "replace").splitlines()[-15:])
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def descendants(pid: int) -> list[int]:
-    """Every process below one, as the kernel knows them."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *descendants(child)]
-    return found

@@ -13,7 +13,7 @@ from commonweal_protocols.errors import CommonwealError, UnavailableError
 from commonweal_protocols.tiles import bundle_path
 from tests.bench.log import make_entries
 from tests.federation import Federation, key_of
-from tests.processes import descendants
+from tests.proc import descendants
 from tests.shelf import Shelf, shelf
 
 FEDERATION = Federation()

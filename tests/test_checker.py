@@ -15,7 +15,7 @@ from commonweal_protocols.checker import MIN_POOLED_ENTRIES, Checker, InProcess,
 from commonweal_protocols.envelope import UnverifiedEnvelope, Verified, format_envelope, parse_envelope, sign
 from commonweal_protocols.errors import UnavailableError
 from tests.federation import key_of
-from tests.processes import descendants, is_alive
+from tests.proc import descendants, is_alive
 
 
 def envelope(payload: bytes, *names: str, forged: bool = False) -> UnverifiedEnvelope:
@@ -152,7 +152,7 @@ def test_workers_end_with_their_parent_however_that_ends() -> None:
     code = """
 import os, signal
 from commonweal_protocols.checker import Pool
-from tests.processes import descendants
+from tests.proc import descendants
 from tests.test_checker import GOOD
 pool = Pool(2)
 for wait in [pool.begin(GOOD) for _ in range(4)]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import NAMES, descendants, is_alive, tiny_terms, write_rows
+from tests.proc import descendants, is_alive
+from tests.processes import NAMES, tiny_terms, write_rows
 
 pytestmark = pytest.mark.slow
 RUN = Path(__file__).parents[1] / "deploy/demo/run.py"
