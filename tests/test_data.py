@@ -1,72 +1,17 @@
-"""What a node makes of its rows: schema, labels, order, halves."""
+"""What a node makes of its rows: labels, order, halves."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from commonweal_node.data import (
-    Example,
-    read_examples,
     split_heldout,
     step_indices,
     tokenise,
 )
+from commonweal_node.rows import Example
 from commonweal_protocols.errors import BaseModelError, ConfigError
 from tests.tiny_model import EXAMPLES, example, tiny_tokenizer
-
-USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
-
-
-def write(path: Path, *rows: object) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return path
-
-
-def test_rows_are_read_by_split_and_grouped_by_question(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "rows.jsonl",
-        {"messages": [USER, ASSISTANT], "license": "ignored", "meta": {"qid": "q-1", "votes": []}},
-        {"messages": [USER, ASSISTANT], "split": "heldout"},
-        "",
-    )
-    (train,), (heldout,) = read_examples(path, "train"), read_examples(path, "heldout")
-    assert (train.group, heldout.group) == ("q-1", "q")
-    assert [m.content for m in train.messages] == ["q", "a"]
-
-
-BAD_ROWS: list[tuple[str, object, str]] = [
-    ("not JSON", "{", "one JSON object"),
-    ("not an object", [1], "one JSON object, got list"),
-    (
-        "unknown split",
-        {"messages": [USER, ASSISTANT], "split": "test"},
-        "split: wanted 'train' or 'heldout', got 'test'",
-    ),
-    ("no messages", {}, "messages: wanted a list"),
-    ("message is text", {"messages": ["hi"]}, r"messages\[0\]: wanted an object"),
-    ("unknown role", {"messages": [{"role": "tool", "content": "x"}]}, r"messages\[0\].role: .* got 'tool'"),
-    ("empty content", {"messages": [USER, {"role": "assistant", "content": " "}]}, r"messages\[1\].content"),
-    ("user speaks last", {"messages": [USER]}, "the assistant last"),
-    ("two users in a row", {"messages": [USER, USER, ASSISTANT]}, "in turn"),
-    ("system in the middle", {"messages": [USER, {"role": "system", "content": "s"}]}, "in turn"),
-    ("a line without end", '{"x": "' + "y" * (1 << 20) + '"}', "at most 1048576 bytes"),
-]
-
-
-@pytest.mark.parametrize(("why", "row", "message"), BAD_ROWS, ids=[r[0] for r in BAD_ROWS])
-def test_a_bad_row_is_refused_by_file_and_line(tmp_path: Path, why: str, row: object, message: str) -> None:
-    path = write(tmp_path / "rows.jsonl", {"messages": [USER, ASSISTANT]}, row)
-    with pytest.raises(ConfigError, match=rf"rows\.jsonl:2: .*{message}"):
-        read_examples(path, "train")
-
-
-def test_a_file_without_rows_of_the_split_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="at least one row of split 'heldout', got none"):
-        read_examples(write(tmp_path / "rows.jsonl", {"messages": [USER, ASSISTANT]}), "heldout")
-    with pytest.raises(ConfigError, match="readable JSONL"):
-        read_examples(tmp_path / "missing.jsonl", "train")
 
 
 def test_labels_cover_exactly_the_assistants_tokens() -> None:

@@ -197,14 +197,14 @@ def test_a_malformed_row_by_its_line(patient: Patient) -> None:
     with patient.config.data.open("a") as f:
         f.write('{"messages": []}\n')
     found, mend = ill(patient, "community rows")
-    assert f"{patient.config.data}:4: messages: wanted a list of 1 to 200 messages, got 0" in found
+    assert f"{patient.config.data}, line 4: messages: wanted a list of 1 to 200 messages, got 0" in found
     assert "the named line" in mend
 
 
 def test_no_rows_to_hold_out(patient: Patient) -> None:
     patient.config.data.write_text(json.dumps(ROW) + "\n")
     found, _ = ill(patient, "community rows")
-    assert "wanted at least one row of split 'heldout', got none" in found
+    assert "wanted at least one row of split 'heldout' that is a conversation, got none" in found
 
 
 def test_a_full_disk_and_too_little_memory(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:

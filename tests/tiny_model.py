@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from commonweal_node.base import LoadedBase
-from commonweal_node.data import Example, Message
+from commonweal_node.rows import Example, Message
 from commonweal_node.tensors import slots
 from commonweal_protocols.predicates import AdapterSpec
 

@@ -1,41 +1,18 @@
-"""From an institution's own rows to tokens. Nothing that is read here ever leaves the node.
+"""From an institution's own rows to tokens. Nothing of them ever leaves the node.
 
-Guarantees: a row that breaks the schema is refused by file and line; labels cover the assistant's tokens and no
-other, which is verified against the chat template and not assumed; the order of examples and the halves of the
-held-out rows follow from hashes and a seed alone. No torch, no clock, no random state; the only I/O is to read a file.
-
-A row is one line of JSON: ``{"messages": [{"role", "content"}, ...], "split": "train" | "heldout", "meta": {"qid"}}``.
-``split`` may be missing (then "train"), and every other key is ignored.
+Guarantees: labels cover the assistant's tokens and no other, which is verified against the chat template and not
+assumed; the order of examples and the halves of the held-out rows follow from hashes and a seed alone. No torch, no
+I/O, no clock, no random state.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from commonweal_node.rows import Example
 from commonweal_protocols.errors import BaseModelError, ConfigError
-
-Split = Literal["train", "heldout"]
-MAX_LINE_BYTES = 1 << 20
-MAX_MESSAGES = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation; ``role`` is system, user or assistant."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One conversation that ends with the assistant; ``group`` names the question it answers."""
-
-    messages: tuple[Message, ...]
-    group: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,77 +55,6 @@ class ChatTokenizer(Protocol):
 
     def __call__(self, text: str, *, add_special_tokens: bool, return_offsets_mapping: bool) -> Any:  # noqa: ANN401 (a BatchEncoding)
         """Token ids and their character spans."""
-
-
-def read_examples(path: Path, split: Split) -> tuple[Example, ...]:
-    """Read the rows of one split.
-
-    Raises:
-        ConfigError: The file cannot be read, a line breaks the schema, or no row of the split is there.
-    """
-    examples = []
-    try:
-        with path.open("rb") as file:
-            number = 0
-            # readline with a limit, so that a file without line ends is never read whole.
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                where = f"{path}:{number}"
-                if len(line) > MAX_LINE_BYTES:
-                    raise ConfigError(f"{where}: wanted at most {MAX_LINE_BYTES} bytes in a line, got more")
-                if not line.strip():
-                    continue
-                row_split, example = _parse_row(line, where)
-                if row_split == split:
-                    examples.append(example)
-    except OSError as error:
-        raise ConfigError(f"{path}: wanted a readable JSONL file, got {error}") from error
-    if not examples:
-        raise ConfigError(f"{path}: wanted at least one row of split {split!r}, got none")
-    return tuple(examples)
-
-
-def _parse_row(line: bytes, where: str) -> tuple[str, Example]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: wanted one JSON object, got {error}") from error
-    if not isinstance(row, dict):
-        raise ConfigError(f"{where}: wanted one JSON object, got {type(row).__name__}")
-    split = row.get("split", "train")
-    if split not in ("train", "heldout"):
-        raise ConfigError(f"{where}: split: wanted 'train' or 'heldout', got {split!r}")
-    rows = row.get("messages")
-    if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_MESSAGES:
-        got = len(rows) if isinstance(rows, list) else type(rows).__name__
-        raise ConfigError(f"{where}: messages: wanted a list of 1 to {MAX_MESSAGES} messages, got {got}")
-    messages = tuple(_parse_message(m, f"{where}: messages[{i}]") for i, m in enumerate(rows))
-    _check_turns(messages, where)
-    first_user = next(m.content for m in messages if m.role == "user")
-    meta = row.get("meta")
-    qid = meta.get("qid") if isinstance(meta, dict) else None
-    return split, Example(messages, qid if isinstance(qid, str) and qid else first_user)
-
-
-def _parse_message(message: object, where: str) -> Message:
-    if not isinstance(message, dict):
-        raise ConfigError(f"{where}: wanted an object with role and content, got {type(message).__name__}")
-    role, content = message.get("role"), message.get("content")
-    if role not in ("system", "user", "assistant"):
-        raise ConfigError(f"{where}.role: wanted 'system', 'user' or 'assistant', got {role!r}")
-    if not isinstance(content, str) or not content.strip():
-        raise ConfigError(f"{where}.content: wanted some text, got {content!r}")
-    return Message(role, content)
-
-
-def _check_turns(messages: tuple[Message, ...], where: str) -> None:
-    spoken = [m.role for m in messages[1 if messages[0].role == "system" else 0 :]]
-    wanted = ["user", "assistant"] * (len(spoken) // 2)
-    if not spoken or spoken != wanted:
-        raise ConfigError(
-            f"{where}: messages: wanted an optional system message, then user and assistant in turn, "
-            f"the assistant last, got {[m.role for m in messages]}"
-        )
 
 
 def tokenise(examples: Sequence[Example], tokenizer: ChatTokenizer, max_tokens: int) -> TokenisedSet:

@@ -19,7 +19,7 @@ import psutil
 
 from commonweal_node.base import verify_cached_base
 from commonweal_node.config import NodeConfig
-from commonweal_node.data import read_examples
+from commonweal_node.rows import read_examples
 from commonweal_protocols.errors import CommonwealError, UnavailableError
 from commonweal_protocols.join import Invite
 from commonweal_protocols.keys import load_key_file

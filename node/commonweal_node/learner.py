@@ -11,10 +11,11 @@ from commonweal_adapters.delta import GridTensors, from_grid, to_grid
 from commonweal_node.base import fetch_base, load_base, native_dtype
 from commonweal_node.blend import BlendWeights, blend, choose_blend, export_peft
 from commonweal_node.config import NodeConfig
-from commonweal_node.data import Example, read_examples, split_heldout, tokenise
+from commonweal_node.data import split_heldout, tokenise
 from commonweal_node.evaluate import heldout_batches, heldout_loss
 from commonweal_node.lora import AdaptedModel
 from commonweal_node.packing import Batch
+from commonweal_node.rows import Example, read_examples
 from commonweal_node.status import StatusBoard
 from commonweal_node.tensors import AdapterTensors
 from commonweal_node.train import Progress, train_adapter
