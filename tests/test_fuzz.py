@@ -117,7 +117,9 @@ def test_a_small_change_is_accepted_in_its_one_spelling_or_refused(target: str) 
     assert False in results
 
 
-@pytest.mark.parametrize("target", ["adapter", "delta", "encoded", "envelope", "join", "json", "statement", "verdict"])
+@pytest.mark.parametrize(
+    "target", ["adapter", "delta", "encoded", "envelope", "join", "json", "secure", "statement", "verdict"]
+)
 def test_a_value_of_any_other_type_is_accepted_in_its_one_spelling_or_refused(target: str) -> None:
     results = [accepts(target, data) for sample in samples(target).values() for data in restructured(target, sample)]
     assert len(results) > 100

@@ -26,6 +26,7 @@ from commonweal_protocols.merkle import EMPTY_ROOT
 from commonweal_protocols.note import sign_note
 from commonweal_protocols.predicates import Witness
 from commonweal_protocols.proof import format_proof
+from commonweal_protocols.secure_messages import sign_message
 from commonweal_protocols.statement import parse_statement
 from commonweal_protocols.tiles import encode_bundle
 from commonweal_protocols.verdict import sign_verdict
@@ -33,6 +34,7 @@ from commonweal_protocols.witness import format_request
 from tests.federation import TINY, key_of, two_rounds
 from tests.fuzz.targets import CHECKPOINT, ENTRIES, KEY, LOG, NOTE, PERMIT, SIGNER, TREE, VKEY, permit_fields
 from tests.shelf import shelf
+from tests.test_secure_messages import BODIES
 
 CORPUS = Path(__file__).parent / "corpus"
 FOUND = "found-"
@@ -124,6 +126,7 @@ def make_seeds() -> Mapping[str, Mapping[str, bytes]]:
             "base64": b"b" + base64.b64encode(CHECKPOINT.root),
             "base64-two": b"bAA==",
         },
+        "secure": {body.kind: sign_message(body, KEY) for body in BODIES},
         "signed-checkpoint": {"plain": NOTE, "and-unknown": NOTE + unknown},
         "statement": payloads,
         "verdict": {"passed": parse_envelope(verdict).payload},

@@ -1,0 +1,127 @@
+"""The cryptography of masked rounds: seeds, mask streams, boxes and commitments. No state, no I/O.
+
+    pair seed   HKDF-SHA256( X25519(mask keys), "secure-mask" ‖ round ‖ both public keys, sorted )     32 bytes
+    box key     HKDF-SHA256( X25519(box keys), "secure-box" ‖ round ‖ from ‖ to ‖ both public keys )   32 bytes
+    self seed   32 random bytes, through HKDF-SHA256 with "secure-self" ‖ round ‖ owner
+    stream      ChaCha20 (RFC 8439) under a seed, from block 0, nonce 0, as unsigned 64-bit little-endian words
+    box         ChaCha20-Poly1305 under a box key, nonce 0; each box key seals one box
+
+A key is made for one round and one direction, hence the constant nonces. "round" is the consortium and the round's
+leaf. Of two partners the one whose name comes first adds the stream and the other subtracts it, modulo 2^64.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from numpy.typing import NDArray
+
+from commonweal_adapters.shamir import SHARE_BYTES
+from commonweal_protocols.errors import RuleError
+from commonweal_protocols.predicates import Digest, Name
+
+_CHUNK = 1 << 17
+"""Words of a stream that are made at a time: 1 MiB."""
+_NONCE = bytes(12)
+Secret = Literal["mask", "self"]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Which round of which consortium: nothing made for one is of use in another."""
+
+    consortium: Digest
+    round_leaf: Digest
+
+    def info(self, use: str, *rest: str) -> bytes:
+        """What a key is for, in lines."""
+        return "\n".join([f"urn:commonweal:{use}:v1", self.consortium, self.round_leaf, *rest]).encode()
+
+
+def _derive(secret: bytes, info: bytes) -> bytes:
+    return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info).derive(secret)
+
+
+def _agree(own: X25519PrivateKey, peer: str, who: Name) -> bytes:
+    try:
+        return own.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(peer)))
+    except ValueError as e:
+        raise RuleError(
+            f"{who}: wanted an X25519 key of its own, got {peer}, with which every secret is the same"
+        ) from e
+
+
+def public(key: X25519PrivateKey) -> str:
+    """The public half in hex."""
+    return key.public_key().public_bytes_raw().hex()
+
+
+def pair_seed(context: Context, own: X25519PrivateKey, peer: str, who: Name) -> bytes:
+    """The seed that two partners share; ``who`` is the peer, for the error.
+
+    Raises:
+        RuleError: The peer's key is of small order.
+    """
+    return _derive(_agree(own, peer, who), context.info("secure-mask", *sorted([public(own), peer])))
+
+
+def self_seed(context: Context, seed: bytes, owner: Name) -> bytes:
+    """The seed of the mask that an owner puts on alone."""
+    return _derive(seed, context.info("secure-self", owner))
+
+
+def seal(context: Context, own: X25519PrivateKey, sender: Name, peer: str, holder: Name, shares: bytes) -> str:
+    """Return the box of ``sender``'s two shares for ``holder``, in hex.
+
+    Raises:
+        RuleError: The holder's key is of small order.
+    """
+    info = context.info("secure-box", sender, holder, public(own), peer)
+    key = ChaCha20Poly1305(_derive(_agree(own, peer, holder), info))
+    return key.encrypt(_NONCE, shares, info).hex()
+
+
+def unseal(
+    context: Context, own: X25519PrivateKey, holder: Name, peer: str, sender: Name, box: str
+) -> tuple[bytes, bytes]:
+    """Return the shares (of the mask key, of the self-mask's seed) that ``sender`` has sealed for ``holder``.
+
+    Raises:
+        RuleError: It is not a box of this sender for this holder and round, or the sender's key is of small order.
+    """
+    info = context.info("secure-box", sender, holder, peer, public(own))
+    key = ChaCha20Poly1305(_derive(_agree(own, peer, sender), info))
+    try:
+        shares = key.decrypt(_NONCE, bytes.fromhex(box), info)
+    except InvalidTag as e:
+        raise RuleError(
+            f"{sender}: its box for {holder} does not open: not sealed for this round, or tampered with"
+        ) from e
+    return shares[:SHARE_BYTES], shares[SHARE_BYTES:]
+
+
+def share_commitment(context: Context, owner: Name, holder: Name, secret: Secret, share: bytes) -> Digest:
+    """What a share must hash to. Shares are uniform in 2^256, so the digest gives nothing away."""
+    return hashlib.sha256(context.info("secure-share", owner, holder, secret, share.hex())).hexdigest()
+
+
+def seed_commitment(context: Context, owner: Name, seed: bytes) -> Digest:
+    """What the seed of a self-mask must hash to."""
+    return hashlib.sha256(context.info("secure-seed", owner, seed.hex())).hexdigest()
+
+
+def add_stream(vector: NDArray[np.uint64], seed: bytes, sign: int) -> None:
+    """Add (sign 1) or subtract (-1) a seed's stream to a vector in place, modulo 2^64."""
+    stream = Cipher(ChaCha20(seed, bytes(16)), mode=None).encryptor()
+    for at in range(0, vector.size, _CHUNK):
+        part = vector[at : at + _CHUNK]
+        words = np.frombuffer(stream.update(bytes(8 * part.size)), "<u8")
+        (np.add if sign > 0 else np.subtract)(part, words, out=part)
