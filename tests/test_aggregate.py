@@ -1,18 +1,17 @@
 """The merge: exact, whatever the order; one rounding; a second implementation in fractions gives the same numbers."""
 
 import itertools
-import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from commonweal_adapters.aggregate import divide_half_even, factor_mean
+from commonweal_adapters.aggregate import combine, divide_half_even, factor_mean, to_micros
 from commonweal_adapters.delta import LIMIT, GridTensors
+from commonweal_adapters.source import Delta, Held
 from commonweal_protocols.errors import BlobError
 
 STEPS = st.integers(-LIMIT, LIMIT)
@@ -23,6 +22,10 @@ def tensors(*values: int) -> GridTensors:
     """Two tensors with these integers, so that names are told apart."""
     q = np.array([values], np.int32)
     return GridTensors({"a": q, "b": -q.T})
+
+
+def voiced(*weighted: tuple[int, GridTensors]) -> list[Delta]:
+    return [Delta(f"i{k}", weight, Held(grid)) for k, (weight, grid) in enumerate(weighted)]
 
 
 def naive(start: Sequence[int], weighted: Sequence[tuple[int, Sequence[int]]]) -> list[int]:
@@ -45,7 +48,7 @@ def merges(draw: st.DrawFn) -> tuple[list[int], list[tuple[int, list[int]]]]:
 def test_the_merge_is_the_formula_in_fractions(case: tuple[list[int], list[tuple[int, list[int]]]]) -> None:
     start, weighted = case
     wanted = naive(start, weighted)
-    given_ = [(w, tensors(*d)) for w, d in weighted]
+    given_ = voiced(*((w, tensors(*d)) for w, d in weighted))
     if max(map(abs, wanted)) > LIMIT:
         with pytest.raises(BlobError, match=r"wanted at most 2\^24"):
             factor_mean(tensors(*start), given_)
@@ -61,7 +64,7 @@ def test_the_merge_is_the_formula_in_fractions(case: tuple[list[int], list[tuple
 def test_arrival_order_never_changes_a_bit(rows: list[tuple[int, int, int]]) -> None:
     seen = set()
     for order in itertools.islice(itertools.permutations(rows), 24):
-        made = factor_mean(tensors(0, 0), [(w, tensors(x, y)) for w, x, y in order])
+        made = factor_mean(tensors(0, 0), voiced(*((w, tensors(x, y)) for w, x, y in order)))
         seen.add(made["a"].tobytes() + made["b"].tobytes())
     assert len(seen) == 1
 
@@ -100,49 +103,54 @@ def test_a_mean_that_float64_rounds_to_the_wrong_side() -> None:
     # half, so q is nearest. float64 cannot tell it from the half, and q is odd.
     q, w = LIMIT - 3, 10**9 - 1
     assert float(((w + 1) * q + w * (q + 1)) / (2 * w + 1)) == q + 0.5
-    made = factor_mean(tensors(0), [(w + 1, tensors(q)), (w, tensors(q + 1))])
+    made = factor_mean(tensors(0), voiced((w + 1, tensors(q)), (w, tensors(q + 1))))
     assert made["a"].tolist() == [[q]]
 
 
 def test_the_largest_consortium_with_the_largest_weights_stays_exact() -> None:
     most = tensors(LIMIT, -LIMIT)
-    made = factor_mean(tensors(0, 0), ((10**9, most) for _ in range(400)))
+    made = factor_mean(tensors(0, 0), voiced(*((10**9, most) for _ in range(400))))
     assert made["a"].tolist() == [[LIMIT, -LIMIT]]
 
 
 def test_equal_weights_give_the_same_bits_whatever_their_size() -> None:
     deltas = [tensors(k, 7 * k, -k) for k in range(1, 8)]
-    one, many = (factor_mean(tensors(5, 5, 5), [(w, d) for d in deltas]) for w in (1, 10**9))
+    one, many = (factor_mean(tensors(5, 5, 5), voiced(*((w, d) for d in deltas))) for w in (1, 10**9))
     assert one["a"].tobytes() == many["a"].tobytes()
 
 
 def test_inputs_are_not_changed() -> None:
     start, delta = tensors(1, 2), tensors(3, 4)
-    factor_mean(start, [(2, delta)])
+    factor_mean(start, voiced((2, delta)))
     assert start["a"].tolist() == [[1, 2]]
     assert delta["a"].tolist() == [[3, 4]]
 
 
-def test_each_delta_is_let_go_before_the_next_is_asked_for() -> None:
-    alive: list[weakref.ref[NDArray[np.int32]]] = []
+def test_a_weighted_sum_may_take_away_and_leaves_out_whose_part_is_zero() -> None:
+    unread = GridTensors({"a": np.array([[LIMIT + 1]], np.int32), "b": np.array([[LIMIT + 1]], np.int32)})
+    made = combine(tensors(100), [3, -2, 0], 4, [Held(g) for g in (tensors(7), tensors(5), unread)])
+    assert made["a"].tolist() == [[100 + round(Fraction(3 * 7 - 2 * 5, 4))]]
 
-    def stream() -> Iterator[tuple[int, GridTensors]]:
-        for k in range(4):
-            assert not any(r() is not None for r in alive)
-            q = np.array([[k]], np.int32)
-            alive.append(weakref.ref(q))
-            yield 1, GridTensors({"a": q})
-            del q
 
-    assert factor_mean(GridTensors({"a": np.zeros((1, 1), np.int32)}), stream())["a"].tolist() == [[2]]
-    assert len(alive) == 4
+@given(st.lists(st.integers(0, 10**12), min_size=1, max_size=9).filter(any), st.integers(0, 10**12))
+def test_millionths_are_the_parts_within_one_and_lose_nothing(parts: list[int], left_out: int) -> None:
+    whole = sum(parts) + left_out
+    micros = to_micros(parts, whole)
+    assert sum(micros) == 10**6 * sum(parts) // whole
+    for part, share in zip(parts, micros, strict=True):
+        assert abs(Fraction(part * 10**6, whole) - share) < 1
+
+
+def test_of_equal_remainders_the_earlier_rounds_up() -> None:
+    assert to_micros([1, 1, 1], 3) == (333_334, 333_333, 333_333)
+    assert to_micros([1, 1, 4], 6) == (166_667, 166_667, 666_666)
 
 
 REFUSED: list[tuple[str, int, list[tuple[int, int]], str]] = [
     ("nothing to merge", 0, [], "wanted at least one delta, got none"),
     ("a weight of zero", 0, [(0, 1)], "weight: wanted at least 1, got 0"),
     ("a negative weight", 0, [(5, 1), (-1, 1)], "weight: wanted at least 1, got -1"),
-    ("sums that might not fit", 0, [(2**38, 1), (2**38, 1)], f"wanted a sum below .* = {2**39}, got {2**39}"),
+    ("sums that might not fit", 0, [(2**38, 1), (2**38 + 1, 1)], f"wanted a sum below .* = {2**39}, got {2**39 + 1}"),
     ("above the range", LIMIT, [(1, 1)], f"tensor a: wanted at most .* got {LIMIT + 1}"),
     ("below the range", -LIMIT, [(1, -1)], f"tensor a: wanted at most .* got {LIMIT + 1}"),
 ]
@@ -153,7 +161,7 @@ def test_a_merge_that_cannot_be_exact_is_refused(
     why: str, start: int, rows: list[tuple[int, int]], message: str
 ) -> None:
     with pytest.raises(BlobError, match=message):
-        factor_mean(tensors(start), [(w, tensors(d)) for w, d in rows])
+        factor_mean(tensors(start), voiced(*((w, tensors(d)) for w, d in rows)))
 
 
 def test_the_error_against_the_exact_merge_is_the_factors_covariance() -> None:
@@ -167,7 +175,7 @@ def test_the_error_against_the_exact_merge_is_the_factors_covariance() -> None:
         dev.append(-(weights[0] * dev[0] + weights[1] * dev[1]) // weights[2])
     deltas = [GridTensors({"A": mean_a + a, "B": mean_b + b}) for a, b in zip(dev_a, dev_b, strict=True)]
     zero = GridTensors({"A": np.zeros_like(mean_a), "B": np.zeros_like(mean_b)})
-    merged = factor_mean(zero, zip(weights, deltas, strict=True))
+    merged = factor_mean(zero, voiced(*zip(weights, deltas, strict=True)))
     assert np.array_equal(merged["A"], mean_a)
     assert np.array_equal(merged["B"], mean_b)
     exact = sum(w * (d["B"] @ d["A"]) for w, d in zip(weights, deltas, strict=True))

@@ -8,17 +8,23 @@ are checked here against their names, whoever fetched them. No clock, no randomn
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
-from commonweal_adapters.aggregate import factor_mean
 from commonweal_adapters.delta import GridTensors, read_adapter, read_delta, write_adapter
 from commonweal_adapters.lora_file import payload_bytes, slots
+from commonweal_adapters.merge import merge
+from commonweal_adapters.source import Delta, Spool
+from commonweal_protocols import rules
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.errors import BlobError
 from commonweal_protocols.predicates import MAX_BLOB_BYTES, AdapterSpec, Blob, Digest, Input, Release, Rule
+from commonweal_protocols.rules import AnyRule
 
+_RULE: TypeAdapter[AnyRule] = TypeAdapter(rules.Rule)
 _DOMAIN = "urn:commonweal:start:v1"
 
 
@@ -76,22 +82,27 @@ def merge_release(
     Args:
         spec: The consortium's one shape.
         start: The adapter from which all trained.
-        rule: ``factor-mean``; its weights are those that the inputs state, which is for the log's fold to check.
+        rule: Weights are those that the inputs state, which is for the log's fold to check.
         inputs: In any order: it does not change a bit.
         fetch: Returns a blob's bytes by their SHA-256; called once for each blob, and each is let go before the next.
+            Until the merge, deltas lie in a temporary file.
 
     Raises:
-        BlobError: A blob is not what its name or the spec says, or the result is out of range. ``fetch``'s own errors
-            pass through.
+        BlobError: A blob is not what its name or the spec says, the rule cannot be used with these inputs, or the
+            result is out of range. ``fetch``'s own errors pass through.
     """
-    if rule.name != "factor-mean":
-        raise BlobError(f"rule: wanted factor-mean, got {rule.name}")
-    deltas = (
-        (i.weight, _read(f"delta {i.delta.sha256} of {i.institution}", i.delta, fetch, read_delta, spec))
-        for i in inputs
-    )
     begin = _read(f"start {start.sha256}", start, fetch, read_adapter, spec)
-    return write_adapter(factor_mean(begin, deltas), spec)
+    with closing(Spool(spec)) as spool:
+        deltas = [
+            Delta(
+                i.institution,
+                i.weight,
+                spool.keep(_read(f"delta {i.delta.sha256} of {i.institution}", i.delta, fetch, read_delta, spec)),
+            )
+            for i in inputs
+        ]
+        merged = merge(_RULE.validate_python(rule.model_dump()), spec, begin, deltas, round_seed=start.sha256)
+    return write_adapter(merged.adapter, spec)
 
 
 def _read(

@@ -1,0 +1,120 @@
+"""Inner products between deltas, exact: all that a rule needs to know of vectors that it weighs against each other.
+
+Distances, norms and angles between k deltas, and between any weighted sums of them, follow from the k × k Gram matrix
+Gᵢⱼ = ⟨dᵢ, dⱼ⟩. It is computed by matrix products in float64 in which every product and every partial sum is an integer
+below 2^53, so that no order, no fused multiply-add, no BLAS and no number of threads changes it; and put together in
+integers. No I/O but the reads, no clock.
+"""
+
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from commonweal_adapters.delta import GridTensors
+from commonweal_adapters.source import CHUNK, Chunk, Rows, chunks_of, for_each
+
+Gram = list[list[int]]
+"""k × k inner products in squared grid steps: Python integers, symmetric."""
+
+_LIMB_BITS = 12
+_WIDE_BITS = 13
+_SPLIT_BITS = 26
+# CHUNK products of two such values sum to at most 2^53.
+_NARROW = 1 << ((53 - CHUNK.bit_length() + 1) // 2)
+
+
+def block(rows: Sequence[Rows], chunk: Chunk) -> NDArray[np.int32]:
+    """Return one chunk of every delta: int32 (k, end - begin)."""
+    values = np.empty((len(rows), chunk.end - chunk.begin), np.int32)
+    for i, delta in enumerate(rows):
+        values[i] = delta.read(*chunk)
+    return values
+
+
+def gram(shapes: GridTensors, rows: Sequence[Rows], *, threads: int | None = None) -> Gram:
+    """Return the inner products between deltas over all tensors.
+
+    Args:
+        shapes: Any tensors of the deltas' names and shapes.
+        rows: The k deltas. Memory holds k chunks for each thread.
+        threads: See :func:`source.for_each`.
+
+    Raises:
+        BlobError: A value is out of range.
+    """
+    k = len(rows)
+    # Sums of up to 2^34 products of 2^24 and less: below 2^63.
+    high, low = np.zeros((k, k), np.int64), np.zeros((k, k), np.int64)
+    lock = threading.Lock()
+
+    def work(chunk: Chunk) -> None:
+        upper, lower = _products(block(rows, chunk))
+        with lock:
+            np.add(high, upper, out=high)
+            np.add(low, lower, out=low)
+
+    for_each(work, chunks_of(shapes), threads)
+    return [[(int(high[i, j]) << _SPLIT_BITS) + int(low[i, j]) for j in range(k)] for i in range(k)]
+
+
+def _products(values: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (u, v) with u · 2^26 + v = values @ valuesᵀ; for |values| ≤ 2^24 and at most ``CHUNK`` columns."""
+    if values.min() >= -_NARROW and values.max() <= _NARROW:
+        x = values.astype(np.float64)
+        product = (x @ x.T).astype(np.int64)
+        return product >> _SPLIT_BITS, product & ((1 << _SPLIT_BITS) - 1)
+    # q = h · 2^12 + l with 0 ≤ l < 2^12: floor, so that it holds for negative q too.
+    k = len(values)
+    limbs = np.concatenate([values >> _LIMB_BITS, values & ((1 << _LIMB_BITS) - 1)]).astype(np.float64)
+    product = (limbs @ limbs.T).astype(np.int64)
+    hh, ll = product[:k, :k], product[k:, k:]
+    hl = product[:k, k:] + product[k:, :k]
+    # Σ = hh · 2^24 + hl · 2^12 + ll, with each of them below 2^40: 2^24 hh = 2^26 (hh >> 2) + 2^24 (hh & 3).
+    rest = ((hh & 3) << 24) + (hl << _LIMB_BITS) + ll
+    return (hh >> 2) + (rest >> _SPLIT_BITS), rest & ((1 << _SPLIT_BITS) - 1)
+
+
+class Limbs(NamedTuple):
+    """A product of two blocks as high · 2^26 + middle · 2^13 + low, each int64 and exact."""
+
+    high: NDArray[np.int64]
+    middle: NDArray[np.int64]
+    low: NDArray[np.int64]
+
+    def exact(self) -> NDArray[np.object_]:
+        """The product in Python's integers."""
+        total = self.high.astype(object)
+        for lower in (self.middle, self.low):
+            total *= 1 << _WIDE_BITS
+            total += lower
+        return total
+
+    def floats(self) -> NDArray[np.float64]:
+        """The product in float64: at most two roundings, in this order."""
+        upper = self.high.astype(np.float64) * 2.0 ** (2 * _WIDE_BITS)
+        return upper + (self.middle.astype(np.float64) * 2.0**_WIDE_BITS + self.low.astype(np.float64))
+
+
+def factor_gram(left: NDArray[np.int32], right: NDArray[np.int32]) -> Limbs:
+    """Return ``left`` @ ``right``ᵀ of two blocks of one width.
+
+    Args:
+        left: int32 (m, width), in ±2^25; a width of at most 2^20.
+        right: int32 (n, width), in ±2^25.
+    """
+    total = [np.zeros((len(left), len(right)), np.int64) for _ in Limbs._fields]
+    for begin in range(0, left.shape[1], CHUNK):
+        # 2^26 a product, 2^41 a sum over a chunk, 2^47 a sum of two over all.
+        high_a, low_a = _wide_limbs(left[:, begin : begin + CHUNK])
+        high_b, low_b = _wide_limbs(right[:, begin : begin + CHUNK])
+        total[0] += (high_a @ high_b.T).astype(np.int64)
+        total[1] += (high_a @ low_b.T + low_a @ high_b.T).astype(np.int64)
+        total[2] += (low_a @ low_b.T).astype(np.int64)
+    return Limbs(*total)
+
+
+def _wide_limbs(values: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return (values >> _WIDE_BITS).astype(np.float64), (values & ((1 << _WIDE_BITS) - 1)).astype(np.float64)
