@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from commonweal_adapters.delta import LIMIT, GridTensors
 from commonweal_adapters.discrete_gaussian import Source, discrete_gaussian
+from commonweal_adapters.gram import gram
+from commonweal_adapters.source import Held
 from commonweal_protocols.privacy_budget import PrivacyTerms
 
-_CHUNK = 1 << 14
-"""Squares are below 2^49, and so many of them sum up below 2^63."""
 _FRACTION_BITS = 38
 
 
@@ -29,15 +29,7 @@ def squared_norm(grid: GridTensors) -> int:
     Args:
         grid: Every integer in ±``LIMIT``.
     """
-    return sum(_squares(q.reshape(-1)) for _, q in grid.items())
-
-
-def _squares(q: NDArray[np.int32]) -> int:
-    total = 0
-    for at in range(0, q.size, _CHUNK):
-        part = q[at : at + _CHUNK].astype(np.int64)
-        total += int(np.dot(part, part))
-    return total
+    return gram(grid, [Held(grid)])[0][0]
 
 
 def clip(delta: GridTensors, clip_steps: int) -> GridTensors:

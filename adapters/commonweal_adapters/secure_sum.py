@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from commonweal_adapters import secure_masks as masks
-from commonweal_adapters.aggregate import divide_half_even
+from commonweal_adapters.aggregate import divide_half_even, store
 from commonweal_adapters.delta import LIMIT, GridTensors
 from commonweal_adapters.secure_round import (
     Advertised,
@@ -25,6 +25,7 @@ from commonweal_adapters.secure_round import (
     verify_sealed,
 )
 from commonweal_adapters.shamir import join
+from commonweal_adapters.source import Chunk
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.errors import BlobError, RuleError
 from commonweal_protocols.predicates import Digest, Name
@@ -98,16 +99,13 @@ def secure_mean(start: GridTensors, total: SecureSum) -> GridTensors:
     Raises:
         BlobError: A result beyond ±``LIMIT``.
     """
-    mean = divide_half_even(total.values, sum(total.weights.values()))
-    merged: dict[str, NDArray[np.int32]] = {}
+    weight = sum(total.weights.values())
+    merged = {name: np.empty(q.shape, np.int32) for name, q in start.items()}
     at = 0
     for name, q in sorted(start.items()):
-        new = mean[at : at + q.size].reshape(q.shape) + q
+        mean = divide_half_even(total.values[at : at + q.size], weight)
+        store(merged, start, Chunk(name, 0, q.size), mean)
         at += q.size
-        if new.min() < -LIMIT or new.max() > LIMIT:
-            worst = max(int(new.max()), -int(new.min()))
-            raise BlobError(f"merge: tensor {name}: wanted at most 2^24 = {LIMIT} grid steps, got {worst}")
-        merged[name] = new.astype(np.int32)
     return GridTensors(merged)
 
 

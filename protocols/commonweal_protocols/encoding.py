@@ -2,18 +2,18 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from commonweal_protocols.closed import Closed
 
 
-class Encoding(BaseModel):
+class Encoding(Closed):
     """How many bits a kept element takes, and how many elements of each tensor are kept.
 
     ``bits``: 8 and 4 share one integer scale, in grid steps, among about 64 kept elements; 32 is the integer itself.
     ``keep_millis``: of each 1000 elements of a tensor, the largest so many are sent and the others are 0.
     ``Encoding(bits=32)`` is the plain delta, spelled in this container.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     bits: Literal[4, 8, 32]
     keep_millis: Annotated[int, Field(ge=1, le=1000)] = 1000

@@ -20,19 +20,19 @@ import math
 from collections.abc import Collection, Iterable
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from commonweal_protocols.closed import Closed
 
 MICRO = 10**6
 
 
-class PrivacyTerms(BaseModel):
+class PrivacyTerms(Closed):
     """A compact's clip, noise and budget. Steps are those of the compact's grid: 2^-grid_bits each.
 
     ``clip_steps``: C, the largest L2 norm of a delta over all its tensors. ``sigma_steps``: σ. ``budget_micro_rho``:
     how much an institution may spend in all rounds together.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     clip_steps: Annotated[int, Field(ge=1, le=1 << 40)]
     sigma_steps: Annotated[int, Field(ge=1, le=1 << 24)]

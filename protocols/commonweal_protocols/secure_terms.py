@@ -9,12 +9,14 @@ import hashlib
 from collections.abc import Collection, Mapping
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from commonweal_protocols.closed import Closed
 
 _DOMAIN = b"urn:commonweal:secure-graph:v1"
 
 
-class SecureTerms(BaseModel):
+class SecureTerms(Closed):
     """A compact's terms for masked rounds.
 
     ``neighbours``: with how many others each member masks, evenly placed on a ring; where the cohort has no more than
@@ -22,8 +24,6 @@ class SecureTerms(BaseModel):
     With 500 a coordinator that lies learns nothing as long as no member helps it; with 667, as long as less than a
     third of each member's holders do. The price is that fewer may drop out.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     neighbours: Annotated[int, Field(ge=2, le=400, multiple_of=2)] = 400
     threshold_millis: Annotated[int, Field(ge=500, le=999)] = 667
