@@ -28,6 +28,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from commonweal_coordinator.patience import REQUEST_SECONDS, impatient_http
 from commonweal_coordinator.storage import Storage
 from commonweal_protocols.errors import StorageError
 
@@ -123,7 +124,14 @@ class RecordsServer:
     """Serves the records in a thread of its own. ``port`` 0 takes a free one, which ``port`` says once started."""
 
     def __init__(
-        self, directory: Path, host: str, port: int, certificate: Path, key: Path, log: Storage | None = None
+        self,
+        directory: Path,
+        host: str,
+        port: int,
+        certificate: Path,
+        key: Path,
+        log: Storage | None = None,
+        request_seconds: float = REQUEST_SECONDS,
     ) -> None:
         """Set up; nothing is served yet.
 
@@ -134,6 +142,7 @@ class RecordsServer:
             certificate: A PEM of the certificate's chain.
             key: A PEM of its key.
             log: Where the checkpoint and the tiles lie, if not in the folder.
+            request_seconds: How long one request may take to arrive.
         """
         page = _read_page()
         routes = [_page_route("/", *page), _page_route("/verify.html", *page)]
@@ -148,6 +157,7 @@ class RecordsServer:
                 log_level="warning",
                 lifespan="off",
                 ws="none",
+                http=impatient_http(request_seconds),
                 limit_concurrency=256,
                 # A browser keeps idle connections open for minutes, and an end of TLS wants both sides.
                 timeout_graceful_shutdown=_GRACE_SECONDS,
