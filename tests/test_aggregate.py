@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonweal_adapters.aggregate import combine, divide_half_even, factor_mean, to_micros
+from commonweal_adapters.aggregate import combine, divide_half_even, factor_mean, small_weights, to_micros
 from commonweal_adapters.delta import LIMIT, GridTensors
 from commonweal_adapters.source import Delta, Held
 from commonweal_protocols.errors import BlobError
@@ -144,6 +144,20 @@ def test_millionths_are_the_parts_within_one_and_lose_nothing(parts: list[int], 
 def test_of_equal_remainders_the_earlier_rounds_up() -> None:
     assert to_micros([1, 1, 1], 3) == (333_334, 333_333, 333_333)
     assert to_micros([1, 1, 4], 6) == (166_667, 166_667, 666_666)
+
+
+@given(st.lists(WEIGHTS, min_size=1, max_size=400))
+def test_small_weights_keep_the_ratios_exactly_or_to_a_millionth_and_stay_small(weights: list[int]) -> None:
+    small = small_weights(weights)
+    assert sum(small) <= 1 << 25
+    off = max(abs(Fraction(s, sum(small)) - Fraction(w, sum(weights))) for s, w in zip(small, weights, strict=True))
+    assert off < Fraction(1, 10**6)
+    if sum(weights) <= 1 << 25:
+        assert off == 0
+
+
+def test_equal_weights_are_ones_however_large() -> None:
+    assert small_weights([10**9] * 3) == (1, 1, 1)
 
 
 REFUSED: list[tuple[str, int, list[tuple[int, int]], str]] = [

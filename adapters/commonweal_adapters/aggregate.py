@@ -126,3 +126,17 @@ def to_micros(parts: Sequence[int], whole: int) -> tuple[int, ...]:
     for i in by_rest[: sum(parts) * 10**6 // whole - sum(shares)]:
         shares[i] += 1
     return tuple(shares)
+
+
+def small_weights(weights: Sequence[int]) -> tuple[int, ...]:
+    """Return weights of the same ratios that leave room in int64 for a rule's own factors.
+
+    Divided by what they have in common; where they still sum to more than 2^25, as millionths of the whole.
+
+    Args:
+        weights: At least one; each at least 1.
+    """
+    common = math.gcd(*weights)
+    if sum(weights) // common <= 1 << 25:
+        return tuple(w // common for w in weights)
+    return to_micros(weights, sum(weights))

@@ -13,7 +13,7 @@ from typing import assert_never
 import numpy as np
 
 from commonweal_adapters import robust
-from commonweal_adapters.aggregate import combine, factor_mean, to_micros
+from commonweal_adapters.aggregate import combine, factor_mean, small_weights, to_micros
 from commonweal_adapters.coordinate import mean_of_middle
 from commonweal_adapters.delta import GridTensors
 from commonweal_adapters.gram import Gram, gram
@@ -82,16 +82,12 @@ class _Round:
     def gram(self) -> Gram:
         return gram(self.start, [d.rows for d in self.deltas], threads=self.threads)
 
-    def combine(self, micros: Sequence[int], scale_millis: int = 1000) -> Merged:
-        """Add scale · Σ microsᵢ dᵢ / 10^6 to the start."""
-        made = combine(
-            self.start,
-            [m * scale_millis for m in micros],
-            _MICROS * 1000,
-            [d.rows for d in self.deltas],
-            threads=self.threads,
-        )
-        return Merged(made, tuple(m * scale_millis // 1000 for m in micros))
+    def combine(self, numerators: Sequence[int], divisor: int) -> GridTensors:
+        return combine(self.start, numerators, divisor, [d.rows for d in self.deltas], threads=self.threads)
+
+    def combine_micros(self, micros: tuple[int, ...]) -> Merged:
+        """The weighted sum whose coefficients are what is published."""
+        return Merged(self.combine(micros, _MICROS), micros)
 
 
 def merge(
@@ -147,7 +143,9 @@ def _apply(rule: AnyRule, r: _Round) -> Merged:
         case Svd():
             return Merged(svd_merge(r.spec, r.start, r.deltas, threads=r.threads), r.shares())
         case TaskArithmetic():
-            return r.combine(r.shares(), rule.scale_millis)
+            weights = small_weights([d.weight for d in r.deltas])
+            made = r.combine([w * rule.scale_millis for w in weights], 1000 * sum(weights))
+            return Merged(made, tuple(s * rule.scale_millis // 1000 for s in r.shares()))
         case Ties():
             return Merged(*ties(rule, r.start, r.deltas, threads=r.threads))
         case Dare():
@@ -163,9 +161,8 @@ def _apply(rule: AnyRule, r: _Round) -> Merged:
             return _whole(rule, r)
         case NormBound():
             whole = _MICROS * sum(d.weight for d in r.deltas)
-            weights = [d.weight for d in r.deltas]
-            parts = robust.norm_bound(r.gram(), weights, rule.norm_micros, r.spec.grid_bits)
-            return r.combine(to_micros(parts, whole))
+            parts = robust.norm_bound(r.gram(), [d.weight for d in r.deltas], rule.norm_micros, r.spec.grid_bits)
+            return r.combine_micros(to_micros(parts, whole))
         case _:
             assert_never(rule)
 
@@ -219,4 +216,4 @@ def _whole(rule: GeometricMedian | MultiKrum | CentredClipping, r: _Round) -> Me
         else:
             parts = robust.geometric_median(inner, weights, rule.iterations, rule.smoothing_micros, unit)
         whole = sum(parts)
-    return r.combine(to_micros(mixing.spread(parts), whole * mixing.divisor))
+    return r.combine_micros(to_micros(mixing.spread(parts), whole * mixing.divisor))

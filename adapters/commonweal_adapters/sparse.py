@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from commonweal_adapters.aggregate import divide_half_even, store, to_micros
+from commonweal_adapters.aggregate import divide_half_even, small_weights, store
 from commonweal_adapters.delta import GridTensors
 from commonweal_adapters.gram import block
 from commonweal_adapters.source import Chunk, Delta, Rows, chunks_of, for_each
@@ -40,7 +40,7 @@ def ties(
         BlobError: A value or a result is out of range.
     """
     rows = [d.rows for d in deltas]
-    shares = np.array(to_micros([d.weight for d in deltas], sum(d.weight for d in deltas)), np.int64)[:, None]
+    weights = np.array(small_weights([d.weight for d in deltas]), np.int64)[:, None]
     least = _thresholds(rule, start, rows, threads)
     out = {name: np.empty(q.shape, np.int32) for name, q in start.items()}
     counted = np.zeros(len(deltas), np.int64)
@@ -49,12 +49,12 @@ def ties(
     def work(chunk: Chunk) -> None:
         values = block(rows, chunk)
         values[np.abs(values) < least[chunk.name][:, None]] = 0
-        weighted = values * shares
+        weighted = values * weights
         elected = np.sign(weighted.sum(axis=0))
         agree = (np.sign(values) == elected) & (elected != 0)
-        # 10^6 · 2^24 · 10^4 < 2^58.
+        # 2^25 · 2^24 · 10^4 < 2^63.
         numerator = (weighted * agree).sum(axis=0) * rule.scale_millis
-        divisor = np.maximum((shares * agree).sum(axis=0), 1) * 1000
+        divisor = np.maximum((weights * agree).sum(axis=0), 1) * 1000
         with lock:
             np.add(counted, np.count_nonzero(agree, axis=1), out=counted)
         store(out, start, chunk, divide_half_even(numerator, divisor))
@@ -101,21 +101,21 @@ def dare(
     Raises:
         BlobError: A value or a result is out of range.
     """
-    shares = to_micros([d.weight for d in deltas], sum(d.weight for d in deltas))
+    weights = small_weights([d.weight for d in deltas])
     least = (rule.drop_millis << 16) // 1000
     out = {name: np.empty(q.shape, np.int32) for name, q in start.items()}
 
     def work(chunk: Chunk) -> None:
         size = chunk.end - chunk.begin
         total = np.zeros(size, np.int64)
-        for share, delta in zip(shares, deltas, strict=True):
+        for weight, delta in zip(weights, deltas, strict=True):
             lines = (_DARE_DOMAIN, round_seed, rule.seed, delta.institution, chunk.name, chunk.begin // _DARE_BLOCK)
             stream = hashlib.shake_256("\n".join(map(str, lines)).encode()).digest(2 * size)
             stays = np.frombuffer(stream, "<u2") >= least
-            total += delta.rows.read(*chunk) * stays * np.int64(share)
-        # 10^6 · 2^24 · 1000 < 2^54.
+            total += delta.rows.read(*chunk) * stays * np.int64(weight)
+        # 2^25 · 2^24 · 1000 < 2^59.
         total *= 1000
-        store(out, start, chunk, divide_half_even(total, _MICROS * (1000 - rule.drop_millis)))
+        store(out, start, chunk, divide_half_even(total, sum(weights) * (1000 - rule.drop_millis)))
 
     for_each(work, chunks_of(start, _DARE_BLOCK), threads)
     return GridTensors(out)

@@ -4,7 +4,7 @@ Stacked, ΔW = L R with L = [B₁ … Bₖ] (out, n) and R = [w₁A₁ / W; …]
 u = L x, and ΔW ΔWᵀ L x = L G_R G_L x with the exact n × n inner products G_L = LᵀL, G_R = R Rᵀ. So the search for the
 leading r takes place among n numbers, however wide the layers are:
 
-    X ← random signs (n, q), q = min(n, 2r)           from SHAKE-256, so that nothing depends on a generator
+    X ← random integers (n, q), q = min(n, 2r)            from SHAKE-256, so that nothing depends on a generator
     12 times: X ← G_R G_L X, columns orthonormal in G_L   subspace iteration (Halko, Martinsson and Tropp 2011)
     Y = (G_L X)ᵀ, T = Y G_R Yᵀ = Q Λ Qᵀ                   Rayleigh-Ritz, by Jacobi
     B = L X Q Λ^¼, A = Λ^-¼ Qᵀ Y R                         the first r, then one rounding to the grid
@@ -118,9 +118,9 @@ def _subspace(metric_l: Stack, metric_r: Stack, rank: int) -> Stack:
     """Return columns, orthonormal in G_L, that span nearly the leading left singular vectors."""
     layers, n, _ = metric_l.shape
     q = min(n, 2 * rank)
-    stream = np.frombuffer(hashlib.shake_256(_DOMAIN).digest(n * q), np.uint8).reshape(n, q)
-    signs = np.where(stream & 1, 1.0, -1.0)
-    x = orthonormal(np.repeat(signs[None], layers, axis=0), metric_l)
+    # 32-bit integers, so that no few columns are alike by chance, as signs alone would be where n is small.
+    stream = np.frombuffer(hashlib.shake_256(_DOMAIN).digest(4 * n * q), "<i4").astype(np.float64).reshape(n, q)
+    x = orthonormal(np.repeat(stream[None], layers, axis=0), metric_l)
     for _ in range(_ITERATIONS):
         x = orthonormal(fixed_matmul(metric_r, fixed_matmul(metric_l, x)), metric_l)
     return x

@@ -39,23 +39,29 @@ def weigh(weights: Weights, voices: Sequence[Voice]) -> tuple[int, ...]:
 
 
 def _capped(examples: Sequence[int], cap_millis: int) -> tuple[int, ...]:
-    """Water-filling: min(nᵢ, L) with the largest L at which 1000 L ≤ cap · Σ min(nᵢ, L)."""
+    """Return min(nᵢ, L), where a level between two small counts is as fine as weights up to 10^9 allow."""
     if cap_millis * len(examples) < 1000:
         return (1,) * len(examples)
-    # So that a level falls between two small counts. Ratios stay as they are.
-    scale = _MOST // max(examples)
+    # Once to learn the level in 10^-9 of an example, and again in the unit in which it comes to 10^9.
+    scale = _MOST**2 // _level([n * _MOST for n in examples], cap_millis)
     scaled = [n * scale for n in examples]
-    # cap · Σ min(nᵢ, L) - 1000 L is concave in L, 0 at 0, and not negative at the least nᵢ: it holds up to one L.
-    low, high = min(scaled), max(scaled)
+    level = _level(scaled, cap_millis)
+    capped = [min(n, level) for n in scaled]
+    common = math.gcd(*capped)
+    return tuple(n // common for n in capped)
+
+
+def _level(parts: Sequence[int], cap_millis: int) -> int:
+    """Water-filling: the largest L, up to the largest part, at which 1000 L ≤ cap · Σ min(partᵢ, L)."""
+    # cap · Σ min(partᵢ, L) - 1000 L is concave in L, 0 at 0, and not negative at the least part: it holds up to one L.
+    low, high = min(parts), max(parts)
     while low < high:
         level = (low + high + 1) // 2
-        if 1000 * level <= cap_millis * sum(min(n, level) for n in scaled):
+        if 1000 * level <= cap_millis * sum(min(n, level) for n in parts):
             low = level
         else:
             high = level - 1
-    capped = [min(n, low) for n in scaled]
-    common = math.gcd(*capped)
-    return tuple(n // common for n in capped)
+    return low
 
 
 def _minimax_fair(losses_micronats: Sequence[int], rule: MinimaxFair) -> tuple[int, ...]:
