@@ -190,9 +190,26 @@ def test_a_round_without_a_quorum_is_closed_with_the_reason(tmp_path: Path) -> N
         assert reason == "wanted 2 updates, got 1; clinic refused: clinic is busy; coop refused: coop is busy"
 
 
-def test_ctrl_c_ends_a_daemon_and_all_that_it_started(tmp_path: Path) -> None:
+def test_a_stopped_log_is_mended_while_its_daemon_runs_and_ctrl_c_ends_that_and_all_that_it_started(
+    tmp_path: Path,
+) -> None:
     with Processes(tmp_path, rounds=0) as p:
-        p.start_all()
+        p.start("coordinator")
+        for name in NAMES:
+            p.command("node", "join", p.coordinator / "invite.json", "--home", p.node(name), "--yes")
+        for name in ("clinic", "coop"):
+            p.start(name)
+        p.wait("the founding compact and two identities", lambda: p.status("coordinator").get("size") == 3)
+        # Where the next entry's tile has to lie, something is in the way: that write fails after the commit.
+        in_the_way = p.public / "tile/0/000.p/4"
+        (in_the_way / "something").mkdir(parents=True)
+        p.start("school")
+        p.wait("its trouble", lambda: "the log is opened anew in" in p.trouble("coordinator"))
+        shutil.rmtree(in_the_way)
+        p.wait("the entry, under the same daemon", lambda: p.status("coordinator").get("size") == 4)
+        p.wait("no trouble", lambda: not p.trouble("coordinator"))
+        assert p.status("coordinator")["pid"] == p.running["coordinator"].pid
+        assert json.loads(audit(p, "--dir", p.public))["entries"] == {"compact": 1, "identity": 3}
         p.wait("everybody to wait", lambda: all(p.status(n).get("doing") == "for a round" for n in NAMES))
         p.wait("the coordinator to rest", lambda: p.status("coordinator").get("step") == "rest")
         started = [pid for process in p.running.values() for pid in descendants(process.pid)]

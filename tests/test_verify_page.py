@@ -37,7 +37,7 @@ from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint, parse_c
 from commonweal_protocols.cosignature import cosign, make_cosignature_verifier
 from commonweal_protocols.errors import PeerError
 from commonweal_protocols.keys import public_hex
-from commonweal_protocols.merkle import Tree, leaf_hash
+from commonweal_protocols.merkle import Tree, leaf_hash, verify_consistency
 from commonweal_protocols.note import encode_vkey, format_vkey, open_note, parse_vkey, sign_note
 from commonweal_protocols.predicates import PREDICATES, Compact, Identity, Incident, Refusal, Rejection
 from commonweal_protocols.proof import format_proof, open_proof, parse_proof
@@ -1061,6 +1061,127 @@ def test_the_files_that_the_page_saves_are_checked_by_our_own_verifier(
         assert entry == records.federation.entries[index]
         assert proof == records.receipts[index], "the same bytes as the coordinator's own receipt"
         assert open_proof(proof, entry, verifier)[0] == index
+
+
+# -- what somebody has seen
+
+
+def signed(f: Federation, entries: list[bytes], size: int) -> bytes:
+    """The checkpoint of the first ``size`` of these entries, under the log's own key."""
+    tree = Tree()
+    for data in entries[:size]:
+        tree.append(leaf_hash(data))
+    return sign_note(Checkpoint(ORIGIN, size, tree.root(size)).text(), ORIGIN, f.log_key)
+
+
+def other_history(entries: list[bytes], at: int) -> list[bytes]:
+    return [*entries[:at], b"what this log does not have", *entries[at + 1 :]]
+
+
+@needs_chromium
+def test_the_log_is_held_against_an_older_checkpoint_and_a_receipt(
+    records: Records, site: Site, tab: Tab, tmp_path: Path
+) -> None:
+    f, url = records.federation, site.show(records.public)
+    for size in (0, 1, 2, 7, 128, 255, 256, 257, 299, 300):
+        tab.open(f"{url}?{size}{fragment(vkey=records.vkey, seen=url64(signed(f, f.entries, size)))}")
+        steps = tab.steps("seen")
+        assert steps.states("holds") == {"seen", "note", "checkpoint", "consistency"}, size
+        assert steps.state == "open", "a key from a link stands for nothing"
+    (tmp_path / "mine.tlog-proof").write_bytes(records.receipts[7])
+    tab.run("document.getElementById('seen-verdict').dataset.state = ''")
+    tab.give_files("#seen-file", tmp_path / "mine.tlog-proof")
+    tab.until("document.querySelector('#seen-steps').textContent.includes('a receipt for entry 7')")
+    tab.settle()
+    assert tab.steps("seen").states("fails", "open", "skipped") == set()
+    tab.run("for (const d of document.querySelectorAll('#seen-steps details')) d.open = true")
+    tab.until("[...document.querySelectorAll('#seen-steps .evidence')].every(e => e.childElementCount)")
+    assert f.replica.checkpoint().root.hex() in tab.text("#seen-steps")
+    assert tab.faults() == []
+
+
+@needs_chromium
+def test_another_history_a_longer_one_and_another_logs_are_refused_by_the_step_that_they_break(
+    records: Records, site: Site, tab: Tab
+) -> None:
+    f, url = records.federation, site.show(records.public)
+    longer = [*f.entries, b"one more"]
+    other_log = sign_note(Checkpoint(ORIGIN, 0, leaf_hash(b"")).text(), ORIGIN, key_of("x"))
+    cases = [
+        ("forked inside", signed(f, other_history(f.entries, 3), 200), "consistency", "forked"),
+        ("forked at its last entry", signed(f, other_history(f.entries, 255), 256), "consistency", "forked"),
+        ("forked at one size", signed(f, other_history(f.entries, 299), 300), "consistency", "forked"),
+        ("rolled back", signed(f, longer, 301), "consistency", "at least the 301 entries that were seen, got 300"),
+        ("its whole history", signed(f, [b"x"], 1), "consistency", "forked"),
+        ("another log's", other_log, "note", "wanted"),
+        ("no checkpoint", b"something else", "note", "wanted"),
+        ("no receipt", b"c2sp.org/tlog-proof@v1\n", "seen", "wanted"),
+    ]
+    for n, (why, data, step, words) in enumerate(cases):
+        tab.open(f"{url}?{n}{fragment(vkey=records.vkey, seen=url64(data))}")
+        steps = tab.steps("seen")
+        assert steps.states("fails") == {step}, why
+        assert words in steps.said(step), why
+        assert steps.state == "fails"
+
+
+@needs_chromium
+def test_a_bad_tile_is_no_second_history(records: Records, site: Site, tab: Tab, tmp_path: Path) -> None:
+    f, public = records.federation, records.copy(tmp_path)
+    tile = public / "tile/0/000"
+    data = bytearray(tile.read_bytes())
+    data[128 * 32] ^= 1
+    tile.write_bytes(data)
+    tab.open(site.show(public) + fragment(vkey=records.vkey, seen=url64(signed(f, f.entries, 130))))
+    steps = tab.steps("seen")
+    assert steps.states("fails") == {"consistency"}
+    assert "consistency proof 130 to 300: wanted the signed root" in steps.said("consistency")
+    assert "forked" not in steps.said("consistency")
+
+
+@needs_chromium
+def test_the_pages_consistency_proofs_are_ours_and_it_refuses_what_we_refuse(
+    records: Records, site: Site, tab: Tab
+) -> None:
+    tab.open(site.show(records.public))
+    tree = Tree()
+    for i in range(40):
+        tree.append(leaf_hash(b"%d" % i))
+    levels = [[tree.node(level, i).hex() for i in range(40 >> level)] for level in range(6)]
+    pairs = [(old, new) for new in range(1, 41) for old in range(new + 1)]
+    made = tab.run(
+        f"""(async () => {{
+        const levels = {json.dumps(levels)}, bytes = h => Uint8Array.from(h.match(/../g) ?? [], x => parseInt(x, 16));
+        const node = async (level, i) => bytes(levels[level][Number(i)]), made = [];
+        for (const [old, size] of {json.dumps(pairs)})
+          made.push((await commonweal.consistencyPath(node, BigInt(old), BigInt(size))).map(commonweal.hex));
+        return made; }})()"""
+    )
+    assert made == [[h.hex() for h in tree.consistency_path(old, new)] for old, new in pairs]
+    proofs: list[tuple[int, bytes, int, bytes, list[bytes]]] = []
+    for old, new in ((1, 2), (3, 7), (4, 8), (6, 40), (8, 13), (31, 40), (0, 5), (5, 5)):
+        roots, path = (tree.root(old), tree.root(new)), tree.consistency_path(old, new)
+        proofs.append((old, roots[0], new, roots[1], path))
+        proofs.append((old, leaf_hash(roots[0]), new, roots[1], path))
+        proofs.append((old, roots[0], new, leaf_hash(roots[1]), path))
+        proofs.append((old, roots[0], new, roots[1], [*path, roots[0]]))
+        proofs += [(old, roots[0], new, roots[1], path[:i] + path[i + 1 :]) for i in range(len(path))]
+        proofs += [
+            (old, roots[0], new, roots[1], [*path[:i], leaf_hash(path[i]), *path[i + 1 :]]) for i in range(len(path))
+        ]
+        proofs.append((new, roots[1], old, roots[0], path))
+    ours = [accepts(lambda p=p: verify_consistency(*p)) for p in proofs]  # type: ignore[misc]
+    asked = [[o, a.hex(), n, b.hex(), [h.hex() for h in path]] for o, a, n, b, path in proofs]
+    theirs = tab.run(
+        f"""(async () => {{
+        const bytes = h => Uint8Array.from(h.match(/../g) ?? [], x => parseInt(x, 16)), found = [];
+        for (const [old, a, size, b, path] of {json.dumps(asked)})
+          found.push(await commonweal.verifyConsistency(BigInt(old), bytes(a), BigInt(size), bytes(b), path.map(bytes))
+            .then(() => true, () => false));
+        return found; }})()"""
+    )
+    assert theirs == ours
+    assert ours.count(True) >= 8
 
 
 # -- other places to read from
