@@ -310,9 +310,11 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
     leaf = f.state.rounds[-1].leaf
     f.say("coop", Refusal(round=4, round_leaf=leaf, reason=HOSTILE))
     f.say("hub", Incident(round=4, round_leaf=leaf, reason="too few updates"))
-    while len(f.entries) < SIZE:
+    # The last of all, or every later entry under the new key would be undecided when it is looked at by itself.
+    while len(f.entries) < SIZE - 1:
         name = NAMES[len(f.entries) % 3]
         f.say(name, Identity(institution=name, transport_key=f"{len(f.entries):044d}"))
+    f.rotate("coop", "coop's next key")
     public, receipts = publish(tmp_path_factory.mktemp("records"), f.entries, f)
     return Records(f, public, receipts)
 
@@ -1061,6 +1063,48 @@ def test_the_files_that_the_page_saves_are_checked_by_our_own_verifier(
         assert entry == records.federation.entries[index]
         assert proof == records.receipts[index], "the same bytes as the coordinator's own receipt"
         assert open_proof(proof, entry, verifier)[0] == index
+
+
+# -- keys that change
+
+
+@needs_chromium
+def test_keys_are_followed_through_their_rotations_and_a_later_compact_stays_undecided(
+    records: Records, site: Site, tab: Tab, tmp_path: Path
+) -> None:
+    f = Federation()
+    f.announce()
+    old = f.key("clinic")
+    f.rotate("clinic", "clinic's next key")
+    f.rotate("hub", "hub's next key")
+    f.run_round()
+    public, _ = publish(tmp_path / "rotated", f.entries, f)
+    url = site.show(public)
+    tab.open(url + fragment(vkey=records.vkey, entry=len(f.entries) - 1, all=1))
+    steps = tab.steps("all")
+    assert steps.states("fails", "open", "skipped") == set(), steps
+    assert "rotations of their keys" in tab.text("#all-steps")
+    tab.open(f"{url}?rotation{fragment(vkey=records.vkey, entry=4)}")
+    assert "puts a new key in the place of its own" in tab.text("#entry-says")
+    assert tab.steps("entry").states("fails", "open", "skipped") == set()
+    # After its rotation, the old key is nobody's.
+    chain = f.state.chain(public_hex(f.key("clinic")))
+    header = Header(consortium=f.state.consortium, seq=chain.seq + 1, prev=chain.leaf, seen=())
+    payload = Statement(header, Identity(institution="clinic", transport_key="A" * 44)).payload()
+    stolen = envelope.sign_envelope(payload, old)
+    public, _ = publish(tmp_path / "stolen", [*f.entries, stolen], f)
+    tab.open(f"{site.show(public)}?stolen{fragment(vkey=records.vkey, all=1)}")
+    assert "author" in tab.steps("all").states("open")
+    assert "chains" in tab.steps("all").states("fails")
+    amended = Statement(None, f.compact.model_copy(update={"version": 2, "previous": f.state.compact_sha256})).payload()
+    signed_by_two = envelope.format_envelope(
+        amended, [envelope.sign(amended, f.key(name)) for name in ("school", "coop")]
+    )
+    public, _ = publish(tmp_path / "amended", [*f.entries, signed_by_two], f)
+    tab.open(f"{site.show(public)}?amended{fragment(vkey=records.vkey, entry=len(f.entries))}")
+    steps = tab.steps("entry")
+    assert (steps.states("fails", "skipped"), steps.states("open")) == (set(), {"author"})
+    assert "agree on version 2 of the compact" in tab.text("#entry-says")
 
 
 # -- what somebody has seen
