@@ -465,9 +465,12 @@ def test_doctor_is_code_4_while_something_is_ill_and_0_when_all_is_well(
 
 
 def test_doctor_prints_what_it_finds_as_it_is(program: Terminal, joining: Joining, rows: Path) -> None:
-    rows.write_text(json.dumps({**ROW, "split": "[red]x[/][/]"}) + "\n")
+    strange = rows.rename(rows.with_name("[red]rows[bold].jsonl"))
+    settings = joining.home / "node.toml"
+    settings.write_text(settings.read_text().replace(rows.name, strange.name))
+    strange.write_text("{}\n")
     assert program("node", "doctor", "--home", joining.home) == 4
-    assert "split: wanted 'train' or 'heldout', got '[red]x[/][/]'" in program.out
+    assert "[red]rows[bold].jsonl, line 1: wanted one of messages, text and prompt" in program.out
 
 
 def test_fetch_base_takes_the_base_that_the_terms_name(program: Terminal, tmp_path: Path) -> None:

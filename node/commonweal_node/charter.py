@@ -1,14 +1,19 @@
 """A community's charter (TOML), and what this node does about it by itself: decline rounds, refuse releases.
 
-Principles, data policy and dissent are for people; the bars bind the daemon. A charter is the institution's own word:
-nobody else sets it, and a refusal states which of its bars was not met. Pure but for ``load_charter``.
+Principles, data policy and dissent are for people; the bars bind the daemon, and ``[data]`` says how rows are curated.
+A charter is the institution's own word: nobody else sets it, and a refusal states which of its bars was not met. Pure
+but for ``load_charter``.
 """
 
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
+from commonweal_node.curation.policy import DataPolicy, Revise
+from commonweal_node.objective_weights import SUPERVISED, ObjectiveWeights
+from commonweal_protocols import canonical
+from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.predicates import Closed, HeldoutLoss, Round
 from commonweal_protocols.settings import load_toml
 
@@ -35,6 +40,24 @@ class Charter(Closed):
     data_policy: Text
     dissent: Annotated[str, StringConstraints(max_length=2000)] = ""
     bars: Bars = Bars()
+    objectives: ObjectiveWeights = SUPERVISED
+    """What training is for, and how much each of it counts."""
+    data: DataPolicy | None = None
+    """What ``commonweal node data curate`` does with this community's rows."""
+
+    @model_validator(mode="after")
+    def _names_its_own_principles(self) -> "Charter":
+        for stage in self.data.stages if self.data else ():
+            if isinstance(stage, Revise) and (most := max(stage.principles)) > len(self.principles):
+                raise ValueError(
+                    f"data.stages.revise.principles: wanted at most {len(self.principles)} (the charter's principles), "
+                    f"got {most}"
+                )
+        return self
+
+    def digest(self) -> str:
+        """The SHA-256 of its canonical JSON: the same for every spelling of one charter."""
+        return digest_of(canonical.encode(self.model_dump(mode="json")))
 
     def refusal(self, r: Round) -> str:
         """Return why this community declines a round; empty where it does not."""

@@ -295,4 +295,20 @@ def format_row(row: Row) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
 
 
+def fits(row: Row) -> bool:
+    """Whether a row's line is no longer than a line may be."""
+    return len(format_row(row)) <= MAX_LINE_BYTES
+
+
+def check_fits(row: Row, where: str) -> Row:
+    """Return a row from something else than JSON, whose spelling here may be several times as long.
+
+    Raises:
+        ConfigError: Its line is too long.
+    """
+    if not fits(row):
+        raise ConfigError(f"{where}: wanted at most {MAX_LINE_BYTES} bytes as a line of JSON, got more")
+    return row
+
+
 _KINDS: dict[type[Body], str] = {Example: "a conversation", Text: "a text", Pair: "a preference"}

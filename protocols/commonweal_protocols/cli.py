@@ -15,6 +15,7 @@ from rich.console import Console
 from commonweal_protocols.errors import ConfigError, LocalError, PeerError
 
 GROUPS = {
+    "adapter": "Look at adapters, compare, merge, re-compute and compress them.",
     "audit": "Re-check a consortium from its public records, and re-compute its releases.",
     "coordinator": "Sequence a consortium's log, run its rounds, publish its releases.",
     "node": "Run an institution's node: train, sign, ratify, adopt.",
@@ -23,9 +24,11 @@ GROUPS = {
 """Each group, and what it is for: said here so that help needs no group to be loaded."""
 
 _EXTRA = {
+    "adapter": "'commonweal[recompute]'",
     "audit": "'commonweal[recompute]', or give --no-recompute to check signatures and digests only",
     "coordinator": "'commonweal[coordinator]'",
     "node": "'commonweal[node]'",
+    "node data": "'commonweal[node,data]'",
 }
 _OURS = ("commonweal_protocols", "commonweal_adapters", "commonweal_node", "commonweal_coordinator")
 
@@ -71,9 +74,10 @@ def run(args: list[str]) -> int:
         message, code = str(e), 2
     except ModuleNotFoundError as e:
         # The one place where a missing package is met: commands import theirs as late as they can.
-        if (e.name or "").split(".")[0] in _OURS or not args or args[0] not in _EXTRA:
+        extra = _EXTRA.get(" ".join(args[:2])) or _EXTRA.get(" ".join(args[:1]))
+        if (e.name or "").split(".")[0] in _OURS or extra is None:
             raise
-        message, code = f"the package {e.name!r} is not installed; run: pip install {_EXTRA[args[0]]}", 3
+        message, code = f"the package {e.name!r} is not installed; run: pip install {extra}", 3
     except PeerError as e:
         message, code = str(e), 1
     except LocalError as e:
