@@ -18,6 +18,7 @@ from commonweal_adapters.aggregate import factor_mean
 from commonweal_adapters.delta import LIMIT, GridTensors, read_delta, write_delta
 from commonweal_adapters.encode import BLOCK, parse_encoding, payload_bytes, quantise, read_encoded, write_encoded
 from commonweal_adapters.lora_file import tensor_shapes
+from commonweal_adapters.source import Delta, Held
 from commonweal_protocols.encoding import Encoding
 from commonweal_protocols.errors import BlobError
 from commonweal_protocols.predicates import AdapterSpec, LoraModule
@@ -98,7 +99,8 @@ def test_a_merge_of_what_was_read_is_the_merge_of_what_was_written() -> None:
     left = [quantise(delta(i), encoding) for i in range(5)]
     sent = [read_encoded(write_encoded(d, ODD, encoding), ODD, encoding) for d in left]
     plain = [read_delta(write_delta(d, ODD), ODD) for d in left]
-    assert equal(factor_mean(start, enumerate(sent, 1)), factor_mean(start, enumerate(plain, 1)))
+    merged = [factor_mean(start, [Delta(f"n{i}", i + 1, Held(d)) for i, d in enumerate(ds)]) for ds in (sent, plain)]
+    assert equal(*merged)
 
 
 # -- one spelling, from the format's description and by another reader

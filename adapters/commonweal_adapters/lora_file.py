@@ -10,10 +10,11 @@ header padded with spaces to a multiple of 8 bytes, as that package does it too.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from mmap import mmap
-from typing import Literal, NoReturn, TypeAlias
+from typing import Literal, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ Dtype: TypeAlias = Literal["F32", "I32"]
 
 _NUMPY: dict[Dtype, str] = {"F32": "<f4", "I32": "<i4"}
 _ITEM_BYTES = 4
+_MAX_AXES = 8
 _METADATA = {"format": "pt"}
 """What PEFT expects of a file that torch will load."""
 
@@ -232,13 +234,61 @@ def _locate(data: bytes | mmap, spec: AdapterSpec, dtype: Dtype) -> dict[str, tu
         start, end = _check_entry(name, entries[name], shape, dtype)
         spans.append((start, end, name))
         found[name] = (begin + start, shape)
+    _check_spans(spans, begin, len(data))
+    return found
+
+
+def _check_spans(spans: list[tuple[int, int, str]], begin: int, size: int) -> None:
+    """Hold tensors to lie end to end, from the header to the file's last byte."""
     at = 0
     for start, end, name in sorted(spans):
         if start != at:
-            raise BlobError(f"tensor {name}: wanted to begin at {at}, where the last one ends, got {start}")
+            raise BlobError(f"tensor {_short(name)}: wanted to begin at {at}, where the last one ends, got {start}")
         at = end
-    if len(data) != begin + at:
-        raise BlobError(f"file: wanted {begin + at} bytes, got {len(data)}")
+    if size != begin + at:
+        raise BlobError(f"file: wanted {begin + at} bytes, got {size}")
+
+
+class Span(NamedTuple):
+    """Where one tensor of a file lies, which nobody has named before."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    """From the file's first byte on."""
+
+
+def parse_layout(data: bytes, item_bytes: Mapping[str, int], max_header_bytes: int) -> dict[str, Span]:
+    """Check a file whose spec is not known, but for its values; return where each tensor lies.
+
+    Args:
+        data: The whole file.
+        item_bytes: The dtypes that are taken, and the size of an element of each.
+        max_header_bytes: The largest header that is parsed.
+
+    Raises:
+        BlobError: Not a safetensors file of such tensors, at least one, laid end to end.
+    """
+    entries, begin = _parse_header(data, max_header_bytes)
+    if not isinstance(entries.pop("__metadata__", {}), dict) or not entries:
+        raise BlobError("header: wanted tensors, and an object as the metadata, or none")
+    found: dict[str, Span] = {}
+    spans: list[tuple[int, int, str]] = []
+    for name, entry in entries.items():
+        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+            raise BlobError(f"tensor {_short(name)}: wanted dtype, shape and data_offsets, got {_short(entry)}")
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not isinstance(dtype, str) or dtype not in item_bytes:
+            raise BlobError(f"tensor {_short(name)}: wanted dtype {', '.join(item_bytes)}, got {_short(dtype)}")
+        if not _naturals(shape) or not 1 <= len(shape) <= _MAX_AXES or 0 in shape:
+            raise BlobError(f"tensor {_short(name)}: wanted a shape of 1 to {_MAX_AXES} axes, got {_short(shape)}")
+        # In Python's integers, in which no product wraps.
+        size = math.prod(shape) * item_bytes[dtype]
+        if not _naturals(offsets) or len(offsets) != 2 or offsets[1] - offsets[0] != size:
+            raise BlobError(f"tensor {_short(name)}: wanted data_offsets {size} bytes apart, got {_short(offsets)}")
+        spans.append((offsets[0], offsets[1], name))
+        found[name] = Span(dtype, tuple(shape), begin + offsets[0])
+    _check_spans(spans, begin, len(data))
     return found
 
 

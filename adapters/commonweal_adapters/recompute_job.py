@@ -1,0 +1,102 @@
+"""``commonweal adapter recompute``: a release made again from public records, and what it would be without a member."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from commonweal_adapters.delta import read_adapter
+from commonweal_adapters.peft_files import save_adapter
+from commonweal_adapters.plural import distance_micros
+from commonweal_adapters.recompute import merge_release, recompute_release
+from commonweal_protocols.canonical import digest_of
+from commonweal_protocols.errors import ConfigError
+from commonweal_protocols.predicates import Blob, Digest, Name, Release
+from commonweal_protocols.records import Source, read_blob
+from commonweal_protocols.replay import replay
+from commonweal_protocols.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class RecomputeReport:
+    """A release made again; and where somebody was left out, how far that moves it.
+
+    Distances are L2 norms over all elements in millionths of an adapter's unit.
+    """
+
+    round: int
+    rule: str
+    institutions: tuple[Name, ...]
+    logged_sha256: Digest
+    recomputed_sha256: Digest
+    round_micros: int
+    """From the start to the release."""
+    without: Name | None = None
+    without_sha256: Digest | None = None
+    moved_micros: int | None = None
+    """From the release to what it would be."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the published adapter is the merge of its inputs."""
+        return self.logged_sha256 == self.recomputed_sha256
+
+
+def run_recompute(source: Source, number: int | None, without: Name | None, out: Path | None) -> RecomputeReport:
+    """Replay a log, and merge one release's inputs again.
+
+    Args:
+        source: The public records.
+        number: Of the round; None: the newest with a release.
+        without: An institution to leave out, if any. The others keep their logged weights.
+        out: Where to write the adapter as a PEFT folder, if anywhere: where somebody is left out, the one without.
+
+    Raises:
+        PeerError: The log does not hold, or a blob is not what its name says; or the rule wants more than are left.
+        ConfigError: There is no such release, or no such institution in it.
+        LocalError: The records cannot be read, or the folder cannot be written.
+    """
+    state = replay(source).state
+    release, compact = _release(state, number), state.compact
+    names = tuple(i.institution for i in release.inputs)
+    if without is not None and without not in names:
+        raise ConfigError(f"--without: wanted one of {', '.join(names)}, got {without}")
+    fetch = _fetch(source, release)
+    data = recompute_release(compact.adapter, release, fetch)
+    merged, start = read_adapter(data, compact.adapter), read_adapter(fetch(release.start.sha256), compact.adapter)
+    bits = compact.adapter.grid_bits
+    report = RecomputeReport(
+        round=release.round,
+        rule=release.rule.name,
+        institutions=names,
+        logged_sha256=release.adapter.sha256,
+        recomputed_sha256=digest_of(data),
+        round_micros=distance_micros(merged, start, bits),
+    )
+    if without is not None:
+        left = [i for i in release.inputs if i.institution != without]
+        data = merge_release(compact.adapter, release.start, release.rule, left, fetch)
+        other = read_adapter(data, compact.adapter)
+        report = replace(
+            report,
+            without=without,
+            without_sha256=digest_of(data),
+            moved_micros=distance_micros(merged, other, bits),
+        )
+        merged = other
+    if out is not None:
+        save_adapter(out, compact.adapter, merged, compact.base.reference)
+    return report
+
+
+def _release(state: State, number: int | None) -> Release:
+    released = {r.round.round: r.release.release for r in state.rounds if r.release}
+    if not released:
+        raise ConfigError("recompute: this log has no release yet")
+    if number is not None and number not in released:
+        raise ConfigError(f"--round: wanted one with a release ({', '.join(map(str, released))}), got {number}")
+    return released[number or max(released)]
+
+
+def _fetch(source: Source, release: Release) -> Callable[[Digest], bytes]:
+    blobs: dict[Digest, Blob] = {b.sha256: b for b in (release.start, *(i.delta for i in release.inputs))}
+    return lambda sha256: read_blob(source, blobs[sha256])
