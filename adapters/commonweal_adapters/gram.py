@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from commonweal_adapters.blas import integer_gram, integer_product
 from commonweal_adapters.delta import GridTensors
 from commonweal_adapters.source import CHUNK, Chunk, Rows, chunks_of, for_each
 
@@ -63,15 +64,13 @@ def gram(shapes: GridTensors, rows: Sequence[Rows], *, threads: int | None = Non
 def _products(values: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return (u, v) with u · 2^26 + v = values @ valuesᵀ; for |values| ≤ 2^24 and at most ``CHUNK`` columns."""
     if values.min() >= -_NARROW and values.max() <= _NARROW:
-        x = values.astype(np.float64)
-        product = (x @ x.T).astype(np.int64)
+        product = integer_gram(values.astype(np.float64)).astype(np.int64)
         return product >> _SPLIT_BITS, product & ((1 << _SPLIT_BITS) - 1)
     # q = h · 2^12 + l with 0 ≤ l < 2^12: floor, so that it holds for negative q too.
-    k = len(values)
-    limbs = np.concatenate([values >> _LIMB_BITS, values & ((1 << _LIMB_BITS) - 1)]).astype(np.float64)
-    product = (limbs @ limbs.T).astype(np.int64)
-    hh, ll = product[:k, :k], product[k:, k:]
-    hl = product[:k, k:] + product[k:, :k]
+    high, low = (values >> _LIMB_BITS).astype(np.float64), (values & ((1 << _LIMB_BITS) - 1)).astype(np.float64)
+    hh, ll = integer_gram(high).astype(np.int64), integer_gram(low).astype(np.int64)
+    hl = integer_product(high, low.T).astype(np.int64)
+    hl += hl.T.copy()
     # Σ = hh · 2^24 + hl · 2^12 + ll, with each of them below 2^40: 2^24 hh = 2^26 (hh >> 2) + 2^24 (hh & 3).
     rest = ((hh & 3) << 24) + (hl << _LIMB_BITS) + ll
     return (hh >> 2) + (rest >> _SPLIT_BITS), rest & ((1 << _SPLIT_BITS) - 1)
@@ -110,9 +109,9 @@ def factor_gram(left: NDArray[np.int32], right: NDArray[np.int32]) -> Limbs:
         # 2^26 a product, 2^41 a sum over a chunk, 2^47 a sum of two over all.
         high_a, low_a = _wide_limbs(left[:, begin : begin + CHUNK])
         high_b, low_b = _wide_limbs(right[:, begin : begin + CHUNK])
-        total[0] += (high_a @ high_b.T).astype(np.int64)
-        total[1] += (high_a @ low_b.T + low_a @ high_b.T).astype(np.int64)
-        total[2] += (low_a @ low_b.T).astype(np.int64)
+        total[0] += integer_product(high_a, high_b.T).astype(np.int64)
+        total[1] += (integer_product(high_a, low_b.T) + integer_product(low_a, high_b.T)).astype(np.int64)
+        total[2] += integer_product(low_a, low_b.T).astype(np.int64)
     return Limbs(*total)
 
 

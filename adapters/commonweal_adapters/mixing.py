@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commonweal_adapters.aggregate import divide_half_even
+from commonweal_adapters.blas import integer_product
 from commonweal_adapters.gram import Gram
 from commonweal_protocols.errors import BlobError
 from commonweal_protocols.rules import Robust
@@ -37,7 +38,7 @@ class Mixing:
     def apply(self, values: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return the rounded sums of one chunk: int32 (k, n) → int32 (k, n)."""
         # float64 products of integers below 2^53 are exact, in any order.
-        sums = np.array(self.matrix, np.float64) @ values.astype(np.float64)
+        sums = integer_product(np.array(self.matrix, np.float64), values.astype(np.float64))
         return divide_half_even(sums.astype(np.int64), self.divisor).astype(np.int32)
 
     def gram(self, inner: Gram) -> Gram:

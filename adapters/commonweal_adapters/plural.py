@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from commonweal_adapters.blas import integer_gram
 from commonweal_adapters.delta import GridTensors
 from commonweal_adapters.gram import Gram, block
 from commonweal_adapters.source import Chunk, Delta, Rows, chunks_of, for_each
@@ -59,9 +60,8 @@ def interference(shapes: GridTensors, rows: Sequence[Rows], inner: Gram, *, thre
     lock = threading.Lock()
 
     def work(chunk: Chunk) -> None:
-        # Sums of a chunk's ±1 stay far below 2^24: exact in float32.
-        sign = np.sign(block(rows, chunk)).astype(np.float32)
-        both, size = sign @ sign.T, np.abs(sign) @ np.abs(sign).T
+        sign = np.sign(block(rows, chunk)).astype(np.float64)
+        both, size = integer_gram(sign), integer_gram(np.abs(sign))
         with lock:
             np.add(agreed, both.astype(np.int64), out=agreed)
             np.add(moved, size.astype(np.int64), out=moved)

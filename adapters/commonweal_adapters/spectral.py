@@ -10,6 +10,8 @@ Nothing here calls LAPACK. Arrays are stacks of matrices; each matrix is compute
 import numpy as np
 from numpy.typing import NDArray
 
+from commonweal_adapters.blas import integer_product
+
 Stack = NDArray[np.float64]
 """float64 (matrices, rows, columns)."""
 
@@ -30,9 +32,9 @@ def fixed_matmul(left: Stack, right: Stack) -> Stack:
     a, scale_a = _limbs(left)
     b, scale_b = _limbs(right)
     # What is left out is below 2^-51 of the largest: (1, 2), (2, 1) and (2, 2).
-    low = a[0] @ b[2] + a[1] @ b[1] + a[2] @ b[0]
-    middle = a[0] @ b[1] + a[1] @ b[0]
-    total = a[0] @ b[0] + middle / _LIMB + low / (_LIMB * _LIMB)
+    low = integer_product(a[0], b[2]) + integer_product(a[1], b[1]) + integer_product(a[2], b[0])
+    middle = integer_product(a[0], b[1]) + integer_product(a[1], b[0])
+    total = integer_product(a[0], b[0]) + middle / _LIMB + low / (_LIMB * _LIMB)
     return np.asarray(total * scale_a * scale_b)
 
 
