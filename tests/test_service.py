@@ -14,8 +14,10 @@ from commonweal_coordinator.blobs import BlobStore
 from commonweal_coordinator.sequencer import Sequencer
 from commonweal_coordinator.service import MAX_WAIT_SECONDS, Admission, FoundingService, LogService
 from commonweal_coordinator.signing import Draft
+from commonweal_coordinator.submissions import Submissions
 from commonweal_coordinator.tls import TlsFiles, load_or_create_tls
 from commonweal_node.client import CoordinatorClient
+from commonweal_protocols.checker import InProcess
 from commonweal_protocols.envelope import format_envelope, sign
 from commonweal_protocols.errors import BlobError, MalformedError, RuleError, StorageError, UnavailableError
 from commonweal_protocols.keys import public_hex
@@ -70,7 +72,9 @@ def desk(tls: TlsFiles, tmp_path: Path) -> Iterator[Desk]:
         blobs = BlobStore(hub.public)
 
         def register(server: grpc.Server) -> None:
-            service = LogService(lambda: Admission(hub.sequencer, blobs), lambda: hub.sequencer)
+            service = LogService(
+                lambda: Admission(hub.sequencer, blobs), lambda: hub.sequencer, Submissions(InProcess())
+            )
             rpc.add_LogServicer_to_server(service, server)  # type: ignore[no-untyped-call]
 
         address = stack.enter_context(serving(tls, register))
@@ -315,7 +319,7 @@ def founder(tls: TlsFiles, tmp_path: Path) -> Iterator[Founder]:
 
     def register(server: grpc.Server) -> None:
         rpc.add_FoundingServicer_to_server(FoundingService(lambda: founding, on_signed), server)  # type: ignore[no-untyped-call]
-        rpc.add_LogServicer_to_server(LogService(no_log, no_log), server)  # type: ignore[no-untyped-call, arg-type]
+        rpc.add_LogServicer_to_server(LogService(no_log, no_log, Submissions(InProcess())), server)  # type: ignore[no-untyped-call, arg-type]
 
     with (
         serving(tls, register) as address,

@@ -30,10 +30,12 @@ from commonweal_coordinator.service import Admission, FoundingService, LogServic
 from commonweal_coordinator.signing import Draft
 from commonweal_coordinator.status import CoordinatorStatus, now, save_status
 from commonweal_coordinator.storage import DiskStorage, Storage, StorageSource
+from commonweal_coordinator.submissions import Submissions
 from commonweal_coordinator.tls import TlsFiles, load_or_create_tls, own_host
 from commonweal_coordinator.upkeep import Freshness, reopen
 from commonweal_coordinator.web import RecordsServer
 from commonweal_protocols.canonical import parse_base64
+from commonweal_protocols.checker import Pool, usable_cores
 from commonweal_protocols.errors import (
     CommonwealError,
     ConfigError,
@@ -88,6 +90,7 @@ class Coordinator:
         self._founding = Draft(home / "founding")
         compact = self._founding.compact
         second = load_ml_dsa_key_file(home / ML_DSA_KEY_FILE, passphrase) if config.log.post_quantum else None
+        self._signatures = Pool(usable_cores())
         self._cosigner = Cosigner(policy_of(compact), second)
         self._freshness = Freshness(config.log.republish_seconds)
         self._public = home / "public"
@@ -127,6 +130,7 @@ class Coordinator:
                 self._sequencer.close()
             server.stop(_GRACE_SECONDS).wait()
             records.stop()
+            self._signatures.close()
             self._cosigner.close()
             self._report("stopped")
 
@@ -146,7 +150,8 @@ class Coordinator:
             ],
         )
         # Generated code has no annotations.
-        rpc.add_LogServicer_to_server(LogService(self._admission, self._require_sequencer), server)  # type: ignore[no-untyped-call]
+        log_service = LogService(self._admission, self._require_sequencer, Submissions(self._signatures))
+        rpc.add_LogServicer_to_server(log_service, server)  # type: ignore[no-untyped-call]
         rpc.add_FoundingServicer_to_server(FoundingService(self._draft, self._signed.set), server)  # type: ignore[no-untyped-call]
         compact = self._founding.compact
         limits = Limits(

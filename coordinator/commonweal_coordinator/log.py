@@ -152,6 +152,17 @@ class Log:
             return self._published_size
 
     @property
+    def sequenced_size(self) -> int:
+        """How many entries keep their place, though the last of them may not be public yet.
+
+        Raises:
+            StorageError: An earlier write has failed.
+        """
+        with self._mutex:
+            self._check_failure()
+            return self._tree.size
+
+    @property
     def checkpoint(self) -> bytes:
         """The published signed checkpoint.
 
@@ -183,11 +194,28 @@ class Log:
             index = self._index.get(leaf_hash(entry))
             return None if index is None or index >= self._published_size else self._sequenced(index)
 
+    def place(self, leaf: bytes) -> int | None:
+        """Return the index of an entry that is published, by its leaf hash, or None.
+
+        Raises:
+            StorageError: An earlier write has failed, or the log is closed.
+        """
+        with self._mutex:
+            self._check_open()
+            index = self._index.get(leaf)
+            return None if index is None or index >= self._published_size else index
+
     def append(self, entries: Sequence[bytes]) -> list[Sequenced]:
+        """Put a batch into the log, and return each entry's place with its proof. See :meth:`sequence`."""
+        indices = self.sequence(entries)
+        with self._mutex:
+            return [self._sequenced(index) for index in indices]
+
+    def sequence(self, entries: Sequence[bytes]) -> list[int]:
         """Put a batch into the log as one step. What is there already keeps its old index.
 
         Returns:
-            For each entry, in order, its place; all of it is durable and published.
+            For each entry, in order, its index; all of it is durable and published.
 
         Raises:
             MalformedError: An entry is too large; nothing is added.
@@ -208,7 +236,7 @@ class Log:
             if fresh:
                 self._sequence(fresh)
                 self._publish()
-            return [self._sequenced(self._index[leaf]) for leaf in leaves]
+            return [self._index[leaf] for leaf in leaves]
 
     def refresh(self) -> None:
         """Have the newest checkpoint cosigned again and published, with the witnesses' times of now.

@@ -42,12 +42,17 @@ STATUS: dict[type[CommonwealError], grpc.StatusCode] = {
 _MAX_DETAIL_CHARACTERS = 500
 
 
+def refusal(error: PeerError) -> str:
+    """Return what a peer is told of its own mistake: the class name and the message, as far as that is of use."""
+    return f"{type(error).__name__}: {error}"[:_MAX_DETAIL_CHARACTERS]
+
+
 def abort(context: grpc.ServicerContext, error: CommonwealError, status: grpc.StatusCode | None = None) -> NoReturn:
     """End this RPC with the status for ``error``, or with a closer-fitting ``status``. Never returns."""
     name = type(error).__name__
     details = name
     if isinstance(error, PeerError):
-        details = f"{name}: {error}"[:_MAX_DETAIL_CHARACTERS]
+        details = refusal(error)
     else:
         # Being asked too early is everyday; the rest is for the operator to mend.
         log.log(logging.INFO if isinstance(error, UnavailableError) else logging.ERROR, "%s: %s", name, error)

@@ -5,21 +5,25 @@ disk under a signed checkpoint. After a failed write nothing more is taken until
 what the disk holds is then unknown.
 """
 
+import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from commonweal_coordinator.log import Log, Sequenced
+from commonweal_protocols.checker import checker_for, usable_cores
 from commonweal_protocols.checkpoint import open_checkpoint
-from commonweal_protocols.errors import PeerError, StorageError, UnavailableError
+from commonweal_protocols.errors import ConfigError, PeerError, StorageError, UnavailableError
 from commonweal_protocols.keys import public_hex
-from commonweal_protocols.predicates import Digest, Predicate
-from commonweal_protocols.records import Source, read_entries
+from commonweal_protocols.opening import open_entries
+from commonweal_protocols.predicates import Compact, Digest, Predicate
+from commonweal_protocols.proof import format_proof
+from commonweal_protocols.records import Source, read_bundles, unverified_size
 from commonweal_protocols.replica import Replica
 from commonweal_protocols.state import State
 from commonweal_protocols.statement import Author, Entry, Seen, open_entry
@@ -27,6 +31,32 @@ from commonweal_protocols.statement import Author, Entry, Seen, open_entry
 BATCH_ENTRIES = 1024
 """Four bundles: what a batch costs by itself is then small beside what its entries cost."""
 MAX_WAITING = 4096
+_GROW_SECONDS = 30
+_ROOM_SECONDS = 0.2
+"""How often whoever waits for room looks whether it is still of use."""
+
+Check = Callable[[Entry, State], None]
+"""A last word on an entry, given the state before it; raises to refuse."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An entry's index, and the published checkpoint that it first was under: the tree's size and the signed note."""
+
+    index: int
+    size: int
+    note: bytes
+
+
+class Receipts(NamedTuple):
+    """The newest of some entries' checkpoints, and for each entry its inclusion path in that tree."""
+
+    note: bytes
+    paths: list[list[bytes]]
+
+
+def _ignore(_: Compact) -> None:
+    pass
 
 
 @dataclass(slots=True)
@@ -35,8 +65,8 @@ class _Waiting:
 
     data: bytes
     entry: Entry
-    check: Callable[[Entry, State], None] | None
-    place: Future[Sequenced]
+    check: Check | None
+    place: Future[Place]
 
 
 class Sequencer:
@@ -47,8 +77,24 @@ class Sequencer:
     an entry that comes alone waits for nobody.
     """
 
-    def __init__(self, log: Log, replica: Replica, key: Ed25519PrivateKey) -> None:
+    def __init__(
+        self,
+        log: Log,
+        replica: Replica,
+        key: Ed25519PrivateKey,
+        on_compact: Callable[[Compact], None] = _ignore,
+    ) -> None:
+        """Start taking entries.
+
+        Args:
+            log: Open for writing; closed with this.
+            replica: Of all that the log holds.
+            key: Signs the coordinator's own statements.
+            on_compact: Is told of the compact that will be in force at the next checkpoint, before that is cosigned;
+                and again of the one before, should the batch that changes it not be sequenced.
+        """
         self._log = log
+        self._on_compact = on_compact
         self._replica = replica  # changed by the writer thread alone, under _changed
         self._key = key
         self._changed = threading.Condition()
@@ -59,19 +105,24 @@ class Sequencer:
         self._writer.start()
 
     @classmethod
-    def load(cls, log: Log, records: Source, key: Ed25519PrivateKey) -> Self:
-        """Replay the whole log from its own public records.
+    def load(
+        cls, log: Log, records: Source, key: Ed25519PrivateKey, on_compact: Callable[[Compact], None] = _ignore
+    ) -> Self:
+        """Replay the whole log from its own records, also what waits for its witnesses.
 
         Raises:
             PeerError: The log on disk breaks its own compact, or is not what its newest checkpoint signs.
         """
         replica = Replica()
-        for data in read_entries(records, 0, log.size):
-            replica.add(data)
+        with checker_for(log.sequenced_size, usable_cores()) as checker:
+            for entry in open_entries(read_bundles(records, 0, log.sequenced_size), checker):
+                replica.admit(entry)
         if log.size:
             # The log itself has re-hashed its tiles, but of the entries only the last bundle.
             replica.check_checkpoint(open_checkpoint(log.checkpoint, replica.log))
-        return cls(log, replica, key)
+        if replica.size:
+            on_compact(replica.state.compact)
+        return cls(log, replica, key, on_compact)
 
     @property
     def state(self) -> State:
@@ -90,12 +141,12 @@ class Sequencer:
         with self._changed:
             return self._log.checkpoint
 
-    def submit(self, data: bytes, *, check: Callable[[Entry, State], None] | None = None) -> Sequenced:
+    def submit(self, data: bytes, *, check: Check | None = None) -> Sequenced:
         """Sequence an envelope; the same envelope again gets its old index.
 
         Args:
             data: The envelope's bytes, unverified.
-            check: A last word on the entry, given the state before it; raises to refuse.
+            check: See :data:`Check`.
 
         Raises:
             PeerError: It is malformed, badly signed, or the compact does not allow it now.
@@ -105,12 +156,70 @@ class Sequencer:
         # Signatures are the costly part, and are checked by whoever brings them.
         waiting = _Waiting(data, open_entry(data), check, Future())
         try:
-            if self._closed or not self._writer.is_alive():
-                raise StorageError("log: is closed")
-            self._queue.put_nowait(waiting)
+            self._put(waiting, None)
         except queue.Full as e:
             raise UnavailableError(f"log: wanted at most {MAX_WAITING} entries waiting, got one more") from e
-        return waiting.place.result()
+        place = waiting.place.result()
+        receipts = self.prove([place])
+        return Sequenced(place.index, format_proof(place.index, receipts.paths[0], receipts.note))
+
+    def offer(self, data: bytes, entry: Entry, *, check: Check | None, is_wanted: Callable[[], bool]) -> Future[Place]:
+        """Queue an envelope behind all that wait, and wait for room where there is none: its place comes later.
+
+        Args:
+            data: The envelope's bytes.
+            entry: What they say, verified.
+            check: See :data:`Check`.
+            is_wanted: Whether to go on waiting for room.
+
+        Raises:
+            StorageError: The log is closed; the place raises this too, and what :meth:`submit` raises.
+            UnavailableError: There was no room for as long as it was wanted.
+        """
+        waiting = _Waiting(data, entry, check, Future())
+        while True:
+            try:
+                self._put(waiting, _ROOM_SECONDS)
+                return waiting.place
+            except queue.Full as e:
+                if not is_wanted():
+                    raise UnavailableError("log: there was no room for as long as it was wanted") from e
+
+    def find(self, leaf: bytes) -> Place | None:
+        """Return the place of a published entry, by its leaf hash, or None.
+
+        Raises:
+            StorageError: See :meth:`submit`.
+        """
+        if (index := self._log.place(leaf)) is None:
+            return None
+        (place,) = self._placed([index])
+        with self._changed:
+            # The log is ahead of the replica for a moment, while the writer is between the two.
+            if not self._changed.wait_for(lambda: self._replica.size >= place.size, _GROW_SECONDS):
+                raise StorageError("log: is ahead of its replica; start the coordinator anew")
+        return place
+
+    def _placed(self, indices: Iterable[int]) -> list[Place]:
+        # The size as the note itself says it, since another thread may have it signed anew.
+        note = self._log.checkpoint
+        size = unverified_size(note)
+        return [Place(index, size, note) for index in indices]
+
+    def prove(self, places: Sequence[Place]) -> Receipts:
+        """Return what proves some entries, one or more, all under one checkpoint."""
+        newest = max(places, key=lambda p: p.size)
+        with self._changed:
+            tree = self._replica.tree
+            return Receipts(newest.note, [tree.inclusion_path(p.index, newest.size) for p in places])
+
+    def _put(self, waiting: _Waiting, timeout_seconds: float | None) -> None:
+        """Queue something, at once or within some time; queue.Full where there is no room."""
+        if self._closed or not self._writer.is_alive():
+            raise StorageError("log: is closed")
+        self._queue.put(waiting, timeout_seconds is not None, timeout_seconds)
+        if not self._writer.is_alive():
+            self._abandon()
 
     def say(self, predicate: Predicate) -> Sequenced:
         """Sign a statement of the coordinator's own and sequence it.
@@ -156,12 +265,19 @@ class Sequencer:
             while batch := self._take():
                 self._sequence(batch)
         finally:
-            # Whatever ends this thread, nobody may wait for it for ever.
-            while not self._queue.empty():
-                batch += [w for w in (self._queue.get_nowait(),) if w]
-            for waiting in batch:
-                if not waiting.place.done():
-                    waiting.place.set_exception(StorageError("log: is closed"))
+            self._abandon(batch)
+
+    def _abandon(self, batch: Iterable[_Waiting] = ()) -> None:
+        """Settle all that waits once nobody writes any more: whatever ended that, nobody may wait for it for ever."""
+        waiting = list(batch)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                waiting += [w for w in (self._queue.get_nowait(),) if w]
+        for w in waiting:
+            # One that was put at the last moment may be settled from two sides.
+            with contextlib.suppress(InvalidStateError):
+                if not w.place.done():
+                    w.place.set_exception(StorageError("log: is closed"))
 
     def _take(self) -> list[_Waiting]:
         """Return what waits, once there is something; nothing once the sequencer is closed."""
@@ -175,7 +291,7 @@ class Sequencer:
         return batch
 
     def _sequence(self, batch: list[_Waiting]) -> None:
-        state = self._replica.state if self._replica.size else None
+        state = before = self._replica.state if self._replica.size else None
         fresh: dict[Digest, tuple[Entry, State]] = {}
         kept: list[_Waiting] = []
         try:
@@ -190,11 +306,14 @@ class Sequencer:
                         continue
                     fresh[waiting.entry.leaf], state = (waiting.entry, after), after
                 kept.append(waiting)
-            places = self._log.append([w.data for w in kept])
-        except (StorageError, UnavailableError) as e:
+            self._announce(before, state)
+            places = self._placed(self._log.sequence([w.data for w in kept]))
+        except (ConfigError, StorageError, UnavailableError) as e:
             # Without witnesses the batch may be sequenced all the same: then it counts, though nobody is told yet.
             if isinstance(e, UnavailableError) and kept and self._log.holds(kept[-1].data):
                 self._grow(fresh.values())
+            elif not isinstance(e, ConfigError):
+                self._announce(state, before)
             for waiting in batch:
                 if not waiting.place.done():
                     waiting.place.set_exception(e)
@@ -202,6 +321,11 @@ class Sequencer:
         self._grow(fresh.values())
         for waiting, place in zip(kept, places, strict=True):
             waiting.place.set_result(place)
+
+    def _announce(self, before: State | None, after: State | None) -> None:
+        """Say which compact is in force, if that changes."""
+        if after is not None and (before is None or before.compact != after.compact):
+            self._on_compact(after.compact)
 
     def _grow(self, entries: Iterable[tuple[Entry, State]]) -> None:
         with self._changed:

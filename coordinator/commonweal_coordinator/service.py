@@ -1,6 +1,6 @@
 """The gRPC servicers but the exchange: decode, call, encode. Errors become statuses in ``rpc_errors``, one table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import grpc
 
@@ -8,6 +8,7 @@ from commonweal_coordinator.blobs import BlobStore
 from commonweal_coordinator.rpc_errors import abort
 from commonweal_coordinator.sequencer import Sequencer
 from commonweal_coordinator.signing import Draft
+from commonweal_coordinator.submissions import Submissions
 from commonweal_protocols.errors import BlobError, CommonwealError
 from commonweal_protocols.predicates import Update
 from commonweal_protocols.state import State
@@ -25,7 +26,7 @@ class Admission:
         self._sequencer = sequencer
         self._blobs = blobs
 
-    def _check(self, entry: Entry, state: State) -> None:
+    def check(self, entry: Entry, state: State) -> None:
         """An update counts only once its delta is here, or the round could not be merged."""
         predicate = entry.statement.predicate
         if isinstance(predicate, Update):
@@ -42,20 +43,32 @@ class Admission:
             PeerError: It may not enter the log; nothing is kept of it.
             StorageError: It could not be made durable.
         """
-        return self._sequencer.submit(envelope, check=self._check).proof
+        return self._sequencer.submit(envelope, check=self.check).proof
 
 
 class LogService(rpc.LogServicer):
     """The log's write side. Before the founding is complete there is none, and every call says so."""
 
-    def __init__(self, admission: Callable[[], Admission], sequencer: Callable[[], Sequencer]) -> None:
+    def __init__(
+        self, admission: Callable[[], Admission], sequencer: Callable[[], Sequencer], submissions: Submissions
+    ) -> None:
         self._admission = admission
         self._sequencer = sequencer
+        self._submissions = submissions
 
     def Submit(self, request: pb.SubmitRequest, context: grpc.ServicerContext) -> pb.SubmitReply:
         """See the proto."""
         try:
             return pb.SubmitReply(proof=self._admission().submit(request.envelope))
+        except CommonwealError as e:
+            abort(context, e)
+
+    def SubmitMany(
+        self, request_iterator: Iterator[pb.SubmitManyRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.SubmitManyReply]:
+        """See the proto."""
+        try:
+            yield from self._submissions.serve(self._sequencer(), self._admission().check, request_iterator, context)
         except CommonwealError as e:
             abort(context, e)
 
