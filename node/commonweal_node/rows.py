@@ -17,7 +17,7 @@ No clock, no random state; the only I/O is to read a file.
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -191,21 +191,21 @@ def _body(value: dict[str, object], group: str | None, where: str) -> Body:
         raise ConfigError(f"{where}: wanted one of messages, text and prompt (with chosen and rejected), got {got}")
     if kinds == ["text"]:
         text = _content(value["text"], f"{where}: text")
-        return Text(text, group or _text_group(text))
+        return _grouped(Text(text, ""), group)
     if kinds == ["prompt"]:
         prompt, chosen, rejected = (
             _content(value.get(name), f"{where}: {name}") for name in ("prompt", "chosen", "rejected")
         )
         if chosen == rejected:
             raise ConfigError(f"{where}: wanted a rejected answer that is not the chosen one, got the same text twice")
-        return Pair(prompt, chosen, rejected, group or prompt)
+        return _grouped(Pair(prompt, chosen, rejected, ""), group)
     rows = value["messages"]
     if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_MESSAGES:
         got = str(len(rows)) if isinstance(rows, list) else _kind_of(rows)
         raise ConfigError(f"{where}: messages: wanted a list of 1 to {MAX_MESSAGES} messages, got {got}")
     messages = tuple(_message(m, f"{where}: messages[{i}]") for i, m in enumerate(rows))
     _check_turns(messages, where)
-    return Example(messages, group or _first_user(messages))
+    return _grouped(Example(messages, ""), group)
 
 
 def _message(value: object, where: str) -> Message:
@@ -246,12 +246,15 @@ def _check_turns(messages: tuple[Message, ...], where: str) -> None:
         )
 
 
-def _first_user(messages: tuple[Message, ...]) -> str:
-    return next(m.content for m in messages if m.role == "user")
+def implied_group(body: Body) -> str:
+    """Return the group of a body whose source names none: its first question, or a text's SHA-256."""
+    if isinstance(body, Example):
+        return next(m.content for m in body.messages if m.role == "user")
+    return hashlib.sha256(body.content.encode()).hexdigest() if isinstance(body, Text) else body.prompt
 
 
-def _text_group(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _grouped(body: B, group: str | None) -> B:
+    return replace(body, group=implied_group(body) if group is None else group)
 
 
 def _kind_of(value: object) -> str:
@@ -275,14 +278,11 @@ def format_row(row: Row) -> bytes:
     meta: dict[str, object] = {}
     if isinstance(body, Example):
         value: dict[str, object] = {"messages": [{"role": m.role, "content": m.content} for m in body.messages]}
-        implied = _first_user(body.messages)
     elif isinstance(body, Text):
-        value, implied = {"text": body.content}, _text_group(body.content)
+        value = {"text": body.content}
     else:
         value = {"prompt": body.prompt, "chosen": body.chosen, "rejected": body.rejected}
-        implied = body.prompt
-    # A group that follows from the body is not written: what is scrubbed from the one would stay in the other.
-    if body.group != implied:
+    if body.group != implied_group(body):
         meta["qid"] = body.group
     if row.synthetic:
         meta["synthetic"] = list(row.synthetic)

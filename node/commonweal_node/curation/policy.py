@@ -14,7 +14,7 @@ from commonweal_protocols.predicates import Name
 Millis = Annotated[int, Field(ge=0, le=1000)]
 Characters = Annotated[int, Field(ge=1, le=1 << 20)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Phrase = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Phrase = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"\S")]
 Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")]
 Region = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
 

@@ -32,7 +32,7 @@ Scrubber = Callable[[str], tuple[str, Counter[Personal]]]
 
 _EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w-])")
 _IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}", re.IGNORECASE | re.ASCII)
-_CARD = re.compile(r"(?<![\d])[2-6]\d(?:[ -]?\d){11,17}", re.ASCII)
+_CARD = re.compile(r"(?<!\w)[2-6]\d(?:[ -]?\d){11,17}", re.ASCII)
 _IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\w)", re.ASCII)
 _IPV6 = re.compile(r"(?<![\w:.])(?=[0-9a-f:]{0,38}:[0-9a-f:]{0,38}:)[0-9a-f:]{3,39}(?![\w:])", re.IGNORECASE | re.ASCII)
 
@@ -82,13 +82,14 @@ def scrubber_version() -> str:
 
 def _spans(text: str, finders: dict[Personal, Callable[[str], Iterator[Span]]]) -> list[tuple[int, int, Personal]]:
     """Where personal data stands, in order and without overlaps; the earlier kind wins, then the earlier place."""
-    taken: list[tuple[int, int, Personal]] = []
+    spans: list[tuple[int, int, Personal]] = []
+    taken = bytearray(len(text))
     for kind in PLACEHOLDERS:
-        if kind in finders:
-            for start, end in finders[kind](text):
-                if all(end <= a or b <= start for a, b, _ in taken):
-                    taken.append((start, end, kind))
-    return sorted(taken)
+        for start, end in finders[kind](text) if kind in finders else ():
+            if not any(taken[start:end]):
+                taken[start:end] = b"\1" * (end - start)
+                spans.append((start, end, kind))
+    return sorted(spans)
 
 
 def _finders(policy: Scrub) -> dict[Personal, Callable[[str], Iterator[Span]]]:

@@ -35,7 +35,7 @@ from commonweal_node.curation.revise import (
 )
 from commonweal_node.curation.scrub import make_scrubber
 from commonweal_node.curation.traits import copies, make_measure
-from commonweal_node.rows import Body, Example, Message, Pair, Row, Split, Text, fits
+from commonweal_node.rows import Body, Example, Message, Pair, Row, Split, Text, fits, implied_group
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,20 +161,16 @@ def scrubbed(policy: Scrub) -> Apply:
 
 
 def _rewritten(body: Body, clean: Callable[[str], str]) -> Body:
-    """A body with every text rewritten. A group that is one of its texts stays that text; its count is not doubled."""
-    known: dict[str, str] = {}
-
-    def once(text: str) -> str:
-        if text not in known:
-            known[text] = clean(text)
-        return known[text]
-
+    """A body with every text rewritten; a group that follows from the texts follows from the new ones."""
+    new: Body
     if isinstance(body, Example):
-        messages = tuple(Message(m.role, once(m.content)) for m in body.messages)
-        return Example(messages, once(body.group))
-    if isinstance(body, Pair):
-        return Pair(once(body.prompt), once(body.chosen), once(body.rejected), once(body.group))
-    return Text(once(body.content), once(body.group))
+        new = Example(tuple(Message(m.role, clean(m.content)) for m in body.messages), "")
+    elif isinstance(body, Pair):
+        new = Pair(clean(body.prompt), clean(body.chosen), clean(body.rejected), "")
+    else:
+        new = Text(clean(body.content), "")
+    follows = body.group == implied_group(body)
+    return replace(new, group=implied_group(new) if follows else clean(body.group))
 
 
 def split_by_group(row: Row, policy: SplitByGroup) -> Decision:

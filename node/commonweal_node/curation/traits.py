@@ -6,7 +6,8 @@ measured by itself and told by itself. Pure; copies that are not whole numbers a
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 
 from commonweal_node.curation.policy import Trait, Traits
 from commonweal_node.rows import Body, Example, Pair, Row, format_row
@@ -17,30 +18,27 @@ Measure = Callable[[Body], Mapping[str, int]]
 
 def make_measure(policy: Traits) -> Measure:
     """Return the function that measures a body by each of a policy's traits."""
-    compiled = [(t, _pattern(t)) for t in policy.traits]
+    compiled = [(t, _patterns(t)) for t in policy.traits]
 
     def measure(body: Body) -> dict[str, int]:
         text = _spoken(body)
         return {
-            t.name: min(_occurrences(pattern, text, t.enough), t.enough) * 1000 // t.enough for t, pattern in compiled
+            t.name: sum(1 for _ in islice(_occurrences(patterns, text), t.enough)) * 1000 // t.enough
+            for t, patterns in compiled
         }
 
     return measure
 
 
-def _pattern(trait: Trait) -> re.Pattern[str]:
+def _patterns(trait: Trait) -> list[re.Pattern[str]]:
     # A phrase is whole words, with any white space between them.
     phrases = [r"(?<!\w)" + r"\s+".join(map(re.escape, p.split())) + r"(?!\w)" for p in trait.phrases]
-    return re.compile("|".join(phrases + [f"(?:{p})" for p in trait.patterns]), re.IGNORECASE)
+    return [re.compile(p, re.IGNORECASE) for p in (*phrases, *trait.patterns)]
 
 
-def _occurrences(pattern: re.Pattern[str], text: str, enough: int) -> int:
-    count = 0
-    for _ in pattern.finditer(text):
-        count += 1
-        if count == enough:
-            break
-    return count
+def _occurrences(patterns: list[re.Pattern[str]], text: str) -> Iterator[re.Match[str]]:
+    for pattern in patterns:
+        yield from pattern.finditer(text)
 
 
 def _spoken(body: Body) -> str:
