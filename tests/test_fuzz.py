@@ -99,7 +99,7 @@ def replaced(value: canonical.Json) -> Iterator[canonical.Json]:
 
 def restructured(target: str, data: bytes) -> Iterator[bytes]:
     """The edits of a sample that is JSON, or that has JSON behind a length, each spelled as it should be."""
-    start = 8 if target in ("adapter", "delta", "encoded") else 0
+    start = 8 if target in ("adapter", "delta", "encoded", "layout") else 0
     end = start + int.from_bytes(data[:start], "little") if start else len(data)
     if data[start : start + 1] != b"{":
         return
@@ -118,7 +118,7 @@ def test_a_small_change_is_accepted_in_its_one_spelling_or_refused(target: str) 
 
 
 @pytest.mark.parametrize(
-    "target", ["adapter", "delta", "encoded", "envelope", "join", "json", "secure", "statement", "verdict"]
+    "target", ["adapter", "delta", "encoded", "envelope", "join", "json", "layout", "secure", "statement", "verdict"]
 )
 def test_a_value_of_any_other_type_is_accepted_in_its_one_spelling_or_refused(target: str) -> None:
     results = [accepts(target, data) for sample in samples(target).values() for data in restructured(target, sample)]

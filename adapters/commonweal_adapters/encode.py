@@ -12,12 +12,18 @@ a code c in ±127 (8 bits) or ±7 (4 bits, two to a byte, the low half first) th
 With M the largest size in a block, s = ⌈M / 127⌉ or ⌈M / 7⌉ and |c · s - q| ≤ s / 2; where rounding up would pass
 2^24, it rounds down, and the error is below s.
 
+*The file.* A safetensors container of at most four arrays: ``scales``, ``codes``, and the ``high`` and ``low`` bits of
+positions; each of them all tensors' parts, by tensor name, one after the other in whole bytes. Its metadata has the
+encoding, and the SHA-256 of the tensors' names and shapes: their names would take more room than their values.
+
 *One spelling.* The bytes of a tensor follow from its integers: a block's scale is their greatest common divisor (0
 where all are 0); where fewer than k are not 0, the zeros at the lowest indices are listed too; unused bits are 0. Any
 other spelling is refused. All sizes follow from the spec and the encoding, the header to the last byte, so a file can
 ask for nothing. No I/O, no clock, no randomness.
 """
 
+import hashlib
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,7 +43,7 @@ BLOCK = 64
 _CODE_LIMIT = {4: 7, 8: 127, 32: LIMIT}
 _CODES = {4: "U8", 8: "I8", 32: "I32"}
 _NUMPY = {"U8": "u1", "I8": "i1", "I32": "<i4"}
-_BEGINNING = re.compile(rb'.{8}\{"__metadata__":\{"delta":"bits=(4|8|32) keep_millis=([1-9][0-9]{0,3})"\}', re.DOTALL)
+_BEGINNING = re.compile(rb'.{8}\{"__metadata__":\{"delta":"bits=(4|8|32) keep_millis=([1-9][0-9]{0,3})",', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +69,8 @@ class _Plan:
 
     def parts(self) -> dict[str, tuple[str, int]]:
         """Each array of the tensor: its dtype and how many items it has."""
-        parts = {"codes": (_CODES[self.bits], -(-self.k // 2) if self.bits == 4 else self.k)}
-        if self.bits < 32:
-            parts["scales"] = ("I32", self.blocks)
+        parts = {"scales": ("I32", self.blocks)} if self.bits < 32 else {}
+        parts["codes"] = (_CODES[self.bits], -(-self.k // 2) if self.bits == 4 else self.k)
         if self.k < self.n:
             parts["high"] = ("U8", -(-(self.k + (self.n - 1 >> self.low_bits)) // 8))
             parts["low"] = ("U8", -(-self.k * self.low_bits // 8))
@@ -89,14 +94,15 @@ def write_encoded(grid: GridTensors, spec: AdapterSpec, encoding: Encoding) -> b
     plans = _plans(spec, encoding)
     if odd := sorted(plans.keys() ^ dict(grid.items()).keys()):
         raise BlobError(f"tensors: wanted {len(plans)}, got {len(grid.values)} ({ascii(odd[0])[:200]} is in one only)")
-    parts = [_header(spec, encoding)]
+    parts: dict[str, list[bytes]] = {part: [] for part, _, _, _ in _layout(spec, encoding)}
     shapes = tensor_shapes(spec)
     for name, plan in plans.items():
         q = grid[name]
         if q.shape != shapes[name] or q.dtype != np.int32:
             raise BlobError(f"tensor {name}: wanted int32 {shapes[name]}, got {q.dtype} {q.shape}")
-        parts += (part.tobytes() for part in _spell(name, q.reshape(-1), plan).values())
-    return b"".join(parts)
+        for part, array in _spell(name, q.reshape(-1), plan).items():
+            parts[part].append(array.tobytes())
+    return b"".join([_header(spec, encoding), *itertools.chain.from_iterable(parts.values())])
 
 
 def read_encoded(data: bytes, spec: AdapterSpec, encoding: Encoding) -> GridTensors:
@@ -117,12 +123,12 @@ def read_encoded(data: bytes, spec: AdapterSpec, encoding: Encoding) -> GridTens
         raise BlobError(f"header: wanted that of this spec and {_label(encoding)}, got another from byte {odd} on")
     shapes = tensor_shapes(spec)
     values: dict[str, NDArray[np.int32]] = {}
-    at = len(header)
+    at = dict(_begins(spec, encoding, len(header)))
     for name, plan in _plans(spec, encoding).items():
         parts: dict[str, NDArray[np.generic]] = {}
         for part, (dtype, count) in plan.parts().items():
-            parts[part] = np.frombuffer(memoryview(data)[at:], _NUMPY[dtype], count)
-            at += parts[part].nbytes
+            parts[part] = np.frombuffer(memoryview(data)[at[part] :], _NUMPY[dtype], count)
+            at[part] += parts[part].nbytes
         q = _decode(name, parts, plan)
         for part, again in _spell(name, q, plan).items():
             if again.tobytes() != parts[part].tobytes():
@@ -158,9 +164,19 @@ def _plans(spec: AdapterSpec, encoding: Encoding) -> dict[str, _Plan]:
 
 
 def _layout(spec: AdapterSpec, encoding: Encoding) -> Iterator[tuple[str, str, tuple[int, ...], int]]:
-    for name, plan in _plans(spec, encoding).items():
-        for part, (dtype, count) in plan.parts().items():
-            yield f"{name}.{part}", dtype, (count,), count * np.dtype(_NUMPY[dtype]).itemsize
+    every = [plan.parts() for plan in _plans(spec, encoding).values()]
+    # A tensor of which all is kept at any rate lists no positions.
+    for part in ("scales", "codes", "high", "low"):
+        found = [parts[part] for parts in every if part in parts]
+        if found:
+            dtype, count = found[0][0], sum(n for _, n in found)
+            yield part, dtype, (count,), count * np.dtype(_NUMPY[dtype]).itemsize
+
+
+def _begins(spec: AdapterSpec, encoding: Encoding, at: int) -> Iterator[tuple[str, int]]:
+    for part, _, _, size in _layout(spec, encoding):
+        yield part, at
+        at += size
 
 
 def _label(encoding: Encoding) -> str:
@@ -168,7 +184,9 @@ def _label(encoding: Encoding) -> str:
 
 
 def _header(spec: AdapterSpec, encoding: Encoding) -> bytes:
-    return spell_header(_layout(spec, encoding), {"delta": _label(encoding)})
+    lines = "".join(f"{name} {rows} {columns}\n" for name, (rows, columns) in sorted(tensor_shapes(spec).items()))
+    metadata = {"delta": _label(encoding), "shapes": hashlib.sha256(lines.encode()).hexdigest()}
+    return spell_header(_layout(spec, encoding), metadata)
 
 
 # -- the arithmetic of one tensor

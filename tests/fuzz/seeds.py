@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from commonweal_adapters.delta import GridTensors
@@ -108,6 +109,10 @@ def make_seeds() -> Mapping[str, Mapping[str, bytes]]:
         "json": {
             "values": b'{"":null,"a":[true,false,-1,0,9007199254740991],"b":{"c":"\\n\\u0001\\"\\\\","d":{}}}',
             "order": '{"\u20ac":"\u00e9","\U0001f600":[],"\ufb33":""}'.encode(),
+        },
+        "layout": {
+            "floats": write_tensors(floats, TINY),
+            "halves": safetensors.numpy.save({"a": np.ones((2, 3), np.float16), "b": np.ones(5, np.float32)}),
         },
         "note": {"one": NOTE, "and-unknown": NOTE + unknown},
         "permit": {"signed": permit_fields(PERMIT)},

@@ -6,6 +6,7 @@ any broken assertion here, is a finding.
 """
 
 import base64
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,7 +15,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from commonweal_adapters.encode import parse_encoding, read_encoded, write_encoded
-from commonweal_adapters.lora_file import read_floats, read_ints, write_tensors
+from commonweal_adapters.lora_file import parse_layout, read_floats, read_ints, write_tensors
 from commonweal_protocols import canonical
 from commonweal_protocols.canonical import parse_base64, parse_decimal, parse_digest
 from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
@@ -188,6 +189,15 @@ def _encoded(data: bytes) -> None:
     assert write_encoded(read_encoded(data, TINY, encoding), TINY, encoding) == data
 
 
+def _layout(data: bytes) -> None:
+    spans = parse_layout(data, {"F32": 4, "F16": 2, "BF16": 2, "I32": 4}, 1 << 20)
+    ends = {s.begin + math.prod(s.shape) * (4 if s.dtype.endswith("32") else 2) for s in spans.values()}
+    begins = {s.begin for s in spans.values()}
+    # End to end: every end is another's beginning, but for the last, which is the file's.
+    assert ends - begins == {len(data)}
+    assert len(ends) == len(begins) == len(spans)
+
+
 def _secure(data: bytes) -> None:
     kinds: tuple[type[Body], ...] = (Advertisement, SealedShares, MaskedInput, Confirmation, Reveal)
     for kind in kinds:
@@ -246,6 +256,7 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "evidence": _evidence,
     "join": _join,
     "json": _json,
+    "layout": _layout,
     "note": _note,
     "permit": _permit,
     "policy": _policy,
