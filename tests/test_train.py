@@ -12,6 +12,7 @@ from commonweal_node.base import detect_adapter_spec, load_base, native_dtype
 from commonweal_node.data import Tokenised, tokenise
 from commonweal_node.evaluate import heldout_batches, heldout_loss
 from commonweal_node.lora import AdaptedModel
+from commonweal_node.objectives import TokenObjective
 from commonweal_node.packing import pack
 from commonweal_node.tensors import slots
 from commonweal_node.train import Progress, rate_factor, train_adapter
@@ -23,6 +24,7 @@ BASE = tiny_base()
 SPEC = detect_adapter_spec(BASE, rank=4, alpha=8)
 MODEL = AdaptedModel(tiny_base(), SPEC)
 TOKENISED = tokenise(EXAMPLES, BASE.tokenizer, 500).examples
+OBJECTIVES = [TokenObjective("supervised", 1.0, TOKENISED)]
 RECIPE = Recipe(steps=4, batch_size=3, learning_rate_micros=5000, max_tokens=500)
 
 
@@ -77,7 +79,7 @@ def test_training_follows_the_stated_optimiser_step_by_step() -> None:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    trained = train_adapter(MODEL, start, TOKENISED, recipe, 0, ignore).adapter
+    trained = train_adapter(MODEL, start, OBJECTIVES, recipe, 0, ignore).adapter
     named = dict(peft.named_parameters())
     for name, value in trained.items():
         wanted = named[name.replace(".weight", ".default.weight")].detach().numpy()
@@ -97,7 +99,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not() -> None:
     start = random_adapter(SPEC, 4, b_size=0.0)
 
     def run(seed: int) -> list[bytes]:
-        trained = train_adapter(MODEL, start, TOKENISED, RECIPE, seed, ignore).adapter
+        trained = train_adapter(MODEL, start, OBJECTIVES, RECIPE, seed, ignore).adapter
         return [trained[n].tobytes() for n in sorted(trained)]
 
     first = run(1)
@@ -108,7 +110,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not() -> None:
 def test_the_trained_adapter_has_the_specs_names_and_shapes_and_the_start_is_untouched() -> None:
     start = random_adapter(SPEC, 5)
     before = copy.deepcopy(start)
-    trained = train_adapter(MODEL, start, TOKENISED, RECIPE, 0, ignore).adapter
+    trained = train_adapter(MODEL, start, OBJECTIVES, RECIPE, 0, ignore).adapter
     wanted = {}
     for layer in range(SPEC.layers):
         for m in SPEC.modules:
@@ -123,15 +125,15 @@ def test_training_lowers_the_loss_and_leaves_the_base_alone() -> None:
     batches = heldout_batches(TOKENISED)
     base = heldout_loss(MODEL, None, batches)
     recipe = Recipe(steps=20, batch_size=5, learning_rate_micros=20_000, max_tokens=500)
-    trained = train_adapter(MODEL, random_adapter(SPEC, 6, b_size=0.0), TOKENISED, recipe, 0, ignore)
-    assert trained.last_loss < trained.first_loss - 0.5
+    trained = train_adapter(MODEL, random_adapter(SPEC, 6, b_size=0.0), OBJECTIVES, recipe, 0, ignore)
+    assert trained.course.losses["supervised"][-1] < trained.course.losses["supervised"][0] - 0.5
     assert heldout_loss(MODEL, trained.adapter, batches) < base - 0.5
     assert heldout_loss(MODEL, None, batches) == base
 
 
 def test_progress_counts_every_step_and_ends_at_zero_seconds_left() -> None:
     seen: list[Progress] = []
-    train_adapter(MODEL, random_adapter(SPEC, 7), TOKENISED, RECIPE, 0, seen.append)
+    train_adapter(MODEL, random_adapter(SPEC, 7), OBJECTIVES, RECIPE, 0, seen.append)
     assert [p.step for p in seen] == [1, 2, 3, 4]
     assert all(p.steps == 4 and p.tokens_per_second > 0 for p in seen)
     assert [p.tokens for p in seen] == sorted({p.tokens for p in seen})
@@ -149,20 +151,20 @@ def test_raising_from_progress_cancels_and_the_model_is_the_base_again() -> None
     batches = heldout_batches(TOKENISED)
     base = heldout_loss(MODEL, None, batches)
     with pytest.raises(Cancelled):
-        train_adapter(MODEL, random_adapter(SPEC, 8), TOKENISED, RECIPE, 0, cancel)
+        train_adapter(MODEL, random_adapter(SPEC, 8), OBJECTIVES, RECIPE, 0, cancel)
     assert heldout_loss(MODEL, None, batches) == base
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_adapter_is_spoilt() -> None:
     huge = {n: v * np.float32(1e30) for n, v in random_adapter(SPEC, 9).items()}
     with pytest.raises(ConfigError, match="finite loss and gradient at step 1"):
-        train_adapter(MODEL, huge, TOKENISED, RECIPE, 0, ignore)
+        train_adapter(MODEL, huge, OBJECTIVES, RECIPE, 0, ignore)
     with pytest.raises(LocalError, match="held-out loss: wanted a finite number"):
         heldout_loss(MODEL, huge, heldout_batches(TOKENISED))
 
 
-def test_no_examples_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="at least one example"):
+def test_no_objective_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="at least one objective"):
         train_adapter(MODEL, random_adapter(SPEC, 9), (), RECIPE, 0, ignore)
 
 
@@ -226,5 +228,6 @@ def test_six_steps_on_the_real_model_lower_the_loss() -> None:
     examples = tokenise(SENTENCES, base.tokenizer, 128).examples
     batches = heldout_batches(examples)
     recipe = Recipe(steps=6, batch_size=4, learning_rate_micros=2000, max_tokens=128)
-    trained = train_adapter(model, random_adapter(spec, 0, b_size=0.0), examples, recipe, 0, ignore)
+    objectives = [TokenObjective("supervised", 1.0, examples)]
+    trained = train_adapter(model, random_adapter(spec, 0, b_size=0.0), objectives, recipe, 0, ignore)
     assert heldout_loss(model, trained.adapter, batches) < heldout_loss(model, None, batches) - 0.5

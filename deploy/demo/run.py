@@ -225,13 +225,14 @@ def screen(plan: Plan, began: float) -> tuple[Table, str, str]:
             f"[red]{node.phase}[/]" if node.trouble else node.phase,
             node.trouble or node.doing,
             f"{node.step}/{node.steps}" if node.steps else "",
-            f"{node.loss:.3f}" if node.loss is not None else "",
+            ", ".join(f"{loss:.3f}" for loss in node.losses.values()),
             f"{node.tokens_per_second:.0f}" if node.tokens_per_second else "",
             f"{node.eta_seconds:.0f} s" if node.eta_seconds is not None else "",
             f"{node.sent_bytes / 1e6:.1f} MB",
             f"{node.received_bytes / 1e6:.1f} MB",
         )
-        step = f" {node.step}/{node.steps}, loss {node.loss:.3f}" if node.loss is not None else ""
+        losses = ", ".join(f"{name} loss {loss:.3f}" for name, loss in node.losses.items())
+        step = f" {node.step}/{node.steps}, {losses}" if losses else ""
         left = f", {node.eta_seconds:.0f} s left" if step and node.eta_seconds else ""
         words.append(f"{community}: {node.trouble or node.phase + step + left}")
         stages.append(f"{node.phase} {node.trouble}")

@@ -226,7 +226,9 @@ def status(
     console.print(f"institution  {found.institution}")
     console.print(f"phase        {phase} {found.doing} (as of {now() - found.written_at:.0f} s ago)")
     if found.steps:
-        console.print(f"training     step {found.step} of {found.steps}, loss {found.loss}, {found.eta_seconds} s left")
+        losses = ", ".join(f"{name} {loss:.3f}" for name, loss in found.losses.items()) or "none yet"
+        left = "" if found.eta_seconds is None else f", {found.eta_seconds:.0f} s left"
+        console.print(f"training     step {found.step} of {found.steps}, loss: {losses}{left}")
     console.print(f"traffic      {found.sent_bytes} bytes sent, {found.received_bytes} received")
     if found.decision:
         console.print(f"decision     round {found.round}: {found.decision}")

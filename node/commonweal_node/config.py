@@ -25,6 +25,18 @@ class NodeConfig(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     max_heldout_rows: Annotated[int, Field(ge=4)] = 256
     """Evaluation uses at most this many held-out rows, the same ones every time."""
+    batch_tokens: Annotated[int, Field(ge=64, le=1 << 20)] = 1024
+    """Tokens that go forward and backward together. More is no better training: a larger step accumulates."""
+    gradient_checkpointing: bool = False
+    """Keep less of the forward pass and compute it again: about a third slower, in far less memory."""
+    checkpoint_seconds: Annotated[int, Field(ge=0, le=86_400)] = 30
+    """How often a training's state is kept, so that a killed node goes on from there; 0: after every step."""
+    early_stop_every_steps: Annotated[int, Field(ge=0, le=10**6)] = 0
+    """How often a training looks at the held-out rows on which blends are chosen; 0: it takes all of its steps."""
+    early_stop_patience: Annotated[int, Field(ge=1, le=1000)] = 3
+    """How many such looks without a new best end it."""
+    membership_rows: Annotated[int, Field(ge=0, le=4096)] = 32
+    """How many rows of each kind the membership attack on an adapter takes, before that is sent; 0: none is made."""
     flower_port: Annotated[int, Field(ge=1, le=65535)] = 7410
     """Local only: where Flower's SuperNode meets its app."""
     witness_host: str = "127.0.0.1"

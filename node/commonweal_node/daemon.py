@@ -7,6 +7,7 @@ Home folder::
     memory.json   newest verified checkpoint (keep it: it is what catches a rollback)
     compact.json  what was signed              witness/     what was cosigned: never restore it from a backup
     answers/ own/ adopted/ receipts/       what was said, the own adapters, what serves now, proofs of being logged
+    training/ runs/                        the training that is going on, and a report of each that was
     flower/       Flower's own state       status.json, run/
 """
 
@@ -148,7 +149,8 @@ class Node:
         while not self._stopping.is_set():
             self._board.phase("starting", 0, "loading the base model")
             try:
-                return Learner(compact, self._config, self._board, self._stopping)
+                weights, home = self._charter.objectives, self._home
+                return Learner(compact, self._config, weights, home, self._board, self._stopping)
             except BaseModelError as e:
                 log.error("%s", e)
                 self._board.set(trouble=str(e))

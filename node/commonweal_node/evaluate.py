@@ -7,6 +7,7 @@ deterministic for the same machine, thread count and batches. It reads no file a
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from commonweal_node.data import Tokenised
@@ -41,3 +42,20 @@ def heldout_loss(model: AdaptedModel, adapter: AdapterTensors | None, batches: S
     if not math.isfinite(loss):
         raise LocalError(f"held-out loss: wanted a finite number, got {loss} (the adapter's values are too large)")
     return loss
+
+
+@torch.inference_mode()
+def example_losses(model: AdaptedModel, adapter: AdapterTensors | None, examples: Sequence[Tokenised]) -> list[float]:
+    """Mean nats for each supervised token of each example by itself, under an adapter or (None) the base alone.
+
+    Raises:
+        BlobError: The adapter breaks the model's spec.
+    """
+    nats, counts = np.zeros(len(examples)), np.zeros(len(examples))
+    with model.adapter(adapter):
+        for batch in heldout_batches(examples):
+            found = model.log_probabilities(batch).cpu().double().numpy()
+            nats -= np.bincount(batch.owners, found, len(examples))
+            counts += np.bincount(batch.owners, minlength=len(examples))
+    losses: list[float] = (nats / counts).tolist()
+    return losses

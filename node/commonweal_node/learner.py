@@ -1,24 +1,40 @@
 """The model side of a node: one base model in memory, this community's rows, and every use of the two.
 
-Rows are read once and stay in this process. What comes out is adapters on the grid and losses; nothing else.
+Rows are read once and stay in this process. What comes out is adapters on the grid, losses and counts; nothing else.
+
+Files below the node's home, for its operator::
+
+    training/checkpoint.safetensors   the training that is going on
+    runs/<what>.html, .json           what each training did
 """
 
 import hashlib
 import threading
+from dataclasses import asdict
 from pathlib import Path
+
+import psutil
+import torch
 
 from commonweal_adapters.delta import GridTensors, from_grid, to_grid
 from commonweal_node.base import fetch_base, load_base, native_dtype
 from commonweal_node.blend import BlendWeights, blend, choose_blend, export_peft
+from commonweal_node.checkpoints import CheckpointFile
 from commonweal_node.config import NodeConfig
-from commonweal_node.data import split_heldout, tokenise
+from commonweal_node.data import TokenisedSet, split_heldout, tokenise
 from commonweal_node.evaluate import heldout_batches, heldout_loss
 from commonweal_node.lora import AdaptedModel
+from commonweal_node.membership import MembershipAttack
+from commonweal_node.memory_estimate import Demand, check_memory, load_shape, peak_bytes
+from commonweal_node.objective_weights import ObjectiveWeights
+from commonweal_node.objectives import choose_objectives
 from commonweal_node.packing import Batch
 from commonweal_node.rows import Example, read_examples
+from commonweal_node.run_report import MembershipFigure, RunReport, save_report
 from commonweal_node.status import StatusBoard
 from commonweal_node.tensors import AdapterTensors
-from commonweal_node.train import Progress, train_adapter
+from commonweal_node.train import EarlyStop, Progress, Trained, train_adapter
+from commonweal_node.training_rows import load_training_rows
 from commonweal_protocols.errors import ConfigError, UnavailableError
 from commonweal_protocols.predicates import Compact, Recipe
 
@@ -28,65 +44,143 @@ MICRO = 1_000_000
 class Learner:
     """Owned by whoever holds the institution's turn; not thread-safe."""
 
-    def __init__(self, compact: Compact, config: NodeConfig, board: StatusBoard, stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        compact: Compact,
+        config: NodeConfig,
+        weights: ObjectiveWeights,
+        home: Path,
+        board: StatusBoard,
+        stopping: threading.Event,
+    ) -> None:
         """Load the base and the rows.
+
+        Args:
+            compact: The rules in force.
+            config: This node's settings.
+            weights: The charter's objectives.
+            home: Where reports and checkpoints go.
+            board: Told what is being done.
+            stopping: Once set, a training or an evaluation ends with an error.
 
         Raises:
             BaseModelError: The base cannot be had, or is not the one that the compact names.
-            ConfigError: A row is malformed, or there is nothing to train or to evaluate on.
+            ConfigError: A row is malformed, there is nothing to train or to evaluate on, or too little memory.
         """
         self._board = board
         self._stopping = stopping
-        self._seed = config.seed
+        self._config = config
+        self._home = home
         self._compact = compact
+        self._weights = weights
         self._max_tokens = compact.recipe.max_tokens
         folder = fetch_base(compact.base, config.cache, lambda line: board.set(doing=f"base model: {line}"))
+        self._estimated_bytes = self._check_memory(folder)
         board.set(doing="loading the base model")
-        self._model = AdaptedModel(load_base(folder, native_dtype()), compact.adapter, config.threads or None)
-        training = tokenise(read_examples(config.data, "train"), self._model.tokenizer, self._max_tokens)
-        if not training.examples:
-            raise ConfigError(f"{config.data}: wanted training rows with a supervised token, got none")
-        self._examples = training.examples
+        self._model = AdaptedModel(
+            load_base(folder, native_dtype()),
+            compact.adapter,
+            config.threads or None,
+            checkpointing=config.gradient_checkpointing,
+        )
+        self._rows = load_training_rows(config.data, "train", weights, self._model.tokenizer, self._max_tokens)
         halves = split_heldout(read_examples(config.data, "heldout"), config.max_heldout_rows)
-        self._tune = self._batches(halves.tune, config.data)
-        self._report = self._batches(halves.report, config.data)
+        self._tune = heldout_batches(self._tokenise(halves.tune, config.data).examples)
+        report = self._tokenise(halves.report, config.data).examples
+        self._report = heldout_batches(report)
+        self._attack = (
+            MembershipAttack(self._model, self._rows.conversations, report, config.membership_rows)
+            if config.membership_rows and self._rows.conversations
+            else None
+        )
         self._losses: dict[tuple[bytes, str], float] = {}
 
-    def _batches(self, examples: tuple[Example, ...], path: Path) -> list[Batch]:
-        tokenised = tokenise(examples, self._model.tokenizer, self._max_tokens).examples
-        if not tokenised:
+    def _check_memory(self, folder: Path) -> int:
+        demand = Demand(
+            load_shape(folder),
+            self._compact.adapter,
+            torch.finfo(native_dtype()).bits // 8,
+            self._max_tokens,
+            self._config.gradient_checkpointing,
+            early_stop=self._config.early_stop_every_steps > 0,
+        )
+        return check_memory(demand, self._config.batch_tokens, psutil.virtual_memory().available)
+
+    def _tokenise(self, examples: tuple[Example, ...], path: Path) -> TokenisedSet:
+        tokenised = tokenise(examples, self._model.tokenizer, self._max_tokens)
+        if not tokenised.examples:
             raise ConfigError(f"{path}: wanted held-out rows for choosing and for reporting, got too few")
-        return heldout_batches(tokenised)
+        return tokenised
 
     @property
     def num_examples(self) -> int:
-        """How many training rows the community has."""
-        return len(self._examples)
+        """How many training rows the community has, of all kinds that its objectives train on."""
+        return len(self._rows.conversations) + len(self._rows.texts) + len(self._rows.pairs)
 
     def train(self, start: GridTensors, recipe: Recipe, what: str) -> GridTensors:
-        """Train from ``start`` and return the trained adapter, on the grid.
+        """Train from ``start`` and return the trained adapter, on the grid. A report of it is kept for the operator.
 
         Raises:
-            ConfigError: The loss is not finite.
+            ConfigError: A loss is not finite.
+            StorageError: The checkpoint or the report cannot be written.
             UnavailableError: The node is stopping.
         """
-        bits = self._compact.adapter.grid_bits
+        bits, config = self._compact.adapter.grid_bits, self._config
 
         def report(p: Progress) -> None:
             if self._stopping.is_set():
-                raise UnavailableError("training: the node is stopping; nothing of this training is kept")
+                raise UnavailableError("training: the node is stopping; it goes on from the last checkpoint")
             self._board.set(
                 doing=what,
                 step=p.step,
                 steps=p.steps,
-                loss=p.loss,
+                losses=dict(p.losses),
                 tokens_per_second=p.tokens_per_second,
+                steps_per_second=p.steps_per_second,
                 eta_seconds=p.eta_seconds,
             )
 
-        self._board.set(doing=what, step=0, steps=recipe.steps, loss=None, eta_seconds=None)
-        trained = train_adapter(self._model, from_grid(start, bits), self._examples, recipe, self._seed, report)
-        return to_grid(trained.adapter, bits)
+        self._board.set(doing=what, step=0, steps=recipe.steps, losses={}, eta_seconds=None)
+        every = config.early_stop_every_steps
+        trained = train_adapter(
+            self._model,
+            from_grid(start, bits),
+            choose_objectives(self._weights, self._rows),
+            recipe,
+            config.seed,
+            report,
+            batch_tokens=config.batch_tokens,
+            checkpoint=CheckpointFile(self._home / "training/checkpoint.safetensors", config.checkpoint_seconds),
+            early_stop=EarlyStop(self._tune, every, config.early_stop_patience) if every else None,
+        )
+        made = to_grid(trained.adapter, bits)
+        self._write_report(start, made, recipe, what, trained)
+        return made
+
+    def _write_report(self, start: GridTensors, made: GridTensors, recipe: Recipe, what: str, trained: Trained) -> None:
+        """Measure what was made, as it will be sent, and keep the figures."""
+        bits = self._compact.adapter.grid_bits
+        self._board.set(doing=f"{what}: measuring it")
+        adapter = from_grid(made, bits)
+        figure = self._attack.measure(adapter) if self._attack else None
+        objectives = choose_objectives(self._weights, self._rows)
+        report = RunReport(
+            institution=self._config.institution,
+            what=what,
+            weights={o.name: o.weight for o in objectives},
+            rows={o.name: o.num_rows for o in objectives},
+            recipe=recipe.model_dump(),
+            seed=self._config.seed,
+            machine=f"{self._model.describe()}, torch {torch.__version__}",
+            estimated_bytes=self._estimated_bytes,
+            peak_bytes=peak_bytes(),
+            course=trained.course,
+            heldout_before=self._loss(from_grid(start, bits), self._report, "report"),
+            heldout_after=self._loss(adapter, self._report, "report"),
+            membership=MembershipFigure(**asdict(figure)) if figure else None,
+        )
+        save_report(self._home / "runs", report)
+        self._board.set(membership_auc=figure.auc if figure else None)
 
     def heldout(self, shared: GridTensors, own: GridTensors, weights: BlendWeights, what: str) -> int:
         """Return the loss of a blend on the reported half, in micronats for each supervised token.

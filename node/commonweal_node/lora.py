@@ -13,23 +13,23 @@ Not thread-safe: one ``AdaptedModel`` has one user at a time. It takes the base 
 """
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from commonweal_node.base import LoadedBase
+from commonweal_node.losses import summed_base_kl, summed_cross_entropy, token_log_probabilities
 from commonweal_node.packing import Batch, attention_allowed
-from commonweal_node.tensors import AdapterTensors, Slot, check_adapter, slots
+from commonweal_node.tensors import PEFT_ROOT, AdapterTensors, Slot, check_adapter, slots
 from commonweal_protocols.errors import BaseModelError
 from commonweal_protocols.predicates import AdapterSpec
-
-_LOGITS_CHUNK_ELEMENTS = 6 << 20
-"""Logits in memory at one time, so that a large vocabulary costs 24 MiB and not gigabytes."""
 
 
 class _LoraProduct(torch.autograd.Function):
@@ -89,40 +89,6 @@ class _LoraLinear(nn.Module):
         return y
 
 
-class _SummedCrossEntropy(torch.autograd.Function):
-    """Σ −log softmax(h Wᵀ + c)[target] in float32, chunk by chunk; the gradient for h is made in the same pass.
-
-    dL/dh = (softmax − onehot) W.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,  # noqa: ANN401 (torch's own context)
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-    ) -> Tensor:
-        wants_grad = ctx.needs_input_grad[0]
-        grad = torch.empty_like(hidden) if wants_grad else None
-        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
-        chunk = max(1, _LOGITS_CHUNK_ELEMENTS // weight.shape[0])
-        for start in range(0, len(hidden), chunk):
-            part, want = hidden[start : start + chunk], targets[start : start + chunk, None]
-            logp = torch.log_softmax(nn.functional.linear(part, weight, bias).float(), dim=-1)
-            total -= logp.gather(1, want).sum(dtype=torch.float64)
-            if grad is not None:
-                probabilities = logp.exp_()
-                probabilities.scatter_add_(1, want, probabilities.new_full(want.shape, -1.0))
-                grad[start : start + chunk] = probabilities.to(weight.dtype) @ weight
-        ctx.grad = grad
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 (torch's own context)
-        return ctx.grad * grads[0].to(ctx.grad.dtype), None, None, None
-
-
 class AdaptedModel:
     """A frozen base whose spec'd layers take LoRA tensors in and out, so that one load serves every training.
 
@@ -130,13 +96,17 @@ class AdaptedModel:
         base: Taken over: its layers are replaced, and it must not be used otherwise afterwards.
         spec: Which layers, and the scaling alpha / rank (which also holds for a blend's doubled rank).
         threads: CPU threads for all of torch in this process; None leaves torch's own choice.
+        checkpointing: Keep only each block's input until the backward pass, which computes the block again: the same
+            numbers (arXiv 1604.06174).
 
     Raises:
         BaseModelError: The base lacks a layer of the spec, a layer's size differs, or its logits are not a plain
             linear map of its last hidden states (then the loss here would be a different one).
     """
 
-    def __init__(self, base: LoadedBase, spec: AdapterSpec, threads: int | None = None) -> None:
+    def __init__(
+        self, base: LoadedBase, spec: AdapterSpec, threads: int | None = None, *, checkpointing: bool = False
+    ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
         _keep_freed_memory()
@@ -146,8 +116,23 @@ class AdaptedModel:
         self._model = base.model
         self._inner = base.model.base_model
         self._head = base.model.get_output_embeddings()
+        self.computed_tokens = 0
+        """How many tokens have gone forward so far, padding not counted."""
         self._check_head()
         self._layers = [self._fit(slot) for slot in self._slots]
+        if checkpointing:
+            self._checkpoint_blocks()
+
+    def _checkpoint_blocks(self) -> None:
+        path = self.spec.prefix.removeprefix(PEFT_ROOT)
+        for block in self._model.get_submodule(path):
+            plain = block.forward
+
+            def again(*args: object, plain: Callable[..., object] = plain, **named: object) -> object:
+                # Nothing in a block is random: a base is in evaluation mode, without dropout.
+                return checkpoint(partial(plain, **named), *args, use_reentrant=False, preserve_rng_state=False)
+
+            block.forward = again
 
     def _fit(self, slot: Slot) -> _LoraLinear:
         try:
@@ -174,6 +159,10 @@ class AdaptedModel:
         """Where the base's weights lie."""
         return torch.device(self._model.device)
 
+    def describe(self) -> str:
+        """What rounds differently elsewhere: the base's dtype and device, and the threads."""
+        return f"{self._head.weight.dtype} on {self.device}, {torch.get_num_threads()} threads"
+
     @contextmanager
     def adapter(self, tensors: AdapterTensors | None) -> Iterator[list[nn.Parameter]]:
         """Within the block the model has this adapter (None: the base alone); outside of it, none.
@@ -199,27 +188,53 @@ class AdaptedModel:
             for layer in self._layers:
                 layer.a = layer.b = None
 
-    def read(self, parameters: list[nn.Parameter]) -> dict[str, NDArray[np.float32]]:
+    def read(self, parameters: Sequence[Tensor]) -> dict[str, NDArray[np.float32]]:
         """Copies of the current values of what ``adapter`` yielded."""
         names = [name for slot in self._slots for name in (slot.name_a, slot.name_b)]
         return {n: p.detach().cpu().numpy().copy() for n, p in zip(names, parameters, strict=True)}
 
     def summed_loss(self, batch: Batch) -> Tensor:
         """Nats, summed over the batch's supervised tokens; float64 scalar, differentiable in the adapter."""
+        return summed_cross_entropy(self._hidden(batch), self._head.weight, self._head.bias, self._targets(batch))
+
+    def log_probabilities(self, batch: Batch) -> Tensor:
+        """(N,) float32 nats, the log-probability of each of the batch's targets; differentiable in the adapter."""
+        return token_log_probabilities(self._hidden(batch), self._head.weight, self._head.bias, self._targets(batch))
+
+    def summed_base_kl(self, batch: Batch) -> Tensor:
+        """KL(adapted ‖ base), summed over the batch's supervised tokens; float64 scalar, differentiable."""
+        with self._base_alone(), torch.no_grad():
+            base = self._hidden(batch)
+        return summed_base_kl(self._hidden(batch), base, self._head.weight, self._head.bias)
+
+    @contextmanager
+    def _base_alone(self) -> Iterator[None]:
+        kept = [(layer.a, layer.b) for layer in self._layers]
+        for layer in self._layers:
+            layer.a = layer.b = None
+        try:
+            yield
+        finally:
+            for layer, (a, b) in zip(self._layers, kept, strict=True):
+                layer.a, layer.b = a, b
+
+    def _targets(self, batch: Batch) -> Tensor:
+        return torch.from_numpy(batch.targets).to(self.device)
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        """(N, H): the last hidden states from which the batch's targets are predicted."""
         device = self.device
+        self.computed_tokens += batch.tokens
         allowed = torch.from_numpy(attention_allowed(batch)).to(device)
         dtype = self._head.weight.dtype
         mask = torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill_(~allowed, torch.finfo(dtype).min)
-        hidden = self._inner(
+        hidden: Tensor = self._inner(
             input_ids=torch.from_numpy(batch.ids).to(device),
             position_ids=torch.from_numpy(batch.positions).to(device),
             attention_mask=mask[:, None],  # (R, 1, T, T), added to the attention scores
             use_cache=False,
         ).last_hidden_state
-        chosen = hidden.reshape(-1, hidden.shape[-1])[torch.from_numpy(batch.predictors).to(device)]
-        targets = torch.from_numpy(batch.targets).to(device)
-        loss: Tensor = _SummedCrossEntropy.apply(chosen, self._head.weight, self._head.bias, targets)  # type: ignore[no-untyped-call]  # torch
-        return loss
+        return hidden.reshape(-1, hidden.shape[-1])[torch.from_numpy(batch.predictors).to(device)]
 
 
 def _keep_freed_memory() -> None:

@@ -33,13 +33,17 @@ class NodeStatus(BaseModel):
     doing: str = ""
     step: int = 0
     steps: int = 0
-    loss: float | None = None
+    losses: dict[str, float] = {}
+    """The newest step's, in nats, by the name of the objective."""
     tokens_per_second: float | None = None
+    steps_per_second: float | None = None
     eta_seconds: float | None = None
     sent_bytes: int = 0
     received_bytes: int = 0
     decision: str = ""
     heldout: HeldoutLoss | None = None
+    membership_auc: float | None = None
+    """Of the newest adapter that was trained here; 0.5 is chance. See ``membership``."""
     trouble: str = ""
 
 
@@ -98,7 +102,7 @@ class StatusBoard:
         """Say what is being done now."""
         if phase not in _PHASES:
             raise ValueError(phase)
-        self.set(phase=phase, round=round_number, doing=doing, step=0, steps=0, loss=None, eta_seconds=None)
+        self.set(phase=phase, round=round_number, doing=doing, step=0, steps=0, losses={}, eta_seconds=None)
 
     @property
     def sent_bytes(self) -> int:

@@ -1,113 +1,265 @@
 """The training loop: an adapter in, a trained adapter out. The only module that computes an optimiser step.
 
-Guarantees: the same start, examples, recipe, seed, machine and thread count give the same bytes; the caller's arrays
-are never written to; the model has no adapter afterwards, whatever happened. It reads no file and sends nothing.
+Guarantees: the same start, objectives, recipe, seed, machine and thread count give the same bytes, whether the run was
+killed and went on from a checkpoint or not; the caller's arrays are never written to; the model has no adapter
+afterwards, whatever happened. But for the checkpoint it reads and writes no file, and it sends nothing.
 
 AdamW (arXiv 1711.05101) without weight decay on float32 master values, β = (0.9, 0.999), ε = 1e-8; the learning rate
 rises over the first tenth of the steps and then falls linearly towards 0; the gradient's L2 norm is clipped at 1.
-A step's loss is the mean over all supervised tokens of its ``batch_size`` examples, however they are packed.
+The gradient of a step is the weighted sum of its objectives' gradients, each over ``batch_size`` rows of its own.
 """
 
+import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from commonweal_node.data import Tokenised, step_indices
+from commonweal_node.checkpoints import CheckpointFile, Course, TrainingState
+from commonweal_node.data import step_indices
 from commonweal_node.lora import AdaptedModel
-from commonweal_node.packing import pack
+from commonweal_node.objectives import Objective
+from commonweal_node.packing import Batch
 from commonweal_node.tensors import AdapterTensors
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.predicates import Recipe
 
 GRADIENT_NORM = 1.0
-ROW_TOKENS = 192
-"""As in evaluation: the shared prefix is a small part of a row, and attention a small part of the work."""
 BATCH_TOKENS = 1024
 """Tokens that go forward and backward together; a larger step accumulates, so memory does not grow with the recipe."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a training is, after a step. ``tokens`` counts every token computed, supervised or not."""
+    """How far a training is, after a step. ``losses`` has one mean for each objective, in nats, by its name.
+
+    ``tokens`` counts every token computed, supervised or not; the rates are of this process, not of an earlier one.
+    """
 
     step: int
     steps: int
-    loss: float
+    losses: Mapping[str, float]
     tokens: int
     tokens_per_second: float
+    steps_per_second: float
     eta_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyStop:
+    """When to end before the last step: held-out rows, every how many steps, and how many times without a new best.
+
+    What is returned then are the best values seen, not the last. The schedule of the learning rate does not change.
+    """
+
+    batches: Sequence[Batch]
+    every_steps: int
+    patience: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
-    """A trained adapter, and the training's first and last step losses (nats for each supervised token)."""
+    """A trained adapter, and how it went: every step's loss by objective, and the held-out losses on the way."""
 
     adapter: dict[str, NDArray[np.float32]]
-    first_loss: float
-    last_loss: float
-    tokens: int
-    seconds: float
+    course: Course
 
 
 def train_adapter(
     model: AdaptedModel,
     start: AdapterTensors,
-    examples: Sequence[Tokenised],
+    objectives: Sequence[Objective],
     recipe: Recipe,
     seed: int,
     on_progress: Callable[[Progress], None],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    checkpoint: CheckpointFile | None = None,
+    early_stop: EarlyStop | None = None,
 ) -> Trained:
-    """Train from ``start`` on ``examples``.
+    """Train from ``start``.
 
     Args:
         model: The base; its spec is the adapter's.
         start: The round's start; not changed.
-        examples: At least one, cut to ``recipe.max_tokens`` by ``data.tokenise``.
-        recipe: Steps, examples for each step, and the highest learning rate.
-        seed: Fixes the order of the examples; nothing else is random.
+        objectives: At least one, as ``choose_objectives`` gives them.
+        recipe: Steps, rows of each objective for each step, and the highest learning rate.
+        seed: Fixes the order of the rows; nothing else is random.
         on_progress: Called after each step. To cancel, raise from it: the exception passes through unchanged.
+        batch_tokens: See ``BATCH_TOKENS``; another number rounds otherwise, so it is part of what fixes the bytes.
+        checkpoint: Where to go on from and to write to; None: a killed run begins anew.
+        early_stop: None: all steps are taken.
 
     Raises:
         BlobError: ``start`` breaks the spec.
-        ConfigError: There are no examples, or the loss is no longer finite.
+        ConfigError: There is no objective, or a loss is no longer finite.
+        StorageError: The checkpoint cannot be read or written.
     """
-    if not examples:
-        raise ConfigError("training: wanted at least one example, got none")
-    began = time.monotonic()
-    tokens, first, last = 0, math.nan, math.nan
+    if not objectives:
+        raise ConfigError("training: wanted at least one objective, got none")
+    order = [list(step_indices(o.num_rows, recipe.batch_size, recipe.steps, seed)) for o in objectives]
     with model.adapter(start) as parameters:
-        optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate_micros / 1e6, weight_decay=0.0, fused=True)
-        for step, chosen in enumerate(step_indices(len(examples), recipe.batch_size, recipe.steps, seed)):
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate_micros / 1e6 * rate_factor(step, recipe.steps)
-            batches = pack([examples[i] for i in chosen], ROW_TOKENS, BATCH_TOKENS)
-            supervised = sum(len(b.targets) for b in batches)
-            last = 0.0
-            for batch in batches:
-                loss = model.summed_loss(batch) / supervised
-                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-                last += float(loss.detach())
-                tokens += batch.tokens
-            norm = torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
-            # Refused before the optimiser can write it into the adapter.
-            if not math.isfinite(last) or not math.isfinite(float(norm)):
-                raise ConfigError(
-                    f"training: wanted a finite loss and gradient at step {step + 1}, got {last} and {float(norm)} "
-                    "(lower recipe.learning_rate_micros)"
-                )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            first = last if step == 0 else first
+        for o, steps in zip(objectives, order, strict=True):
+            o.prepare(model, sorted({i for step in steps for i in step}), batch_tokens)
+        run = _Run(model, parameters, recipe, early_stop)
+        identity = _identity(model, start, objectives, recipe, seed, batch_tokens, early_stop)
+        kept = checkpoint.load(identity) if checkpoint else None
+        if kept is not None:
+            run.restore(kept)
+        began = saved = time.monotonic()
+        before, tokens_before, spent = run.course.step, run.course.tokens, run.course.seconds
+        for step in range(before, recipe.steps):
+            run.take([(o, steps[step]) for o, steps in zip(objectives, order, strict=True)], batch_tokens)
             seconds = max(time.monotonic() - began, 1e-9)
-            done = step + 1
-            eta = seconds / done * (recipe.steps - done)
-            on_progress(Progress(done, recipe.steps, last, tokens, tokens / seconds, eta))
-        return Trained(model.read(parameters), first, last, tokens, time.monotonic() - began)
+            run.course.seconds = spent + seconds
+            on_progress(_progress(run.course, recipe.steps, before, tokens_before, seconds))
+            if run.is_over():
+                break
+            if checkpoint and time.monotonic() - saved >= checkpoint.every_seconds:
+                checkpoint.save(identity, run.state())
+                saved = time.monotonic()
+        if checkpoint:
+            checkpoint.remove()
+        return Trained(model.read(run.best or parameters), run.course)
+
+
+def _progress(course: Course, steps: int, before: int, tokens_before: int, seconds: float) -> Progress:
+    done = course.step - before
+    return Progress(
+        course.step,
+        steps,
+        {name: losses[-1] for name, losses in course.losses.items()},
+        course.tokens,
+        (course.tokens - tokens_before) / seconds,
+        done / seconds,
+        seconds / done * (steps - course.step),
+    )
+
+
+class _Run:
+    """The moving parts of one training; lives inside of ``train_adapter``."""
+
+    def __init__(
+        self, model: AdaptedModel, parameters: list[nn.Parameter], recipe: Recipe, early_stop: EarlyStop | None
+    ) -> None:
+        self._model = model
+        self._parameters = parameters
+        self._recipe = recipe
+        self._early_stop = early_stop
+        self._rate = recipe.learning_rate_micros / 1e6
+        self._optimizer = torch.optim.AdamW(parameters, lr=self._rate, weight_decay=0.0, fused=True)
+        self.course = Course()
+        self.best: list[torch.Tensor] = []
+        """The best values on held-out rows, where they are watched; else empty."""
+
+    def take(self, chosen: Sequence[tuple[Objective, Sequence[int]]], batch_tokens: int) -> None:
+        """Compute one step.
+
+        Raises:
+            ConfigError: A loss or the gradient is not finite; the adapter is as it was.
+        """
+        step = self.course.step
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate * rate_factor(step, self._recipe.steps)
+        before = self._model.computed_tokens
+        losses = {}
+        for objective, rows in chosen:
+            losses[objective.name] = 0.0
+            for part in objective.parts(self._model, rows, batch_tokens):
+                (part * objective.weight).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                losses[objective.name] += float(part.detach())
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, GRADIENT_NORM))
+        # Refused before the optimiser can write it into the adapter.
+        if not all(map(math.isfinite, (norm, *losses.values()))):
+            raise ConfigError(
+                f"training: wanted a finite loss and gradient at step {step + 1}, got {losses} and {norm} "
+                "(lower recipe.learning_rate_micros)"
+            )
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        for name, loss in losses.items():
+            self.course.losses.setdefault(name, []).append(loss)
+        self.course.step = step + 1
+        self.course.tokens += self._model.computed_tokens - before
+        if self._early_stop and (step + 1) % self._early_stop.every_steps == 0:
+            self._watch(self._early_stop)
+
+    def _watch(self, early_stop: EarlyStop) -> None:
+        with torch.no_grad():
+            nats = sum(float(self._model.summed_loss(b)) for b in early_stop.batches)
+        loss = nats / sum(len(b.targets) for b in early_stop.batches)
+        lowest = min((seen for _, seen in self.course.heldout), default=math.inf)
+        self.course.heldout.append((self.course.step, loss))
+        if loss < lowest:
+            self.course.best_step = self.course.step
+            self.best = [p.detach().clone() for p in self._parameters]
+
+    def is_over(self) -> bool:
+        """Whether the held-out loss has had no new best for as many evaluations as are borne."""
+        if self._early_stop is None:
+            return False
+        since = sum(step > self.course.best_step for step, _ in self.course.heldout)
+        return since >= self._early_stop.patience
+
+    def state(self) -> TrainingState:
+        """Copies of all that the next step depends on."""
+        moments = [self._optimizer.state[p] for p in self._parameters]
+        return TrainingState(
+            self.course.model_copy(deep=True),
+            [_array(p) for p in self._parameters],
+            [_array(m["exp_avg"]) for m in moments],
+            [_array(m["exp_avg_sq"]) for m in moments],
+            [_array(b) for b in self.best],
+        )
+
+    def restore(self, state: TrainingState) -> None:
+        """Go on from there. The identity has been compared: names and shapes are those of this training."""
+        self.course = state.course
+        with torch.no_grad():
+            for parameter, value in zip(self._parameters, state.values, strict=True):
+                parameter.copy_(torch.from_numpy(value))
+        whole = self._optimizer.state_dict()
+        whole["state"] = {
+            i: {
+                "step": torch.tensor(float(state.course.step)),
+                "exp_avg": torch.from_numpy(mean),
+                "exp_avg_sq": torch.from_numpy(square),
+            }
+            for i, (mean, square) in enumerate(zip(state.means, state.squares, strict=True))
+        }
+        self._optimizer.load_state_dict(whole)
+        self.best = [torch.from_numpy(b).to(self._model.device) for b in state.best]
+
+
+def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
+    return tensor.detach().cpu().numpy().copy()
+
+
+def _identity(
+    model: AdaptedModel,
+    start: AdapterTensors,
+    objectives: Sequence[Objective],
+    recipe: Recipe,
+    seed: int,
+    batch_tokens: int,
+    early_stop: EarlyStop | None,
+) -> str:
+    """What the bytes of the result depend on, in one digest."""
+    watched = (early_stop.every_steps, early_stop.patience) if early_stop else ()
+    facts = (recipe.model_dump_json(), seed, batch_tokens, watched, model.describe(), torch.__version__)
+    digest = hashlib.sha256(repr(facts).encode())
+    for name in sorted(start):
+        digest.update(start[name].tobytes())
+    for objective in objectives:
+        digest.update(objective.identity())
+    for batch in early_stop.batches if early_stop else ():
+        digest.update(batch.ids.tobytes() + batch.targets.tobytes())
+    return digest.hexdigest()
 
 
 def rate_factor(step: int, steps: int) -> float:
