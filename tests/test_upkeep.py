@@ -267,3 +267,20 @@ def test_what_waits_for_witnesses_is_published_by_a_refresh_and_swept_up(
     assert fresh.size == 3
     assert stamp(tmp_path) == "1700"
     assert list((tmp_path / "public/staging").iterdir()) == []
+
+
+def test_what_waits_for_witnesses_is_tried_every_second_whoever_sent_it(
+    tmp_path: Path, fresh: Log, clock: Clock, quorum: Stamping
+) -> None:
+    freshness = Freshness(0, clock)
+    quorum.away = True
+    with pytest.raises(UnavailableError):
+        fresh.append([b"three"])
+    asked = quorum.asked
+    for at, more in ((1000, 1), (1000.5, 1), (1001, 2), (1001.5, 2)):
+        clock.now = at
+        freshness.step(fresh)
+        assert quorum.asked == asked + more
+    quorum.away, clock.now = False, 1002
+    freshness.step(fresh)
+    assert (fresh.size, stamp(tmp_path)) == (3, "1002")

@@ -10,6 +10,7 @@ name, and opening writes the lock database anew, so the next start believes noth
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from commonweal_coordinator.log import Log
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 60.0
 _RETRY_SECONDS = 10.0
+_WAITING_SECONDS = 1.0
 
 
 def reopen(
@@ -58,7 +60,8 @@ def reopen(
 class Freshness:
     """Has a checkpoint cosigned again once it is so old, so that nobody can pass an old one off as the newest.
 
-    A failed try is repeated sooner. Not thread-safe: one caller.
+    A failed try is repeated sooner. What is sequenced and waits for its witnesses is tried every second, whether or not
+    its author comes back. Not thread-safe: one caller.
     """
 
     def __init__(self, republish_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -73,6 +76,7 @@ class Freshness:
         self._clock = clock
         self._note: bytes | None = None
         self._due_at = clock()
+        self._retry_at = clock()
 
     def step(self, log: Log) -> None:
         """Do what is due.
@@ -81,6 +85,9 @@ class Freshness:
             StorageError: The log has stopped.
         """
         note, now = log.checkpoint, self._clock()
+        if log.sequenced_size > log.size:
+            self._publish(log, now)
+            return
         if self._note is not None and note != self._note:
             self._due_at = now + self._seconds
         self._note = note
@@ -93,3 +100,11 @@ class Freshness:
             self._due_at = self._clock() + min(_RETRY_SECONDS, self._seconds)
             return
         self._note, self._due_at = log.checkpoint, self._clock() + self._seconds
+
+    def _publish(self, log: Log, now: float) -> None:
+        if now < self._retry_at:
+            return
+        self._retry_at = now + _WAITING_SECONDS
+        # Whoever sent it was told, and the cosigner has said which witness is missing.
+        with suppress(UnavailableError):
+            log.refresh()
