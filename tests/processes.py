@@ -161,6 +161,7 @@ class Processes:
     def start_all(self) -> None:
         """Start everything, and have every institution sign the compact."""
         self.start("coordinator")
+        self.wait("the coordinator to answer", lambda: self.status("coordinator").get("phase"))
         for name in self.names:
             invite = self.coordinator / "invite.json"
             self.command("node", "join", invite, "--home", self.node(name), "--yes")

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_coordinator.log import Log, Sequenced
+from commonweal_coordinator.log import Log, Sequenced, no_witness
 from commonweal_coordinator.sequencer import Sequencer
 from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
 from commonweal_protocols.errors import (
     BlobError,
+    ConfigError,
     LogError,
     MalformedError,
     PeerError,
@@ -25,7 +26,7 @@ from commonweal_protocols.errors import (
 )
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.note import make_verifier
-from commonweal_protocols.predicates import Identity, Incident, Predicate
+from commonweal_protocols.predicates import Compact, Identity, Incident, Predicate
 from commonweal_protocols.proof import open_proof
 from commonweal_protocols.records import DirectorySource, read_entries
 from commonweal_protocols.replica import Replica
@@ -400,9 +401,13 @@ def test_after_a_failed_write_nothing_is_taken_until_a_restart_and_all_that_is_k
         with pytest.raises(StorageError, match="the disk went away"):
             hub.sequencer.submit(data)
         for again in (data, hub.f.signed("coop", identity("coop", "B"))):
-            with pytest.raises(StorageError, match="stopped after: the disk went away; nothing is taken until it is opened anew"):
+            with pytest.raises(
+                StorageError, match="stopped after: the disk went away; nothing is taken until"
+            ):
                 hub.sequencer.submit(again)
-        with pytest.raises(StorageError, match="stopped after: the disk went away; nothing is taken until it is opened anew"):
+        with pytest.raises(
+            StorageError, match="stopped after: the disk went away; nothing is taken until"
+        ):
             hub.sequencer.say(hub.f.next_round())
         assert hub.sequencer.state == state
         assert hub.sequencer.wait(4, 0) == 4, "the daemon's loop goes on"
@@ -485,3 +490,65 @@ def test_entries_that_come_together_share_one_checkpoint(tmp_path: Path) -> None
         assert [w.result().index for w in (held, *others)] in ([1, 2, 3], [1, 3, 2])
     assert sizes == [1, 2, 4], "two entries, one checkpoint"
     sequencer.close()
+
+
+# -- witnesses
+
+
+def away(*_: object) -> bytes:
+    raise UnavailableError("witnesses: none answers")
+
+
+def test_what_waits_for_its_witnesses_over_a_restart_keeps_its_place_in_the_state(tmp_path: Path) -> None:
+    with founded(tmp_path / "hub") as hub:
+        hub.log._cosign = away
+        waiting = hub.f.signed("school", identity("school"))
+        with pytest.raises(UnavailableError, match="none answers"):
+            hub.sequencer.submit(waiting)
+        hub.sequencer.close()
+        hub.log = Log.open(hub.public, hub.home / "lock.db", ORIGIN, hub.f.log_key, away)
+        hub.sequencer = Sequencer.load(hub.log, DirectorySource(hub.public), hub.f.coordinator)
+        assert (hub.log.size, hub.sequencer.state.size) == (1, 2)
+        hub.log._cosign = no_witness
+        hub.f.add(waiting)
+        hub.proven(waiting, hub.sequencer.submit(waiting))
+        hub.say("clinic", identity("clinic"))
+        assert hub.sequencer.state == hub.f.state
+
+
+def test_whoever_cosigns_is_told_of_a_new_compact_before_its_checkpoint(tmp_path: Path) -> None:
+    f, told = Federation(), list[int]()
+    log = Log.create(tmp_path / "public", tmp_path / "lock.db", ORIGIN, f.log_key)
+    sequencer = Sequencer(log, Replica(), f.coordinator, lambda compact: told.append(compact.version))
+    sequencer.submit(f.entries[0])
+    amendment = f.amendment(f.amended(round_deadline_seconds=60), "clinic", "coop")
+    log._cosign = lambda checkpoint, note, path_from: note if told[-1] == 2 else away()
+    sequencer.submit(amendment)
+    sequencer.submit(f.signed("school", identity("school")))
+    assert told == [1, 2]
+    sequencer.close()
+    log = Log.open(tmp_path / "public", tmp_path / "lock.db", ORIGIN, f.log_key)
+    Sequencer.load(log, DirectorySource(tmp_path / "public"), f.coordinator, lambda c: told.append(c.version)).close()
+    assert told == [1, 2, 2]
+
+
+def test_a_compact_that_is_not_sequenced_leaves_the_witnesses_as_they_were(hub: Hub) -> None:
+    told = list[int]()
+    amendment = hub.f.amendment(hub.f.amended(round_deadline_seconds=60), "clinic", "coop")
+    with failing(hub, Fault("stage", "lost", full_disk())):
+        hub.sequencer._on_compact = lambda compact: told.append(compact.version)
+        with pytest.raises(StorageError, match="cannot be staged"):
+            hub.sequencer.submit(amendment)
+        hub.sequencer.submit(amendment)
+    assert told == [2, 1, 2]
+
+
+def test_a_compact_whose_witness_cannot_be_asked_is_refused(hub: Hub) -> None:
+    def cannot(_: Compact) -> None:
+        raise ConfigError("witness: wanted an address, got none")
+
+    hub.sequencer._on_compact = cannot
+    with pytest.raises(ConfigError, match="wanted an address"):
+        hub.sequencer.submit(hub.f.amendment(hub.f.amended(round_deadline_seconds=60), "clinic", "coop"))
+    hub.sequencer._on_compact = lambda _: None
+    hub.say("clinic", identity("clinic"))

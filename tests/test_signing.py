@@ -151,6 +151,18 @@ def test_a_next_version_enters_the_log_once_both_thresholds_have_signed(f: Feder
     assert [m.institution for m in f.state.compact.members] == ["clinic", "coop", "library"]
 
 
+def test_a_key_that_the_draft_revokes_does_not_sign_it(f: Federation, tmp_path: Path) -> None:
+    f.announce()
+    revoked = [{"key": public_hex(key_of("clinic")), "from_index": 2, "reason": "stolen"}]
+    draft = amending(f, tmp_path, members=f.members(clinic="clinic-2"), revocations=revoked)
+    with pytest.raises(RuleError, match="wanted one member's signature, got"):
+        draft.sign(signed(draft, "clinic"))
+    for name in ("clinic-2", "coop", "school"):
+        draft.sign(signed(draft, name))
+    f.add(draft.envelope())
+    assert f.state.compact.version == 2
+
+
 def test_a_draft_that_is_in_force_is_removed_and_no_other(f: Federation, tmp_path: Path) -> None:
     directory = tmp_path / "amendment"
     assert Draft.open_amendment(directory, f.state) is None

@@ -27,23 +27,24 @@ LINGER_SECONDS = 0.05
 class Cosigner:
     """Has checkpoints cosigned under a policy; satisfies ``log.Cosign``. One call at a time.
 
-    A policy without a quorum wants nobody, and the note comes back with what its witnesses have given in time.
+    A policy without a quorum wants nobody, and the note comes back with what its witnesses have given in time. Before
+    there is a policy, nobody knows who would have to sign, and nothing is published.
     """
 
     def __init__(
-        self, policy: Policy, second: MLDSA44PrivateKey | None = None, clock: Callable[[], float] = time.time
+        self, policy: Policy | None, second: MLDSA44PrivateKey | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         """Set up; nothing is sent yet.
 
         Args:
-            policy: Whose cosignatures are wanted.
+            policy: Whose cosignatures are wanted; None: that is not known yet.
             second: The log's own post-quantum key, if it has one.
             clock: Seconds since the epoch; its line states this time.
 
         Raises:
             ConfigError: A witness's address cannot be used.
         """
-        self._collector = Collector(policy)
+        self._collector = Collector(policy) if policy else None
         self._second = second
         self._clock = clock
         self._missing: frozenset[str] = frozenset()
@@ -54,6 +55,8 @@ class Cosigner:
         Raises:
             UnavailableError: The quorum is not met in time; says which witness answered what.
         """
+        if self._collector is None:
+            raise UnavailableError("witnesses: wanted the compact in force first, which names them; it is not read yet")
         collected = self._collector.collect(
             note, lambda old, _: path_from(old), deadline_seconds=DEADLINE_SECONDS, linger_seconds=LINGER_SECONDS
         )
@@ -77,8 +80,12 @@ class Cosigner:
         Raises:
             ConfigError: An address in it cannot be used; the policy is as it was.
         """
-        self._collector.set_policy(policy)
+        if self._collector is None:
+            self._collector = Collector(policy)
+        else:
+            self._collector.set_policy(policy)
 
     def close(self) -> None:
         """Close the connections."""
-        self._collector.close()
+        if self._collector is not None:
+            self._collector.close()

@@ -24,6 +24,7 @@ from commonweal_coordinator.cosigning import Cosigner
 from commonweal_coordinator.exchange import ExchangeService, Limits
 from commonweal_coordinator.flower import SuperLink, SuperLinkSettings
 from commonweal_coordinator.log import Log
+from commonweal_coordinator.patience import REQUEST_SECONDS, RequestDeadline
 from commonweal_coordinator.rounds import RoundDriver, Step
 from commonweal_coordinator.sequencer import Sequencer
 from commonweal_coordinator.service import Admission, FoundingService, LogService
@@ -46,6 +47,7 @@ from commonweal_protocols.errors import (
     UnavailableError,
 )
 from commonweal_protocols.keys import load_key_file, load_ml_dsa_key_file
+from commonweal_protocols.predicates import Compact
 from commonweal_protocols.quorum import policy_of
 from commonweal_protocols.state import State
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
@@ -55,6 +57,8 @@ log = logging.getLogger(__name__)
 
 AMENDMENT = "amendment"
 MAX_MESSAGE_BYTES = 2 << 20
+MAX_CALLS = 128
+"""Calls at once; those that wait for a checkpoint are among them."""
 _STEP_SECONDS = 0.25
 _GRACE_SECONDS = 5
 _WITNESS_RETRY_SECONDS = 1.0
@@ -88,10 +92,9 @@ class Coordinator:
         self._key = load_key_file(home / "keys/coordinator.pem", passphrase)
         self._log_key = load_key_file(home / "keys/log.pem", passphrase)
         self._founding = Draft(home / "founding")
-        compact = self._founding.compact
         second = load_ml_dsa_key_file(home / ML_DSA_KEY_FILE, passphrase) if config.log.post_quantum else None
         self._signatures = Pool(usable_cores())
-        self._cosigner = Cosigner(policy_of(compact), second)
+        self._cosigner = Cosigner(None, second)
         self._freshness = Freshness(config.log.republish_seconds)
         self._public = home / "public"
         self._public.mkdir(exist_ok=True)
@@ -143,8 +146,10 @@ class Coordinator:
 
     def _grpc_server(self) -> grpc.Server:
         server = grpc.server(
-            ThreadPoolExecutor(32, thread_name_prefix="rpc"),
+            ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="rpc"),
+            interceptors=[RequestDeadline()],
             options=[
+                ("grpc.server_handshake_timeout_ms", int(REQUEST_SECONDS * 1000)),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.so_reuseport", 0),
             ],
@@ -205,9 +210,13 @@ class Coordinator:
         else:
             opened.close()
 
+    def _on_compact(self, compact: Compact) -> None:
+        """From now on, those cosign whom this compact names."""
+        self._cosigner.set_policy(policy_of(compact))
+
     def _load(self, opened: Log, storage: Storage) -> None:
         try:
-            self._sequencer = Sequencer.load(opened, StorageSource(storage), self._key)
+            self._sequencer = Sequencer.load(opened, StorageSource(storage), self._key, self._on_compact)
         except CommonwealError:
             opened.close()
             raise
@@ -235,6 +244,7 @@ class Coordinator:
         """The one place where a log comes into being."""
         lock, storage = self._home / "lock.db", open_storage(self._public, self._config.log)
         make = Log.open if lock.exists() else Log.create
+        self._on_compact(self._founding.compact)
         opened = make(storage, lock, self._config.origin, self._log_key, self._cosigner)
         try:
             opened.append([self._founding.envelope()])

@@ -9,7 +9,7 @@ import shutil
 import threading
 from pathlib import Path
 
-from commonweal_protocols.amendment import check_amendment, check_signers, unsigned
+from commonweal_protocols.amendment import check_amendment, check_signers, signing_keys, unsigned
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.envelope import Signature, format_envelope, parse_envelope, verify_envelope
 from commonweal_protocols.errors import RuleError, StorageError
@@ -100,7 +100,7 @@ class Draft:
             envelope = parse_envelope(path.read_bytes())
             # What an earlier draft has left here are signatures on something else.
             if envelope.payload == self.payload:
-                found += envelope.signatures
+                found += [s for s in envelope.signatures if s.key in self._members()]
         return found
 
     def _signers(self) -> set[PublicKey]:
@@ -119,13 +119,19 @@ class Draft:
         verified = verify_envelope(parse_envelope(data))
         if verified.payload != self.payload:
             raise RuleError(f"draft: wanted a signature on the compact {self.digest}, got one on another")
-        versions = [self.compact, *([self._state.compact] if self._state else [])]
-        members = {m.key: m.institution for compact in versions for m in compact.members}
+        members = self._members()
         if len(verified.signers) != 1 or verified.signers[0] not in members:
             raise RuleError(f"draft: wanted one member's signature, got {list(verified.signers)}")
         with self._lock:
             write_atomic(self._directory / f"{verified.signers[0]}.dsse", data)
         return len(self._signers()), len(set(members.values()))
+
+    def _members(self) -> dict[PublicKey, Name]:
+        """Whose signature counts; that of a key which the draft revokes would spoil it."""
+        members = {m.key: m.institution for m in self.compact.members}
+        if self._state is not None:
+            members |= signing_keys(self._state.compact, self.compact, self._state.size)
+        return members
 
     def envelope(self) -> bytes:
         """The signed compact, as it enters the log.

@@ -15,7 +15,7 @@ from rich.table import Table
 from commonweal_node.config import NodeConfig, load_config
 from commonweal_node.data_cli import data_app
 from commonweal_node.status import load_status, now
-from commonweal_protocols.amendment import describe_changes
+from commonweal_protocols.amendment import describe_changes, signing_keys
 from commonweal_protocols.errors import ConfigError, RuleError, UnavailableError
 from commonweal_protocols.files import write_atomic
 from commonweal_protocols.join import Card, Invite
@@ -167,7 +167,7 @@ def amend(
     invite = Invite.load(home / "invite.json")
     ring = KeyRing(home, load_passphrase(passphrase_file))
     payload, compact, state = check_amendment_draft(home, invite)
-    named = {m.key for version in (state.compact, compact) for m in version.members} - set(state.retired)
+    named = {m.key for m in compact.members} | signing_keys(state.compact, compact, state.size).keys()
     keys = [key for key in (ring.present, ring.next()) if key is not None and public_hex(key) in named]
     if not keys:
         raise RuleError(f"amend: wanted a key of {config.institution} in one of the two versions, got none")
@@ -205,6 +205,8 @@ def run(home: Home = DEFAULT_HOME, passphrase_file: PassphraseFile = None) -> No
 
     config = load_config(home / "node.toml")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # It tells of every request, and Flower's tasks are asked for five times a second.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     daemon.run(home.resolve(), config, load_passphrase(passphrase_file))
 
 

@@ -30,8 +30,10 @@ from commonweal_node.witnessing import NodeWitness
 from commonweal_protocols.errors import BaseModelError, CommonwealError, LocalError, PeerError, UnavailableError
 from commonweal_protocols.files import write_atomic
 from commonweal_protocols.join import Invite
+from commonweal_protocols.keys import public_hex
 from commonweal_protocols.predicates import Blob, Compact
 from commonweal_protocols.records import HttpSource
+from commonweal_protocols.state import State
 
 log = logging.getLogger(__name__)
 
@@ -133,12 +135,18 @@ class Node:
         while not self._stopping.is_set():
             try:
                 follower.sync()
-                return True
+                if self._has_joined(follower.state):
+                    return True
+                self._board.set(phase="waiting", doing="for the members to sign the version that takes us in")
             except CommonwealError as e:
                 # Before the last founder has signed there is no checkpoint, and before the coordinator runs no answer.
                 self._board.set(phase="waiting", doing=f"for the consortium's founding ({e})")
             self._stopping.wait(0.5)
         return False
+
+    def _has_joined(self, state: State) -> bool:
+        """Whether the log knows this institution. One whose key has ended is no newcomer: it is told what happened."""
+        return state.key(self._config.institution) is not None or public_hex(self._keys.present) in state.retired
 
     def _load_learner(self, compact: Compact) -> Learner | None:
         """Load base and rows; None once told to stop. Without its base a node stays up, answers nothing and says why.
@@ -215,7 +223,8 @@ class Node:
             self._stopping.wait(_RETRY_SECONDS)
         except (PeerError, LocalError) as e:
             # The daemon stays up and signs nothing; whoever runs it reads why, here and in `status`.
-            log.error("%s", e)
+            if str(e) != self._board.trouble:
+                log.error("%s", e)
             self._board.set(phase="waiting", trouble=str(e))
             self._stopping.wait(_RETRY_SECONDS)
 

@@ -105,6 +105,11 @@ class StatusBoard:
         self.set(phase=phase, round=round_number, doing=doing, step=0, steps=0, losses={}, eta_seconds=None)
 
     @property
+    def trouble(self) -> str:
+        """What is in the way, as it was last said."""
+        return self._status.trouble
+
+    @property
     def sent_bytes(self) -> int:
         """How much was sent so far."""
         return self._status.sent_bytes

@@ -41,6 +41,12 @@ def unsigned(current: Compact | None, compact: Compact, signers: Collection[Publ
     return tuple(name for name, key in sorted(members.items()) if key not in signers)
 
 
+def signing_keys(current: Compact, compact: Compact, index: int) -> dict[PublicKey, Name]:
+    """Return the keys of the version in force whose signatures count for the one that is to come."""
+    revoked = {r.key for r in compact.revocations}
+    return {m.key: m.institution for m in current.members if m.key not in revoked and not is_expired(m, index)}
+
+
 def check_signers(current: Compact | None, compact: Compact, signers: Collection[PublicKey], index: int) -> None:
     """Check that enough members have signed ``compact``, and nobody else.
 
@@ -59,8 +65,7 @@ def check_signers(current: Compact | None, compact: Compact, signers: Collection
             missing = sorted(name for key, name in new.items() if key not in signers)
             raise RuleError(f"compact: wanted the signature of every member and no other; missing: {missing}")
         return
-    revoked = {r.key for r in compact.revocations}
-    old = {m.key: m.institution for m in current.members if m.key not in revoked and not is_expired(m, index)}
+    old = signing_keys(current, compact, index)
     if strangers := sorted(set(signers) - old.keys() - new.keys()):
         raise RuleError(f"compact: wanted signatures of members in good standing only, got that of {strangers[0]}")
     held = {m.key for m in current.members}
