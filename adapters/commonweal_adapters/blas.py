@@ -4,12 +4,14 @@ They go to BLAS in tiles, each too small for it to hand to threads of its own. O
 wait for one another at full speed, so that beside any other program they take longer than one alone.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_SIDE = 16
+_LEAST_SIDE = 16
 _TILE = 1 << 18
 """OpenBLAS computes a product of up to 4 · 65,536 multiplications in the thread that asked for it."""
 
@@ -22,10 +24,13 @@ def integer_product(a: Floats, b: Floats) -> Floats:
         b: Integers, (…, n, p); Σ |a| |b| over n stays below 2^53.
     """
     out = np.zeros((*a.shape[:-1], b.shape[-1]))
-    for i in range(0, a.shape[-2], _SIDE):
-        rows = slice(i, i + _SIDE)
-        for j in range(0, b.shape[-1], _SIDE):
-            columns = slice(j, j + _SIDE)
+    depth = a.shape[-1]
+    high = min(a.shape[-2], _side(depth))
+    wide = max(_LEAST_SIDE, _TILE // (high * depth))
+    for i in range(0, a.shape[-2], high):
+        rows = slice(i, i + high)
+        for j in range(0, b.shape[-1], wide):
+            columns = slice(j, j + wide)
             _add_tile(out[..., rows, columns], a[..., rows, :], b[..., :, columns])
     return out
 
@@ -37,12 +42,18 @@ def integer_gram(x: Floats) -> Floats:
         x: Integers, (m, n); Σ x² over n stays below 2^53.
     """
     out = np.zeros((len(x), len(x)))
-    for i in range(0, len(x), _SIDE):
-        for j in range(i, len(x), _SIDE):
-            tile = out[i : i + _SIDE, j : j + _SIDE]
-            _add_tile(tile, x[i : i + _SIDE], x[j : j + _SIDE].T)
-            out[j : j + _SIDE, i : i + _SIDE] = tile.T
+    side = _side(x.shape[1])
+    for i in range(0, len(x), side):
+        for j in range(i, len(x), side):
+            tile = out[i : i + side, j : j + side]
+            _add_tile(tile, x[i : i + side], x[j : j + side].T)
+            out[j : j + side, i : i + side] = tile.T
     return out
+
+
+def _side(depth: int) -> int:
+    """How many rows and columns a tile has: as many as the whole depth allows, and never few."""
+    return max(_LEAST_SIDE, math.isqrt(_TILE // depth))
 
 
 def _add_tile(out: Floats, a: Floats, b: Floats) -> None:

@@ -23,6 +23,8 @@ Gram = list[list[int]]
 _LIMB_BITS = 12
 _WIDE_BITS = 13
 _SPLIT_BITS = 26
+DIGIT_BITS = 20
+_HALF_DIGIT = 1 << DIGIT_BITS - 1
 # CHUNK products of two such values sum to at most 2^53.
 _NARROW = 1 << ((53 - CHUNK.bit_length() + 1) // 2)
 
@@ -77,43 +79,49 @@ def _products(values: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.
 
 
 class Limbs(NamedTuple):
-    """A product of two blocks as high · 2^26 + middle · 2^13 + low, each int64 and exact."""
+    """Inner products as high · 2^26 + middle · 2^13 + low, each int64 (n, n), below 2^59 and exact."""
 
     high: NDArray[np.int64]
     middle: NDArray[np.int64]
     low: NDArray[np.int64]
 
-    def exact(self) -> NDArray[np.object_]:
-        """The product in Python's integers."""
-        total = self.high.astype(object)
-        for lower in (self.middle, self.low):
-            total *= 1 << _WIDE_BITS
-            total += lower
-        return total
+    def digits(self) -> list[NDArray[np.int64]]:
+        """Return digits in ±2^19 of base 2^20, the lowest first, as many as are not all 0; at least one."""
+        seven = (1 << DIGIT_BITS - _WIDE_BITS) - 1
+        rest = self.low + ((self.middle & seven) << _WIDE_BITS)
+        carry = (self.middle >> DIGIT_BITS - _WIDE_BITS) + (self.high << 2 * _WIDE_BITS - DIGIT_BITS)
+        digits = []
+        while True:
+            digit = ((rest + _HALF_DIGIT) & (2 * _HALF_DIGIT - 1)) - _HALF_DIGIT
+            digits.append(digit)
+            rest = ((rest - digit) >> DIGIT_BITS) + carry
+            if not rest.any():
+                return digits
+            carry = np.zeros_like(rest)
 
     def floats(self) -> NDArray[np.float64]:
-        """The product in float64: at most two roundings, in this order."""
+        """Return float64, rounded where it must be, in this order."""
         upper = self.high.astype(np.float64) * 2.0 ** (2 * _WIDE_BITS)
         return upper + (self.middle.astype(np.float64) * 2.0**_WIDE_BITS + self.low.astype(np.float64))
 
 
-def factor_gram(left: NDArray[np.int32], right: NDArray[np.int32]) -> Limbs:
-    """Return ``left`` @ ``right``ᵀ of two blocks of one width.
+def factor_gram(rows: NDArray[np.int32]) -> Limbs:
+    """Return the inner products between the rows of one block.
 
     Args:
-        left: int32 (m, width), in ±2^25; a width of at most 2^20.
-        right: int32 (n, width), in ±2^25.
+        rows: int32 (n, width), in ±2^25; a width of at most 2^20.
     """
-    total = [np.zeros((len(left), len(right)), np.int64) for _ in Limbs._fields]
-    for begin in range(0, left.shape[1], CHUNK):
-        # 2^26 a product, 2^41 a sum over a chunk, 2^47 a sum of two over all.
-        high_a, low_a = _wide_limbs(left[:, begin : begin + CHUNK])
-        high_b, low_b = _wide_limbs(right[:, begin : begin + CHUNK])
-        total[0] += integer_product(high_a, high_b.T).astype(np.int64)
-        total[1] += (integer_product(high_a, low_b.T) + integer_product(low_a, high_b.T)).astype(np.int64)
-        total[2] += integer_product(low_a, low_b.T).astype(np.int64)
-    return Limbs(*total)
-
-
-def _wide_limbs(values: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return (values >> _WIDE_BITS).astype(np.float64), (values & ((1 << _WIDE_BITS) - 1)).astype(np.float64)
+    high, middle, low = (np.zeros((len(rows), len(rows)), np.int64) for _ in Limbs._fields)
+    for begin in range(0, rows.shape[1], CHUNK):
+        part = rows[:, begin : begin + CHUNK]
+        if part.min() >= -_NARROW and part.max() <= _NARROW:
+            low += integer_gram(part.astype(np.float64)).astype(np.int64)
+            continue
+        # 2^26 a product, 2^41 a sum over a chunk.
+        upper = (part >> _WIDE_BITS).astype(np.float64)
+        lower = (part & ((1 << _WIDE_BITS) - 1)).astype(np.float64)
+        cross = integer_product(upper, lower.T).astype(np.int64)
+        high += integer_gram(upper).astype(np.int64)
+        middle += cross + cross.T
+        low += integer_gram(lower).astype(np.int64)
+    return Limbs(high, middle, low)

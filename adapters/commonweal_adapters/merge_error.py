@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commonweal_adapters.delta import GridTensors
-from commonweal_adapters.gram import factor_gram
+from commonweal_adapters.gram import DIGIT_BITS, factor_gram
 from commonweal_adapters.lora_file import Slot, slots
 from commonweal_adapters.source import Delta
 from commonweal_protocols.predicates import AdapterSpec
@@ -56,11 +56,16 @@ def _trained(start: GridTensors, delta: Delta, name: str) -> NDArray[np.int32]:
 
 def inner_products(terms: Sequence[Product]) -> NDArray[np.object_]:
     """Return ⟨Bᵢ Aᵢ, Bⱼ Aⱼ⟩ for each two terms, without their coefficients: Python integers (terms, terms)."""
-    b = np.concatenate([t.b_rows for t in terms])
-    a = np.concatenate([t.a_rows for t in terms])
-    both = factor_gram(b, b).exact() * factor_gram(a, a).exact()
     begins = np.cumsum([0, *(len(t.a_rows) for t in terms[:-1])])
-    return np.asarray(np.add.reduceat(np.add.reduceat(both, begins, axis=0), begins, axis=1))
+    of_b = factor_gram(np.concatenate([t.b_rows for t in terms])).digits()
+    of_a = factor_gram(np.concatenate([t.a_rows for t in terms])).digits()
+    total = np.zeros((len(terms), len(terms)), object)
+    for i, b in enumerate(of_b):
+        for j, a in enumerate(of_a):
+            # 2^38 a product of digits, at most 2^20 of them in a block of two ranks.
+            blocks = np.add.reduceat(np.add.reduceat(b * a, begins, axis=0), begins, axis=1)
+            total += blocks.astype(object) * (1 << DIGIT_BITS * (i + j))
+    return total
 
 
 def squared_error(

@@ -54,24 +54,24 @@ def _limbs(x: Stack) -> tuple[list[Stack], Stack]:
 def orthonormal(x: Stack, metric: Stack) -> Stack:
     """Return columns of the same span with Xᵀ G X = 1; a column that depends on those before it becomes 0.
 
-    Gram-Schmidt, steered by the Gram matrix of the columns; twice, as once loses digits.
+    Gram-Schmidt, steered by the Gram matrix of the columns. Where columns are nearly dependent, once loses digits, and
+    a second time makes them good.
 
     Args:
         x: (s, n, q).
         metric: G, (s, n, n), symmetric and not negative.
     """
-    for _ in range(2):
-        x = x.copy()
-        inner = fixed_matmul(x.transpose(0, 2, 1).copy(), fixed_matmul(metric, x))
-        first = np.einsum("sii->si", inner).copy()
-        for j in range(x.shape[2]):
-            pivot = inner[:, j, j]
-            good = pivot > _DEPENDENT * first[:, j]
-            factor = np.where(good, 1.0 / np.sqrt(np.where(good, pivot, 1.0)), 0.0)
-            x[:, :, j] *= factor[:, None]
-            along = inner[:, j, j + 1 :] * factor[:, None]
-            x[:, :, j + 1 :] -= x[:, :, j, None] * along[:, None, :]
-            inner[:, j + 1 :, j + 1 :] -= along[:, :, None] * along[:, None, :]
+    x = x.copy()
+    inner = fixed_matmul(x.transpose(0, 2, 1).copy(), fixed_matmul(metric, x))
+    first = np.einsum("sii->si", inner).copy()
+    for j in range(x.shape[2]):
+        pivot = inner[:, j, j]
+        good = pivot > _DEPENDENT * first[:, j]
+        factor = np.where(good, 1.0 / np.sqrt(np.where(good, pivot, 1.0)), 0.0)
+        x[:, :, j] *= factor[:, None]
+        along = inner[:, j, j + 1 :] * factor[:, None]
+        x[:, :, j + 1 :] -= x[:, :, j, None] * along[:, None, :]
+        inner[:, j + 1 :, j + 1 :] -= along[:, :, None] * along[:, None, :]
     return x
 
 

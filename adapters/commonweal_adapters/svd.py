@@ -83,8 +83,8 @@ def _merge_batch(
     left = np.stack([np.concatenate([t.b_rows for t in terms]) for terms in layers])
     right = np.stack([np.concatenate([t.a_rows for t in terms]) for terms in layers])
     weight = _row_weights(layers[0])
-    metric_l = np.stack([factor_gram(b, b).floats() for b in left])
-    metric_r = np.stack([factor_gram(a, a).floats() for a in right]) * weight[:, None] * weight
+    metric_l = np.stack([factor_gram(b).floats() for b in left])
+    metric_r = np.stack([factor_gram(a).floats() for a in right]) * weight[:, None] * weight
     x = _subspace(metric_l, metric_r, rank)
     y = fixed_matmul(metric_l, x).transpose(0, 2, 1).copy()
     ritz = fixed_matmul(y, fixed_matmul(metric_r, y.transpose(0, 2, 1).copy()))
@@ -123,7 +123,7 @@ def _subspace(metric_l: Stack, metric_r: Stack, rank: int) -> Stack:
     x = orthonormal(np.repeat(stream[None], layers, axis=0), metric_l)
     for _ in range(_ITERATIONS):
         x = orthonormal(fixed_matmul(metric_r, fixed_matmul(metric_l, x)), metric_l)
-    return x
+    return orthonormal(x, metric_l)
 
 
 def _signs(b: NDArray[np.float64]) -> NDArray[np.float64]:
