@@ -9,19 +9,15 @@ from hypothesis import strategies as st
 
 from commonweal_adapters.delta import GridTensors
 from commonweal_adapters.gram import gram
-from commonweal_adapters.merge import merge
 from commonweal_adapters.plural import (
     clusters,
     cosine_micros,
     distance_micros,
     diversity_micros,
-    influence,
     interference,
 )
 from commonweal_adapters.source import Delta, Held
-from commonweal_protocols.errors import BlobError
-from commonweal_protocols.rules import FactorMean, MultiKrum
-from tests.deltas import SPEC, a_round, data, flat, matrix
+from tests.deltas import a_round, matrix
 
 
 def vectors(*rows: list[int]) -> tuple[GridTensors, list[Delta]]:
@@ -101,26 +97,6 @@ def test_of_equally_like_pairs_those_who_come_first_join_first() -> None:
     exact[0][1] = exact[1][0] = exact[1][2] = exact[2][1] = min(exact[0][1], exact[1][2])
     exact[0][0] = exact[1][1] = exact[2][2] = max(exact[i][i] for i in range(3))
     assert clusters(exact, 400_000) == ((0, 1), (2,))
-
-
-def test_influence_is_the_merge_without_and_how_far_that_is() -> None:
-    start, deltas = a_round(3, 4, weights=[1, 2, 3, 4])
-    rule = FactorMean(weights="examples")
-    merged = merge(rule, SPEC, start, deltas).adapter
-    made = influence("i001", merged, deltas, lambda rest: merge(rule, SPEC, start, rest).adapter, SPEC.grid_bits)
-    fewer = [deltas[0], deltas[2], deltas[3]]
-    assert data(made.adapter) == data(merge(rule, SPEC, start, fewer).adapter)
-    moved = np.linalg.norm((flat(made.adapter) - flat(merged)).astype(np.float64)) / 2**SPEC.grid_bits
-    assert made.moved_micros == int(moved * 1e6)
-    assert made.moved_micros > 0
-
-
-def test_without_one_a_rule_may_have_too_few() -> None:
-    start, deltas = a_round(4, 3)
-    rule = MultiKrum(weights="equal", hostile=1)
-    merged = merge(rule, SPEC, start, deltas).adapter
-    with pytest.raises(BlobError, match="wanted more than 2 deltas, got 2"):
-        influence("i000", merged, deltas, lambda rest: merge(rule, SPEC, start, rest).adapter, SPEC.grid_bits)
 
 
 def test_the_largest_change_does_not_overflow() -> None:

@@ -13,9 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commonweal_adapters import recompute
-from commonweal_adapters.delta import LIMIT, GridTensors, read_adapter, write_adapter, write_delta
+from commonweal_adapters.delta import LIMIT, GridTensors, read_adapter, read_delta, write_adapter, write_delta
 from commonweal_adapters.lora_file import tensor_shapes
-from commonweal_adapters.recompute import check_delta, merge_release, recompute_release, recompute_start
+from commonweal_adapters.merge import merge
+from commonweal_adapters.merge_error import error_micros, squared_error
+from commonweal_adapters.recompute import (
+    check_delta,
+    merge_release,
+    merge_round,
+    recompute_release,
+    recompute_start,
+    recompute_without,
+    release_facts,
+)
+from commonweal_adapters.source import Delta, Held
+from commonweal_protocols import rules
 from commonweal_protocols.audit import Recompute
 from commonweal_protocols.errors import BlobError
 from commonweal_protocols.predicates import AdapterSpec, Blob, Input, LoraModule, Release, Rule
@@ -257,3 +269,81 @@ def test_a_result_out_of_range_is_refused() -> None:
     )
     with pytest.raises(BlobError, match=f"merge: tensor .* got {LIMIT + 9}"):
         merge_release(TINY, start, RULE, replaced(inputs, up)[1:2], store.fetch)
+
+
+# -- other rules, and what is published beside a release
+
+ROBUST = rules.Median(weights="equal")
+
+
+def released(store: Store, start: Blob, inputs: tuple[Input, ...]) -> Release:
+    data = merge_release(TINY, start, RULE, inputs, store.fetch)
+    return Release(round=1, start=start, rule=RULE, inputs=inputs, adapter=store.keep(data))
+
+
+def test_a_round_by_another_rule_is_that_rules_merge() -> None:
+    store, start, inputs = a_round()
+    made = merge_round(TINY, start, ROBUST, inputs, store.fetch)
+    before = read_adapter(store.blobs[start.sha256], TINY)
+    deltas = [Delta(i.institution, 1, Held(read_delta(store.blobs[i.delta.sha256], TINY))) for i in inputs]
+    wanted = merge(ROBUST, TINY, before, deltas)
+    assert made.adapter == write_adapter(wanted.adapter, TINY)
+    assert made.counted_micros == wanted.counted_micros
+    assert made.state == ()
+
+
+def test_an_optimisers_state_goes_from_round_to_round_as_files() -> None:
+    store, start, inputs = a_round()
+    rule = rules.FedAvgM(weights="equal", momentum_millis=500)
+    first = merge_round(TINY, start, rule, inputs, store.fetch)
+    (momentum,) = first.state
+    again = merge_round(TINY, start, rule, inputs, store.fetch, (store.keep(momentum),))
+    before, one, two = (read_adapter(d, TINY) for d in (store.blobs[start.sha256], first.adapter, again.adapter))
+    for name, m in read_delta(momentum, TINY).items():
+        assert np.array_equal(one[name], before[name] + m)
+        # The same mean again: m ← m / 2 + m.
+        np.testing.assert_allclose(two[name] - before[name], 1.5 * m, rtol=0, atol=0.5)
+
+
+def test_dare_draws_by_the_rounds_start() -> None:
+    store, start, inputs = a_round()
+    other = store.keep(write_adapter(random_grid(99, LIMIT // 2), TINY))
+    rule = rules.Dare(weights="equal", drop_millis=500)
+    moved = []
+    for blob in (start, other):
+        before = read_adapter(store.blobs[blob.sha256], TINY)
+        after = read_adapter(merge_round(TINY, blob, rule, inputs, store.fetch).adapter, TINY)
+        moved.append([(after[n] - q).tolist() for n, q in before.items()])
+    assert moved[0] != moved[1]
+
+
+def test_facts_are_those_of_the_logged_inputs() -> None:
+    store, start, inputs = a_round()
+    release = released(store, start, inputs)
+    facts = release_facts(TINY, start, inputs, release.adapter, store.fetch)
+    before, merged = (read_adapter(store.blobs[b.sha256], TINY) for b in (start, release.adapter))
+    deltas = [Delta(i.institution, i.weight, Held(read_delta(store.blobs[i.delta.sha256], TINY))) for i in inputs]
+    error = squared_error(TINY, before, deltas, merged)
+    assert error is not None
+    assert facts.error_micros == error_micros(error) > 0
+    rows = np.stack([np.concatenate([d.rows.read(n, 0, q.size) for n, q in before.items()]) for d in deltas])
+    exact = rows.astype(object) @ rows.astype(object).T
+    assert facts.diversity_micros == 10**6 - -(-(10**6 * int(exact.sum())) // (3 * int(np.trace(exact))))
+    assert [facts.interference.cosine_micros[i][i] for i in range(3)] == [10**6] * 3
+
+
+def test_without_an_institution_a_release_is_the_others_merge_and_the_change_is_measured() -> None:
+    store, start, inputs = a_round()
+    release = released(store, start, inputs)
+    data, moved = recompute_without(TINY, release, "coop", store.fetch)
+    assert data == merge_release(TINY, start, RULE, (inputs[0], inputs[2]), store.fetch)
+    published, without = (safetensors.numpy.load(d) for d in (store.blobs[release.adapter.sha256], data))
+    squared = sum(((published[n].astype(np.float64) - without[n]) ** 2).sum() for n in published)
+    assert abs(moved - 1e6 * math.sqrt(squared)) <= 1
+    assert moved > 0
+
+
+def test_an_institution_that_took_no_part_cannot_be_left_out() -> None:
+    store, start, inputs = a_round()
+    with pytest.raises(BlobError, match="institution: wanted one of clinic, coop, school, got bank"):
+        recompute_without(TINY, released(store, start, inputs), "bank", store.fetch)

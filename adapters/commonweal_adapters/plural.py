@@ -1,4 +1,4 @@
-"""What a mean hides: who is like whom, how far they are apart, who pulls against whom, and who moved it.
+"""What a mean hides: who is like whom, how far they are apart, and who pulls against whom.
 
 All of it comes from the deltas alone, without anybody's data: from their exact inner products, and from signs. It is a
 proxy: two communities may want the same of different elements. Integers only; no I/O but the reads, no clock.
@@ -6,7 +6,7 @@ proxy: two communities may want the same of different elements. Integers only; n
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from commonweal_adapters.blas import integer_gram
 from commonweal_adapters.delta import GridTensors
 from commonweal_adapters.gram import Gram, block
-from commonweal_adapters.source import Chunk, Delta, Rows, chunks_of, for_each
+from commonweal_adapters.source import Chunk, Rows, chunks_of, for_each
 
 _MICROS = 10**6
 
@@ -113,38 +113,6 @@ def clusters(inner: Gram, likeness_micros: int) -> tuple[tuple[int, ...], ...]:
         sizes[first] += sizes[second]
         apart[second] = apart[:, second] = False
     return tuple(tuple(g) for g in groups if g)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Influence:
-    """What a merge would be without an institution."""
-
-    adapter: GridTensors
-    moved_micros: int
-    """The L2 norm of the change over all elements, in millionths of an adapter's unit, rounded down."""
-
-
-def influence(
-    institution: str,
-    merged: GridTensors,
-    deltas: Sequence[Delta],
-    merge_without: Callable[[Sequence[Delta]], GridTensors],
-    grid_bits: int,
-) -> Influence:
-    """Merge again without an institution.
-
-    Args:
-        institution: Who is left out.
-        merged: The merge of all.
-        deltas: All.
-        merge_without: The same rule on fewer deltas; weights that depend on who takes part are its concern.
-        grid_bits: A grid step is 2^-grid_bits.
-
-    Raises:
-        BlobError: What ``merge_without`` raises: the rule may want more than are left.
-    """
-    adapter = merge_without([d for d in deltas if d.institution != institution])
-    return Influence(adapter, distance_micros(merged, adapter, grid_bits))
 
 
 def distance_micros(a: GridTensors, b: GridTensors, grid_bits: int) -> int:

@@ -9,14 +9,18 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from commonweal_adapters.delta import GridTensors, read_adapter, read_delta, write_adapter
+from commonweal_adapters.delta import GridTensors, read_adapter, read_delta, write_adapter, write_delta
+from commonweal_adapters.gram import gram
 from commonweal_adapters.lora_file import payload_bytes, slots
 from commonweal_adapters.merge import merge
+from commonweal_adapters.merge_error import error_micros, squared_error
+from commonweal_adapters.plural import Interference, distance_micros, diversity_micros, interference
 from commonweal_adapters.source import Delta, Spool
 from commonweal_protocols import rules
 from commonweal_protocols.canonical import digest_of
@@ -75,9 +79,32 @@ def check_delta(data: bytes, spec: AdapterSpec) -> None:
 
 
 def merge_release(
-    spec: AdapterSpec, start: Blob, rule: Rule, inputs: Sequence[Input], fetch: Callable[[Digest], bytes]
+    spec: AdapterSpec, start: Blob, rule: Rule | AnyRule, inputs: Sequence[Input], fetch: Callable[[Digest], bytes]
 ) -> bytes:
-    """Merge deltas into an adapter file.
+    """Merge deltas into an adapter file: the file of :func:`merge_round`."""
+    return merge_round(spec, start, rule, inputs, fetch).adapter
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a round's rule makes of its inputs."""
+
+    adapter: bytes
+    counted_micros: tuple[int, ...]
+    """How much each input counted, in their order; see ``merge.Merged``."""
+    state: tuple[bytes, ...]
+    """Delta files that an outer optimiser keeps for the next round; empty for other rules."""
+
+
+def merge_round(
+    spec: AdapterSpec,
+    start: Blob,
+    rule: Rule | AnyRule,
+    inputs: Sequence[Input],
+    fetch: Callable[[Digest], bytes],
+    state: Sequence[Blob] = (),
+) -> Outcome:
+    """Merge deltas by a rule.
 
     Args:
         spec: The consortium's one shape.
@@ -86,23 +113,91 @@ def merge_release(
         inputs: In any order: it does not change a bit.
         fetch: Returns a blob's bytes by their SHA-256; called once for each blob, and each is let go before the next.
             Until the merge, deltas lie in a temporary file.
+        state: What the round before kept.
 
     Raises:
         BlobError: A blob is not what its name or the spec says, the rule cannot be used with these inputs, or the
             result is out of range. ``fetch``'s own errors pass through.
     """
     begin = _read(f"start {start.sha256}", start, fetch, read_adapter, spec)
+    kept = [_read(f"state {s.sha256}", s, fetch, read_delta, spec) for s in state]
     with closing(Spool(spec)) as spool:
-        deltas = [
-            Delta(
-                i.institution,
-                i.weight,
-                spool.keep(_read(f"delta {i.delta.sha256} of {i.institution}", i.delta, fetch, read_delta, spec)),
-            )
-            for i in inputs
-        ]
-        merged = merge(_RULE.validate_python(rule.model_dump()), spec, begin, deltas, round_seed=start.sha256)
-    return write_adapter(merged.adapter, spec)
+        merged = merge(
+            _RULE.validate_python(rule.model_dump()),
+            spec,
+            begin,
+            _spooled(spool, spec, inputs, fetch),
+            round_seed=start.sha256,
+            state=kept,
+        )
+    return Outcome(
+        write_adapter(merged.adapter, spec), merged.counted_micros, tuple(write_delta(s, spec) for s in merged.state)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is published beside a release, so that nobody has to trust a mean."""
+
+    error_micros: int | None
+    """How far the adapter is from the exact merge; see ``merge_error``. None where that is 0 and the adapter is not."""
+    diversity_micros: int
+    interference: Interference
+    """Rows and columns in the order of the inputs."""
+
+
+def release_facts(
+    spec: AdapterSpec, start: Blob, inputs: Sequence[Input], adapter: Blob, fetch: Callable[[Digest], bytes]
+) -> Facts:
+    """Return a release's stated error, diversity and interference, from its logged inputs.
+
+    Raises:
+        BlobError: A blob is not what its name or the spec says. ``fetch``'s own errors pass through.
+    """
+    begin = _read(f"start {start.sha256}", start, fetch, read_adapter, spec)
+    merged = _read(f"adapter {adapter.sha256}", adapter, fetch, read_adapter, spec)
+    with closing(Spool(spec)) as spool:
+        deltas = _spooled(spool, spec, inputs, fetch)
+        error = squared_error(spec, begin, deltas, merged)
+        rows = [d.rows for d in deltas]
+        inner = gram(begin, rows)
+        return Facts(
+            None if error is None else error_micros(error), diversity_micros(inner), interference(begin, rows, inner)
+        )
+
+
+def recompute_without(
+    spec: AdapterSpec, release: Release, institution: str, fetch: Callable[[Digest], bytes]
+) -> tuple[bytes, int]:
+    """Return a release as it would be without one institution, and how far that is from what was published.
+
+    The others keep the weights that they have in the release.
+
+    Returns:
+        The adapter file; and the L2 norm of the change in millionths of an adapter's unit, rounded down.
+
+    Raises:
+        BlobError: The institution is none of the inputs, or too few are left for the rule.
+    """
+    rest = [i for i in release.inputs if i.institution != institution]
+    if len(rest) == len(release.inputs):
+        names = ", ".join(i.institution for i in release.inputs)
+        raise BlobError(f"institution: wanted one of {names}, got {institution}")
+    data = merge_release(spec, release.start, release.rule, rest, fetch)
+    published = _read(f"adapter {release.adapter.sha256}", release.adapter, fetch, read_adapter, spec)
+    return data, distance_micros(published, read_adapter(data, spec), spec.grid_bits)
+
+
+def _spooled(spool: Spool, spec: AdapterSpec, inputs: Sequence[Input], fetch: Callable[[Digest], bytes]) -> list[Delta]:
+    """Fetch, check and spool one delta after the other."""
+    return [
+        Delta(
+            i.institution,
+            i.weight,
+            spool.keep(_read(f"delta {i.delta.sha256} of {i.institution}", i.delta, fetch, read_delta, spec)),
+        )
+        for i in inputs
+    ]
 
 
 def _read(
