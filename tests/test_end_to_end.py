@@ -20,7 +20,8 @@ from commonweal_protocols.note import open_note
 from commonweal_protocols.predicates import Identity, Round, Update
 from commonweal_protocols.records import DirectorySource, read_checkpoint, read_entries, unverified_size
 from commonweal_protocols.statement import open_entry
-from tests.processes import CANARY, NAMES, PROGRAM, Processes, descendants, is_alive
+from tests.proc import descendants, is_alive
+from tests.processes import CANARY, NAMES, PROGRAM, Processes
 from tests.s3 import CREDENTIALS, serve_s3
 
 pytestmark = pytest.mark.slow
