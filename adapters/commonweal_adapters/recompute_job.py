@@ -7,7 +7,7 @@ from pathlib import Path
 from commonweal_adapters.delta import read_adapter
 from commonweal_adapters.peft_files import save_adapter
 from commonweal_adapters.plural import distance_micros
-from commonweal_adapters.recompute import merge_release, recompute_release
+from commonweal_adapters.recompute import recompute_release, recompute_without, release_facts
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.predicates import Blob, Digest, Name, Release
@@ -30,10 +30,13 @@ class RecomputeReport:
     recomputed_sha256: Digest
     round_micros: int
     """From the start to the release."""
+    error_micros: int | None = None
+    """The stated error against the exact merge; None where the exact merge is 0, or the adapter is another."""
+    diversity_micros: int | None = None
     without: Name | None = None
     without_sha256: Digest | None = None
     moved_micros: int | None = None
-    """From the release to what it would be."""
+    """From the published release to what it would be."""
 
     @property
     def holds(self) -> bool:
@@ -60,31 +63,25 @@ def run_recompute(source: Source, number: int | None, without: Name | None, out:
     names = tuple(i.institution for i in release.inputs)
     if without is not None and without not in names:
         raise ConfigError(f"--without: wanted one of {', '.join(names)}, got {without}")
-    fetch = _fetch(source, release)
-    data = recompute_release(compact.adapter, release, fetch)
-    merged, start = read_adapter(data, compact.adapter), read_adapter(fetch(release.start.sha256), compact.adapter)
-    bits = compact.adapter.grid_bits
+    fetch, spec = _fetch(source, release), compact.adapter
+    data = recompute_release(spec, release, fetch)
+    start = read_adapter(fetch(release.start.sha256), spec)
     report = RecomputeReport(
         round=release.round,
         rule=release.rule.name,
         institutions=names,
         logged_sha256=release.adapter.sha256,
         recomputed_sha256=digest_of(data),
-        round_micros=distance_micros(merged, start, bits),
+        round_micros=distance_micros(read_adapter(data, spec), start, spec.grid_bits),
     )
+    if report.holds:
+        facts = release_facts(spec, release.start, release.inputs, release.adapter, fetch)
+        report = replace(report, error_micros=facts.error_micros, diversity_micros=facts.diversity_micros)
     if without is not None:
-        left = [i for i in release.inputs if i.institution != without]
-        data = merge_release(compact.adapter, release.start, release.rule, left, fetch)
-        other = read_adapter(data, compact.adapter)
-        report = replace(
-            report,
-            without=without,
-            without_sha256=digest_of(data),
-            moved_micros=distance_micros(merged, other, bits),
-        )
-        merged = other
+        data, moved = recompute_without(spec, release, without, fetch)
+        report = replace(report, without=without, without_sha256=digest_of(data), moved_micros=moved)
     if out is not None:
-        save_adapter(out, compact.adapter, merged, compact.base.reference)
+        save_adapter(out, spec, read_adapter(data, spec), compact.base.reference)
     return report
 
 
@@ -98,5 +95,7 @@ def _release(state: State, number: int | None) -> Release:
 
 
 def _fetch(source: Source, release: Release) -> Callable[[Digest], bytes]:
-    blobs: dict[Digest, Blob] = {b.sha256: b for b in (release.start, *(i.delta for i in release.inputs))}
+    blobs: dict[Digest, Blob] = {
+        b.sha256: b for b in (release.start, release.adapter, *(i.delta for i in release.inputs))
+    }
     return lambda sha256: read_blob(source, blobs[sha256])
