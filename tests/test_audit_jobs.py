@@ -11,7 +11,7 @@ from commonweal_protocols.audit import audit, examine
 from commonweal_protocols.envelope import format_envelope, parse_envelope, sign, sign_envelope
 from commonweal_protocols.errors import CommonwealError, UnavailableError
 from commonweal_protocols.tiles import bundle_path
-from tests.bench.log import make_entries
+from tests.bench.measure import make_entries
 from tests.federation import Federation, key_of
 from tests.proc import descendants
 from tests.shelf import Shelf, shelf

@@ -30,7 +30,7 @@ from commonweal_protocols.records import DirectorySource, read_entries
 from commonweal_protocols.statement import Author
 from commonweal_protocols.wire import commonweal_pb2 as pb
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
-from tests.bench.log import make_entries
+from tests.bench.measure import make_entries
 from tests.federation import ORIGIN, Federation, key_of
 from tests.hub_server import Admission
 from tests.proc import descendants

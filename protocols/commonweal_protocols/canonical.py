@@ -18,6 +18,7 @@ from commonweal_protocols.errors import MalformedError
 Json = None | bool | int | str | list["Json"] | dict[str, "Json"]
 """A JSON value as records use it: no floating-point numbers, so that no number has two spellings."""
 
+_CLOSED = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
 _MAX_INTEGER = 2**53 - 1
 _HEX32 = re.compile(r"[0-9a-f]{64}")
@@ -61,7 +62,7 @@ def encode_closed(value: Json) -> bytes:
     times faster: only where a key is not ASCII does RFC 8785 section 3.2.3 (by UTF-16 code units) sort otherwise. Text
     that is not valid Unicode has no bytes; what it gives here equals no input.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+    return _CLOSED.encode(value).encode("utf-8", "replace")
 
 
 def parse(data: bytes, *, max_bytes: int) -> Json:

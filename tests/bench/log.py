@@ -9,14 +9,12 @@ import hashlib
 import importlib
 import os
 import resource
-import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -29,65 +27,23 @@ from commonweal_coordinator.log import Log, no_witness
 from commonweal_coordinator.sequencer import Sequencer
 from commonweal_protocols.cosignature import parse_cosigner_vkey
 from commonweal_protocols.envelope import parse_envelope, verify_envelope
-from commonweal_protocols.merkle import Tree, leaf_hash, verify_inclusion
+from commonweal_protocols.merkle import Tree, verify_inclusion
 from commonweal_protocols.note import format_vkey, make_verifier
 from commonweal_protocols.policy import NO_QUORUM, Group, Policy, PolicyLog, PolicyWitness
-from commonweal_protocols.predicates import Identity
 from commonweal_protocols.records import DirectorySource
-from commonweal_protocols.statement import Author, Seen, open_entry
+from commonweal_protocols.statement import open_entry
+from tests.bench import verification
+from tests.bench.measure import Row, best, folder, make_entries
 from tests.federation import NAMES, ORIGIN, Federation
 
 console = Console(width=120)
 PROGRAM = str(Path(sys.executable).with_name("commonweal"))
 
 
-def best(run: Callable[[], int], repeat: int) -> float:
-    """The highest rate of several runs; ``run`` does its work once and says how many things that was."""
-    rates = []
-    for _ in range(repeat):
-        began = time.perf_counter()
-        count = run()
-        rates.append(count / (time.perf_counter() - began))
-    return max(rates)
-
-
-@contextmanager
-def folder() -> Iterator[Path]:
-    """A folder on the disk that the checkout is on: a memory file system would make every sync free."""
-    path = Path(tempfile.mkdtemp(prefix=".bench-", dir=Path(__file__).parents[2]))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def make_entries(f: Federation, count: int) -> list[bytes]:
-    """Valid entries of a founded consortium: its members announce themselves over and over, each in its own chain."""
-    entries = []
-    chains: dict[str, tuple[int, str | None]] = dict.fromkeys(NAMES, (-1, None))
-    checkpoint = f.replica.checkpoint()
-    seen = (Seen(origin=checkpoint.origin, size=checkpoint.size, root=checkpoint.root.hex()),)
-    for i in range(count):
-        name = NAMES[i % len(NAMES)]
-        seq, prev = chains[name]
-        identity = Identity(institution=name, transport_key=f"{i:040d}" + "A" * 120)
-        data = Author(f.keys[name], f.state.consortium).sign(identity, seq=seq + 1, prev=prev, seen=seen)
-        entries.append(data)
-        chains[name] = (seq + 1, leaf_hash(data).hex())
-    return entries
-
-
 # -- the machine's limits
 
 
-def limits(entries: Sequence[bytes], repeat: int) -> list[tuple[str, float, str]]:
-    envelopes = [parse_envelope(e) for e in entries[:2000]]
-
-    def verify() -> int:
-        for e in envelopes:
-            verify_envelope(e)
-        return len(envelopes)
-
+def limits(repeat: int) -> list[Row]:
     node = os.urandom(65)
 
     def hash_nodes() -> int:
@@ -106,7 +62,6 @@ def limits(entries: Sequence[bytes], repeat: int) -> list[tuple[str, float, str]
         return 200
 
     return [
-        ("limit: Ed25519 checks, one core", best(verify, repeat), "/s"),
         ("limit: SHA-256 of a 65-byte node, one core", best(hash_nodes, repeat), "/s"),
         ("limit: write 4 KiB and fsync", best(sync, repeat), "/s"),
     ]
@@ -115,7 +70,7 @@ def limits(entries: Sequence[bytes], repeat: int) -> list[tuple[str, float, str]
 # -- ours
 
 
-def trees(repeat: int) -> list[tuple[str, float, str]]:
+def trees(repeat: int) -> list[Row]:
     leaves = [hashlib.sha256(i.to_bytes(8)).digest() for i in range(200_000)]
 
     def grow() -> int:
@@ -142,7 +97,7 @@ def trees(repeat: int) -> list[tuple[str, float, str]]:
     ]
 
 
-def appends(f: Federation, entries: Sequence[bytes], repeat: int) -> list[tuple[str, float, str]]:
+def appends(f: Federation, entries: Sequence[bytes], repeat: int) -> list[Row]:
     def durable() -> int:
         with folder() as home:
             log = Log.create(home / "public", home / "lock.db", ORIGIN, f.log_key)
@@ -207,7 +162,7 @@ def witnesses(f: Federation, home: Path, count: int) -> Iterator[Policy]:
                 process.stdout.close()
 
 
-def receipts(f: Federation, entries: Sequence[bytes], count: int) -> list[tuple[str, float, str]]:
+def receipts(f: Federation, entries: Sequence[bytes], count: int) -> list[Row]:
     """The whole way: signatures, fold, batch, sync, cosignatures, proof; each institution sends one after the other."""
     latencies: list[float] = []
     lock = threading.Lock()
@@ -237,7 +192,7 @@ def receipts(f: Federation, entries: Sequence[bytes], count: int) -> list[tuple[
     ]
 
 
-def memory(count: int) -> list[tuple[str, float, str]]:
+def memory(count: int) -> list[Row]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tree = Tree()
     for i in range(count):
@@ -254,7 +209,7 @@ def memory(count: int) -> list[tuple[str, float, str]]:
 # -- others
 
 
-def others(entries: Sequence[bytes], repeat: int) -> list[tuple[str, float, str]]:
+def others(entries: Sequence[bytes], repeat: int) -> list[Row]:
     def hash_chain() -> int:
         with folder() as home:
             db = sqlite3.connect(home / "chain.db", isolation_level=None)
@@ -301,6 +256,7 @@ def others(entries: Sequence[bytes], repeat: int) -> list[tuple[str, float, str]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--entries", type=int, default=6000)
+    parser.add_argument("--verified-entries", type=int, default=20_000)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--memory-entries", type=int, default=1_000_000)
     args = parser.parse_args()
@@ -309,7 +265,8 @@ def main() -> None:
     size = sum(map(len, entries)) // len(entries)
     table = Table("figure", "value", title=f"log: {args.entries} entries of {size} bytes, {os.cpu_count()} cores")
     for rows in (
-        limits(entries, args.repeat),
+        limits(args.repeat),
+        verification.rows(f, make_entries(f, args.verified_entries), args.repeat),
         trees(args.repeat),
         appends(f, entries, args.repeat),
         receipts(f, entries[:3000], 0),
