@@ -137,8 +137,10 @@ def test_millionths_are_the_parts_within_one_and_lose_nothing(parts: list[int], 
     whole = sum(parts) + left_out
     micros = to_micros(parts, whole)
     assert sum(micros) == 10**6 * sum(parts) // whole
-    for part, share in zip(parts, micros, strict=True):
-        assert abs(Fraction(part * 10**6, whole) - share) < 1
+    rests = [Fraction(part * 10**6, whole) - share for part, share in zip(parts, micros, strict=True)]
+    assert all(abs(r) < 1 for r in rests)
+    # Whoever was rounded up had at least the remainder of whoever was not.
+    assert min([r + 1 for r in rests if r < 0], default=1) >= max([r for r in rests if r >= 0], default=0)
 
 
 def test_of_equal_remainders_the_earlier_rounds_up() -> None:

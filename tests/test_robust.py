@@ -182,6 +182,18 @@ def test_the_sums_inner_products_follow_from_the_deltas() -> None:
     assert {sum(row) for row in mixing.matrix} != {mixing.divisor}
 
 
+def test_who_is_near_is_seen_after_the_bound_on_norms() -> None:
+    # The second only exaggerates what the first and third say; bounded, it is as near to them as they to each other.
+    rows = [[10, 0], [1000, 0], [11, 0], [0, 10], [0, 11]]
+    inner = [[(x * a + y * b) << 20 for a, b in rows] for x, y in rows]
+    near = make_mixing(Median(weights="equal", mix_hostile=2), inner, 20)
+    bounded = make_mixing(Median(weights="equal", mix_hostile=2, bound_norm_micros=11_719), inner, 20)
+    assert near is not None
+    assert bounded is not None
+    assert [j for j, m in enumerate(near.matrix[0]) if m] == [0, 2, 3]
+    assert [j for j, m in enumerate(bounded.matrix[0]) if m] == [0, 1, 2]
+
+
 ROBUST: list[AnyRule] = [
     TrimmedMean(weights="equal", hostile=2),
     Median(weights="equal"),
