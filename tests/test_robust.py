@@ -64,11 +64,16 @@ def weiszfeld(rows: Floats, weights: Floats, iterations: int, nu: float) -> Floa
     return z
 
 
-def test_the_geometric_median_is_weiszfelds_formula() -> None:
+@pytest.mark.parametrize("smoothing_micros", [1000, 1_600_000, 10**8])
+def test_the_geometric_median_is_weiszfelds_formula(smoothing_micros: int) -> None:
     start, deltas = a_round(1, 6, weights=[1, 5, 2, 2, 9, 1])
-    made = merge(GeometricMedian(weights="examples"), SPEC, start, deltas)
+    made = merge(GeometricMedian(weights="examples", smoothing_micros=smoothing_micros), SPEC, start, deltas)
     rows = matrix(deltas, start).astype(np.float64)
-    close(made, start, weiszfeld(rows, np.array([1, 5, 2, 2, 9, 1.0]), 16, 1e-3 * UNIT), deltas)
+    nu = smoothing_micros * UNIT / 1e6
+    wanted = weiszfeld(rows, np.array([1, 5, 2, 2, 9, 1.0]), 16, nu)
+    # The middle one lies between the deltas' distances, so that it counts for some and not for others.
+    assert smoothing_micros != 1_600_000 or len(set((np.linalg.norm(rows - wanted, axis=1) < nu).tolist())) == 2
+    close(made, start, wanted, deltas)
     assert sum(made.counted_micros) == 10**6
 
 
