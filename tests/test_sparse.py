@@ -58,9 +58,11 @@ def test_who_disagrees_with_the_elected_sign_is_left_out_and_that_is_published()
 
 
 def test_values_that_cancel_out_leave_the_start() -> None:
-    start, deltas = of([7, 3], [-7, 3])
+    start, deltas = of([7, 3, 0], [-7, 3, 0])
     made = merge(Ties(weights="equal", density_millis=1000), SPEC, start, deltas)
-    assert made.adapter["a"].tolist() == [[0, 3]]
+    assert made.adapter["a"].tolist() == [[0, 3, 0]]
+    # What is elected by nobody counts for nobody.
+    assert made.counted_micros == (333_333, 333_333)
 
 
 def test_all_that_equal_the_least_that_stays_stay() -> None:
