@@ -28,7 +28,7 @@ from tests.fuzz.targets import TARGETS, accepts
 ROOT = Path(__file__).parent.parent
 SECONDS, RUNS = 1, 50_000  # of the fuzzer, for each target: whichever is over first
 EDITS_PER_SAMPLE = 100
-# Parsers of what only its own program writes, of a person's own settings, or of what is fuzzed in its parts, or as a whole.
+# Parsers of what only its own program writes, of a person's settings, or of what is fuzzed in or as parts.
 NOT_FOREIGN = {"parse_memory", "parse_log", "open_cosigned_proof", "open_entries"}
 
 
