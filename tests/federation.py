@@ -17,9 +17,10 @@ from commonweal_adapters.recompute import merge_release, recompute_start
 from commonweal_coordinator.blobs import BlobStore
 from commonweal_coordinator.log import Log
 from commonweal_protocols.canonical import digest_of
+from commonweal_protocols.cosignature import cosign, make_cosignature_verifier
 from commonweal_protocols.envelope import Signature, format_envelope, sign
-from commonweal_protocols.fold import release_inputs
 from commonweal_protocols.keys import public_hex, write_private
+from commonweal_protocols.kinds import Predicate
 from commonweal_protocols.merkle import Tree, leaf_hash
 from commonweal_protocols.note import format_vkey, sign_note
 from commonweal_protocols.predicates import (
@@ -33,7 +34,6 @@ from commonweal_protocols.predicates import (
     Identity,
     LoraModule,
     Member,
-    Predicate,
     Quorum,
     Ratification,
     Recipe,
@@ -41,12 +41,15 @@ from commonweal_protocols.predicates import (
     Rotation,
     Round,
     Rule,
+    Seen,
     Update,
+    Witness,
 )
 from commonweal_protocols.proof import format_proof
 from commonweal_protocols.replica import Replica
+from commonweal_protocols.round_rules import release_inputs
 from commonweal_protocols.state import State
-from commonweal_protocols.statement import Author, Header, Seen, Statement
+from commonweal_protocols.statement import Author, Header, Statement
 
 NAMES = ("clinic", "school", "coop")
 ORIGIN = "log.test/three"
@@ -89,6 +92,8 @@ class Federation:
     replica: Replica = field(default_factory=Replica)
     quorum: Quorum = field(default_factory=lambda: Quorum(updates=2, ratifications=2, amendments=2))
     weights: str = "equal"
+    witnesses: int = 0
+    """How many there are; all but one are the quorum."""
 
     def __post_init__(self) -> None:
         self.log_key = key_of("log")
@@ -103,12 +108,20 @@ class Federation:
             adapter=TINY,
             recipe=Recipe(steps=10, batch_size=4, learning_rate_micros=1000, max_tokens=64),
             rule=Rule.model_validate({"name": "factor-mean", "weights": self.weights}),
-            quorum=self.quorum,
+            quorum=self.quorum.model_copy(update={"witnesses": max(0, self.witnesses - 1)}),
             members=tuple(Member(institution=n, key=public_hex(self.keys[n])) for n in sorted(NAMES)),
             coordinator=Coordinator(
                 name="hub",
                 key=public_hex(self.coordinator),
                 log=format_vkey(ORIGIN, self.log_key.public_key().public_bytes_raw()),
+            ),
+            witnesses=tuple(
+                Witness(
+                    name=f"w{i}",
+                    vkey=make_cosignature_verifier(f"w{i}", key_of(f"w{i}").public_key()).vkey,
+                    url=f"http://127.0.0.1:{i + 1}",
+                )
+                for i in range(self.witnesses)
             ),
             start=blob_of(start),
             round_deadline_seconds=600,
@@ -160,6 +173,12 @@ class Federation:
         note = sign_note(self.replica.checkpoint().text(), ORIGIN, self.log_key)
         index = self.entries.index(entry)
         return format_proof(index, tree.inclusion_path(index, tree.size), note)
+
+    def cosigned(self, at: int) -> str:
+        """The newest checkpoint, as all witnesses have cosigned it at this time."""
+        checkpoint = self.replica.checkpoint()
+        note = sign_note(checkpoint.text(), ORIGIN, self.log_key).decode()
+        return note + "".join(cosign(checkpoint, w.name, key_of(w.name), at=at) for w in self.compact.witnesses)
 
     # -- who decides, and under which keys
 

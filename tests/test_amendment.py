@@ -2,11 +2,14 @@
 
 import pytest
 
-from commonweal_protocols.errors import RuleError
+from commonweal_protocols.errors import LogError, PeerError, RuleError
+from commonweal_protocols.governance import Exit
 from commonweal_protocols.keys import public_hex
-from commonweal_protocols.predicates import Compact, Identity, Predicate, Refusal
+from commonweal_protocols.kinds import Predicate
+from commonweal_protocols.note import format_vkey
+from commonweal_protocols.predicates import Compact, Identity, Quorum, Refusal, Seen
 from commonweal_protocols.replica import Replica
-from commonweal_protocols.statement import open_entry
+from commonweal_protocols.statement import Author, open_entry
 from tests.federation import NAMES, Federation, key_of, two_rounds
 
 
@@ -116,11 +119,112 @@ def test_what_makes_a_consortium_this_one_does_not_change(changes: dict[str, obj
         f.add(f.amendment(f.amended(**changes), *NAMES))
 
 
-def test_the_log_stays_the_same() -> None:
+# -- another coordinator, another log
+
+
+OTHER = "log.test/other"
+
+
+def heir(**changes: object) -> dict[str, object]:
+    """Another coordinator, as a compact names it."""
+    log = format_vkey(OTHER, key_of("other log").public_key().public_bytes_raw())
+    return {"name": "heir", "key": public_hex(key_of("heir")), "log": log, "post_quantum": None, **changes}
+
+
+def last(f: Federation) -> dict[str, object]:
+    checkpoint = f.replica.checkpoint()
+    return {"origin": checkpoint.origin, "size": checkpoint.size, "root": checkpoint.root.hex()}
+
+
+def test_another_coordinator_goes_on_with_the_same_history_under_another_log() -> None:
+    f = two_rounds()
+    seen = last(f)
+    f.add(f.amendment(f.amended(coordinator=heir(), succeeds=seen), *NAMES))
+    assert f.replica.log.name == OTHER
+    with pytest.raises(RuleError, match=r"wanted a key in force, got .* of hub"):
+        f.open_round()
+    f.coordinator = key_of("heir")
+    # Statements still carry what their authors saw of the log before.
+    chain = f.state.chain(public_hex(f.keys["coop"]))
+    author = Author(f.keys["coop"], f.state.consortium)
+    f.add(author.sign(hello("coop"), seq=chain.seq + 1, prev=chain.leaf, seen=(Seen.model_validate(seen),)))
+    f.run_round()
+    assert len(f.state.rounds) == 3
+
+
+def test_an_open_round_ends_under_the_successor() -> None:
+    f = stolen()
+    f.add(f.amendment(f.amended(coordinator=heir(), succeeds=last(f)), *NAMES))
+    f.coordinator = key_of("heir")
+    f.say("coop", f.update("coop"))
+    f.say("hub", f.release())
+    assert [i.institution for i in f.release().inputs] == ["clinic", "coop", "school"]
+
+
+SUCCESSIONS: list[tuple[dict[str, object], dict[str, object] | None, str, str]] = [
+    ({}, None, "succeeds: wanted the last checkpoint of log.test/three, of the 4 entries", "no checkpoint"),
+    ({}, {"size": 3}, "of the 4 entries that are carried over", "an entry is not carried over"),
+    ({}, {"root": "0" * 64}, "forked: at size 4", "another history"),
+    ({}, {"origin": "log.test/x"}, "wanted the last checkpoint of log.test/three", "another log"),
+    ({"name": "hub"}, {}, "another name, key and log", "the old name"),
+    ({"key": public_hex(key_of("coordinator"))}, {}, "another name, key and log", "the old key"),
+]
+
+
+@pytest.mark.parametrize(("changes", "checkpoint", "message", "why"), SUCCESSIONS)
+def test_a_succession_carries_everything_over(
+    changes: dict[str, object], checkpoint: dict[str, object] | None, message: str, why: str
+) -> None:
     f = announced()
-    coordinator = f.compact.coordinator.model_dump() | {"log": f.compact.coordinator.log.replace("three", "four")}
-    with pytest.raises(RuleError, match=r"coordinator\.log"):
-        f.add(f.amendment(f.amended(coordinator=coordinator), *NAMES))
+    succeeds = None if checkpoint is None else last(f) | checkpoint
+    with pytest.raises(PeerError, match=message):
+        f.add(f.amendment(f.amended(coordinator=heir(**changes), succeeds=succeeds), *NAMES))
+
+
+def test_who_saw_more_of_the_old_log_than_was_carried_over_says_so() -> None:
+    f = announced()
+    f.add(f.amendment(f.amended(coordinator=heir(), succeeds=last(f)), *NAMES))
+    chain = f.state.chain(public_hex(f.keys["coop"]))
+    more = Seen(origin="log.test/three", size=9, root="0" * 64)
+    data = Author(f.keys["coop"], f.state.consortium).sign(
+        hello("coop"), seq=chain.seq + 1, prev=chain.leaf, seen=(more,)
+    )
+    with pytest.raises(LogError, match="left behind: 9 entries were seen there, 4 were carried over"):
+        f.add(data)
+
+
+def test_the_same_log_is_not_succeeded() -> None:
+    f = announced()
+    with pytest.raises(RuleError, match="succeeds: wanted nothing"):
+        f.add(f.amendment(f.amended(succeeds=last(f)), *NAMES))
+
+
+# -- leaving
+
+
+def test_who_leaves_says_nothing_more_and_what_it_gave_stays() -> None:
+    f = stolen()
+    f.say("clinic", Exit(institution="clinic", reason="we found another way"))
+    assert [m.institution for m in f.state.compact.members] == ["coop", "school"]
+    with pytest.raises(RuleError, match="of clinic, ended at entry 7: left the consortium"):
+        f.add(f.signed("clinic", hello("clinic")))
+    f.say("hub", f.release())
+    assert "clinic" in [i.institution for i in f.release().inputs]
+
+
+def test_quorums_that_could_not_be_reached_any_more_become_all_who_are_left() -> None:
+    f = Federation(quorum=Quorum(updates=3, ratifications=3, amendments=2))
+    f.say("clinic", Exit(institution="clinic", reason="bye"))
+    assert f.state.compact.quorum == Quorum(updates=2, ratifications=2, amendments=2)
+    f.say("coop", Exit(institution="coop", reason="bye"))
+    with pytest.raises(RuleError, match="school is the last member"):
+        f.say("school", Exit(institution="school", reason="bye"))
+
+
+def test_nobody_is_made_to_leave_by_another() -> None:
+    f = announced()
+    with pytest.raises(RuleError, match=r"wanted institution clinic \(the author\), got school"):
+        f.say("clinic", Exit(institution="school", reason="out"))
 
 
 def test_a_version_cannot_be_replayed() -> None:

@@ -6,11 +6,13 @@ import pytest
 
 from commonweal_protocols.envelope import format_envelope, sign
 from commonweal_protocols.errors import PeerError, RuleError
-from commonweal_protocols.fold import fold, weights
+from commonweal_protocols.fold import fold
 from commonweal_protocols.keys import public_hex
-from commonweal_protocols.predicates import Blob, Identity, Incident, Predicate, Quorum, Refusal, Rejection, Rule
+from commonweal_protocols.kinds import Predicate
+from commonweal_protocols.predicates import Blob, Identity, Incident, Quorum, Refusal, Rejection, Rule, Seen
 from commonweal_protocols.replica import Replica
-from commonweal_protocols.statement import Author, Header, Seen, Statement, open_entry
+from commonweal_protocols.round_rules import weights
+from commonweal_protocols.statement import Author, Header, Statement, open_entry
 from tests.federation import NAMES, Federation, key_of, two_rounds
 
 

@@ -13,8 +13,8 @@ from commonweal_protocols.errors import LogError, PeerError, RuleError, Signatur
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.merkle import Tree, leaf_hash
 from commonweal_protocols.note import sign_note
-from commonweal_protocols.predicates import Identity
-from commonweal_protocols.statement import Author, Seen
+from commonweal_protocols.predicates import Identity, Seen
+from commonweal_protocols.statement import Author
 from commonweal_protocols.tiles import BUNDLE_ENTRIES, bundle_path, encode_bundle
 from tests.federation import NAMES, ORIGIN, Federation, two_rounds
 

@@ -18,13 +18,13 @@ from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.envelope import format_envelope, sign
 from commonweal_protocols.errors import LogError, RuleError, SignatureError, StorageError, UnavailableError
 from commonweal_protocols.keys import public_hex
+from commonweal_protocols.kinds import Predicate
 from commonweal_protocols.predicates import (
     Adoption,
     Blob,
     HeldoutLoss,
     Identity,
     Incident,
-    Predicate,
     Ratification,
     Recipe,
     Refusal,

@@ -25,13 +25,14 @@ from commonweal_protocols.errors import (
     UnavailableError,
 )
 from commonweal_protocols.keys import public_hex
+from commonweal_protocols.kinds import Predicate
 from commonweal_protocols.note import make_verifier
-from commonweal_protocols.predicates import Compact, Identity, Incident, Predicate
+from commonweal_protocols.predicates import Compact, Identity, Incident, Seen
 from commonweal_protocols.proof import open_proof
 from commonweal_protocols.records import DirectorySource, read_entries
 from commonweal_protocols.replica import Replica
 from commonweal_protocols.state import State
-from commonweal_protocols.statement import Author, Entry, Seen, open_entry
+from commonweal_protocols.statement import Author, Entry, open_entry
 from tests.federation import NAMES, ORIGIN, Federation, key_of
 from tests.test_log import Fault, Place, faulty, files_below, full_disk, unknown
 
@@ -401,13 +402,9 @@ def test_after_a_failed_write_nothing_is_taken_until_a_restart_and_all_that_is_k
         with pytest.raises(StorageError, match="the disk went away"):
             hub.sequencer.submit(data)
         for again in (data, hub.f.signed("coop", identity("coop", "B"))):
-            with pytest.raises(
-                StorageError, match="stopped after: the disk went away; nothing is taken until"
-            ):
+            with pytest.raises(StorageError, match="stopped after: the disk went away; nothing is taken until"):
                 hub.sequencer.submit(again)
-        with pytest.raises(
-            StorageError, match="stopped after: the disk went away; nothing is taken until"
-        ):
+        with pytest.raises(StorageError, match="stopped after: the disk went away; nothing is taken until"):
             hub.sequencer.say(hub.f.next_round())
         assert hub.sequencer.state == state
         assert hub.sequencer.wait(4, 0) == 4, "the daemon's loop goes on"

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from commonweal_protocols import canonical
 from commonweal_protocols.envelope import parse_envelope, sign_envelope
 from commonweal_protocols.errors import MalformedError
-from commonweal_protocols.predicates import PREDICATES, Compact, Identity, Refusal
-from commonweal_protocols.statement import Header, Seen, Statement, open_entry, parse_statement
+from commonweal_protocols.kinds import PREDICATES
+from commonweal_protocols.predicates import Compact, Identity, Refusal, Seen
+from commonweal_protocols.statement import Header, Statement, open_entry, parse_statement
 from commonweal_protocols.tiles import MAX_ENTRY_BYTES
 from tests.federation import Federation, key_of, two_rounds
 from tests.test_canonical import JSON

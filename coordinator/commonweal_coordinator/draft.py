@@ -9,13 +9,13 @@ from pydantic import ValidationError
 from commonweal_adapters.recompute import recompute_start
 from commonweal_protocols.amendment import check_amendment
 from commonweal_protocols.canonical import digest_of
+from commonweal_protocols.closed import Closed
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.join import Card
 from commonweal_protocols.predicates import (
     AdapterSpec,
     BaseModelRef,
     Blob,
-    Closed,
     Compact,
     Coordinator,
     Member,

@@ -17,8 +17,8 @@ from commonweal_coordinator.blobs import BlobStore
 from commonweal_coordinator.sequencer import Sequencer
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.errors import BlobError, RuleError, StorageError
-from commonweal_protocols.fold import release_inputs
 from commonweal_protocols.predicates import Blob, Digest, Incident, Rejection, Release, Round
+from commonweal_protocols.round_rules import release_inputs
 from commonweal_protocols.state import RoundState, State
 
 log = logging.getLogger(__name__)

@@ -20,13 +20,14 @@ from commonweal_protocols.checker import checker_for, usable_cores
 from commonweal_protocols.checkpoint import open_checkpoint
 from commonweal_protocols.errors import ConfigError, PeerError, StorageError, UnavailableError
 from commonweal_protocols.keys import public_hex
+from commonweal_protocols.kinds import Predicate
 from commonweal_protocols.opening import open_entries
-from commonweal_protocols.predicates import Compact, Digest, Predicate
+from commonweal_protocols.predicates import Compact, Digest, Seen
 from commonweal_protocols.proof import format_proof
 from commonweal_protocols.records import Source, read_bundles, unverified_size
 from commonweal_protocols.replica import Replica
 from commonweal_protocols.state import State
-from commonweal_protocols.statement import Author, Entry, Seen, open_entry
+from commonweal_protocols.statement import Author, Entry, open_entry
 
 BATCH_ENTRIES = 1024
 """Four bundles: what a batch costs by itself is then small beside what its entries cost."""

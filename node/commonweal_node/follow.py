@@ -11,11 +11,10 @@ from pydantic import ValidationError
 from commonweal_protocols.errors import LogError, RuleError, StorageError
 from commonweal_protocols.files import write_atomic
 from commonweal_protocols.policy import Policy
-from commonweal_protocols.predicates import Digest
+from commonweal_protocols.predicates import Digest, Seen
 from commonweal_protocols.records import Source, read_checkpoint, read_entries, unverified_size
 from commonweal_protocols.replica import Replica
 from commonweal_protocols.state import State
-from commonweal_protocols.statement import Seen
 
 
 class Follower:

@@ -22,6 +22,7 @@ from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.envelope import format_envelope, sign
 from commonweal_protocols.errors import RuleError
 from commonweal_protocols.keys import public_hex
+from commonweal_protocols.kinds import Predicate
 from commonweal_protocols.merkle import leaf_hash
 from commonweal_protocols.predicates import (
     Adoption,
@@ -29,7 +30,6 @@ from commonweal_protocols.predicates import (
     HeldoutLoss,
     Identity,
     Name,
-    Predicate,
     Ratification,
     Recipe,
     Refusal,

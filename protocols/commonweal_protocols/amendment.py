@@ -10,10 +10,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from commonweal_protocols.errors import MalformedError, RuleError
+from commonweal_protocols.note import parse_vkey
 from commonweal_protocols.predicates import Compact, Digest, Member, Name, PublicKey
 from commonweal_protocols.quorum import policy_of
 
-_FIXED = ("consortium", "base", "adapter", "start")
+_FIXED = ("consortium", "base", "adapter", "start", "forked_from")
 """What makes a consortium this one: with another base or shape no release could follow the last."""
 
 
@@ -47,14 +48,21 @@ def signing_keys(current: Compact, compact: Compact, index: int) -> dict[PublicK
     return {m.key: m.institution for m in current.members if m.key not in revoked and not is_expired(m, index)}
 
 
-def check_signers(current: Compact | None, compact: Compact, signers: Collection[PublicKey], index: int) -> None:
-    """Check that enough members have signed ``compact``, and nobody else.
+def check_signers(
+    current: Compact | None,
+    compact: Compact,
+    signers: Collection[PublicKey],
+    index: int,
+    approving: Collection[PublicKey] = (),
+) -> None:
+    """Check that enough members have signed ``compact``, and nobody else but a coordinator that carries it.
 
     Args:
         current: The version in force; None where ``compact`` is to found a consortium.
         compact: The version that is to come.
         signers: The keys whose signatures hold.
         index: Where in the log it stands: keys expire by index.
+        approving: The keys of members who have signed a yes to it in a motion that passed.
 
     Raises:
         RuleError: Somebody is missing, or is no member.
@@ -66,17 +74,19 @@ def check_signers(current: Compact | None, compact: Compact, signers: Collection
             raise RuleError(f"compact: wanted the signature of every member and no other; missing: {missing}")
         return
     old = signing_keys(current, compact, index)
-    if strangers := sorted(set(signers) - old.keys() - new.keys()):
+    carriers = {current.coordinator.key, compact.coordinator.key}
+    if strangers := sorted(set(signers) - old.keys() - new.keys() - carriers):
         raise RuleError(f"compact: wanted signatures of members in good standing only, got that of {strangers[0]}")
     held = {m.key for m in current.members}
     if silent := sorted(name for key, name in new.items() if key not in held and key not in signers):
         raise RuleError(f"compact: wanted the signature of every key that joins; missing: {silent}")
+    standing = set(signers) | set(approving)
     for which, keys, wanted in (
         (current.version, old, current.quorum.amendments),
         (compact.version, new, compact.quorum.amendments),
     ):
-        if (got := len(keys.keys() & set(signers))) < wanted:
-            missing = sorted(name for key, name in keys.items() if key not in signers)
+        if (got := len(keys.keys() & standing)) < wanted:
+            missing = sorted(name for key, name in keys.items() if key not in standing)
             raise RuleError(
                 f"compact: wanted {wanted} signatures of the members of version {which}, got {got}; missing: {missing}"
             )
@@ -105,9 +115,7 @@ def check_amendment(
     for name in _FIXED:
         if getattr(compact, name) != getattr(current, name):
             raise RuleError(f"compact: wanted the same {name} as before; with another one, found another consortium")
-    for name in ("name", "log"):
-        if (got := getattr(compact.coordinator, name)) != (wanted := getattr(current.coordinator, name)):
-            raise RuleError(f"compact: wanted coordinator.{name} {wanted} as before, got {got}")
+    _check_succession(current, compact, index)
     keys = _keys(compact)
     if back := sorted(keys.keys() & retired.keys()):
         raise RuleError(f"compact: wanted no key that has ended, got {back[0]}: {retired[back[0]].reason}")
@@ -125,6 +133,23 @@ def check_amendment(
         policy_of(compact)
     except MalformedError as e:
         raise RuleError(f"compact: {e}") from e
+
+
+def _check_succession(current: Compact, compact: Compact, index: int) -> None:
+    """A log has one key for its life, so whoever has another is another coordinator, with another log."""
+    old, new = current.coordinator, compact.coordinator
+    if (new.name, new.log) == (old.name, old.log):
+        if compact.succeeds is not None:
+            raise RuleError("compact: succeeds: wanted nothing, since the log stays the same")
+        return
+    if new.name == old.name or new.log == old.log or new.key == old.key:
+        raise RuleError("compact: wanted another name, key and log of another coordinator")
+    origin = parse_vkey(old.log).name
+    if compact.succeeds is None or compact.succeeds.origin != origin or compact.succeeds.size != index:
+        raise RuleError(
+            f"compact: succeeds: wanted the last checkpoint of {origin}, of the {index} entries that are carried over, "
+            f"got {compact.succeeds}"
+        )
 
 
 def ended_keys(
@@ -162,6 +187,27 @@ def with_key(compact: Compact, owner: Name, key: PublicKey) -> Compact:
     )
 
 
+def without_member(compact: Compact, name: Name) -> Compact:
+    """Return the compact without a member and its witness. A quorum is at most all who are left."""
+    members = tuple(m for m in compact.members if m.institution != name)
+    witnesses = tuple(w for w in compact.witnesses if w.name != name)
+    quorum = compact.quorum
+    return compact.model_copy(
+        update={
+            "members": members,
+            "witnesses": witnesses,
+            "quorum": quorum.model_copy(
+                update={
+                    "updates": min(quorum.updates, len(members)),
+                    "ratifications": min(quorum.ratifications, len(members)),
+                    "amendments": min(quorum.amendments, len(members)),
+                    "witnesses": min(quorum.witnesses, len(witnesses)),
+                }
+            ),
+        }
+    )
+
+
 def describe_changes(current: Compact, compact: Compact) -> list[str]:
     """Return what a new version changes, a line each, for people who are to sign it."""
     before, after = _flat(current), _flat(compact)
@@ -184,7 +230,7 @@ def _flat(compact: Compact) -> dict[str, str]:
         else:
             flat[name] = str(value)
 
-    terms = compact.model_dump(exclude={"previous", "members", "witnesses", "revocations"})
+    terms = compact.model_dump(exclude={"previous", "members", "witnesses", "revocations", "succeeds"})
     terms["member"] = {m.institution: m.model_dump(exclude={"institution"}) for m in compact.members}
     terms["witness"] = {w.name: w.model_dump(exclude={"name"}) for w in compact.witnesses}
     walk("", terms)

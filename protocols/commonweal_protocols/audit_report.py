@@ -4,7 +4,8 @@ from typing import Literal
 
 from commonweal_protocols import canonical
 from commonweal_protocols.canonical import digest_of
-from commonweal_protocols.predicates import Closed, Digest, Name, PublicKey
+from commonweal_protocols.closed import Closed
+from commonweal_protocols.predicates import Digest, Name, PublicKey
 
 Check = Literal["recomputed", "digests only", "failed"]
 

@@ -34,11 +34,12 @@ from pydantic import ValidationError
 
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
+from commonweal_protocols.closed import Closed
 from commonweal_protocols.errors import MalformedError, PeerError, StorageError
 from commonweal_protocols.files import write_atomic
 from commonweal_protocols.merkle import HASH_BYTES, Tree
 from commonweal_protocols.note import Verifier, parse_vkey
-from commonweal_protocols.predicates import Closed, Digest
+from commonweal_protocols.predicates import Digest
 from commonweal_protocols.replica import Replica
 from commonweal_protocols.state import State
 

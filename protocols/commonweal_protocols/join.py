@@ -9,9 +9,10 @@ from typing import Annotated, Self
 
 from pydantic import StringConstraints, ValidationError
 
+from commonweal_protocols.closed import Closed
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.files import write_atomic
-from commonweal_protocols.predicates import Closed, Digest, Name, PublicKey, Witness
+from commonweal_protocols.predicates import Digest, Name, PublicKey, Witness
 from commonweal_protocols.settings import describe
 
 _MAX_FILE_BYTES = 64 * 1024

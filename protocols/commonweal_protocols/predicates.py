@@ -7,9 +7,11 @@ is ``fold``'s concern, not this module's.
 """
 
 import hashlib
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
+
+from commonweal_protocols.closed import Closed
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 PublicKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -23,12 +25,6 @@ Micronats = Annotated[int, Field(ge=0, le=10**9)]
 
 MAX_BLOB_BYTES = 1 << 34
 """The upper bound of any compact's own bound; 16 GiB."""
-
-
-class Closed(BaseModel):
-    """A frozen record of a closed schema: an unknown key is an error, and no value is coerced."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Blob(Closed):
@@ -125,11 +121,15 @@ class Member(Closed):
 
 
 class Coordinator(Closed):
-    """Who sequences. ``key`` signs its statements; ``log`` is the vkey that signs checkpoints. One key, one role."""
+    """Who sequences. ``key`` signs its statements; ``log`` is the vkey that signs checkpoints. One key, one role.
+
+    Where ``post_quantum`` names an ML-DSA-44 vkey of the log too, checkpoints must bear its line as well.
+    """
 
     name: Name
     key: PublicKey
     log: Annotated[str, StringConstraints(min_length=10, max_length=500)]
+    post_quantum: Annotated[str, StringConstraints(min_length=10, max_length=3000)] | None = None
 
 
 class Witness(Closed):
@@ -138,6 +138,26 @@ class Witness(Closed):
     name: Name
     vkey: Annotated[str, StringConstraints(min_length=10, max_length=3000)]
     url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s#]{1,255}$")]
+
+
+class Seen(Closed):
+    """A checkpoint that somebody has verified: who states it vouches that the log stood so."""
+
+    origin: Annotated[str, StringConstraints(min_length=1, max_length=255)]
+    size: Natural
+    root: Digest
+
+
+class Fork(Closed):
+    """Where a consortium comes from that others left: what they had in common ends at this checkpoint.
+
+    ``release_leaf`` is the entry of the release that is this consortium's start; none for the old one's own start.
+    """
+
+    consortium: Digest
+    log: Annotated[str, StringConstraints(min_length=10, max_length=500)]
+    at: Seen
+    release_leaf: Digest | None
 
 
 class Revocation(Closed):
@@ -178,13 +198,18 @@ class Compact(Closed):
     max_update_bytes: Annotated[int, Field(ge=1024, le=MAX_BLOB_BYTES)]
     revocations: Annotated[tuple[Revocation, ...], Field(max_length=400)] = ()
     """Keys that this version revokes; they stay revoked without being named again."""
+    successors: Annotated[tuple[Coordinator, ...], Field(max_length=8)] = ()
+    """Who is to coordinate should this one fail, the first that can."""
+    succeeds: Seen | None = None
+    """Where this version changes the log: the last checkpoint of the one before, of which all is carried over."""
+    forked_from: Fork | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Compact":
         if (self.version == 1) != (self.previous is None):
             raise ValueError("previous: wanted the digest of the version before, and none for version 1")
-        if self.version == 1 and self.revocations:
-            raise ValueError("revocations: wanted none in version 1, which has no earlier key")
+        if self.version == 1 and (self.revocations or self.succeeds):
+            raise ValueError("revocations, succeeds: wanted none in version 1, which comes after nothing")
         if len({r.key for r in self.revocations}) != len(self.revocations):
             raise ValueError("revocations: a key is repeated")
         keys = [m.key for m in self.members] + [self.coordinator.key]
@@ -380,9 +405,3 @@ class Adoption(Closed):
     def subject(self) -> Subject:
         """The release's entry."""
         return Subject(name=f"release of round {self.round}", sha256=self.release_leaf)
-
-
-Predicate = (
-    Compact | Identity | Rotation | Round | Update | Refusal | Rejection | Incident | Release | Ratification | Adoption
-)
-PREDICATES: dict[str, type[Predicate]] = {p.URI: p for p in get_args(Predicate)}

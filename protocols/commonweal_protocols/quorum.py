@@ -17,5 +17,7 @@ def policy_of(compact: Compact) -> Policy:
     witnesses = tuple(PolicyWitness(w.name, parse_cosigner_vkey(w.vkey), w.url) for w in compact.witnesses)
     wanted = compact.quorum.witnesses
     groups = (Group(_GROUP, wanted, tuple(w.name for w in witnesses)),) if wanted else ()
-    log = PolicyLog(parse_vkey(compact.coordinator.log))
+    coordinator = compact.coordinator
+    second = parse_cosigner_vkey(coordinator.post_quantum) if coordinator.post_quantum else None
+    log = PolicyLog(parse_vkey(coordinator.log), post_quantum=second)
     return Policy((log,), witnesses, groups, _GROUP if wanted else NO_QUORUM)

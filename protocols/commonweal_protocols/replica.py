@@ -10,12 +10,14 @@ import functools
 from commonweal_protocols.checkpoint import Checkpoint
 from commonweal_protocols.errors import LogError
 from commonweal_protocols.fold import fold
+from commonweal_protocols.governance import Closing
 from commonweal_protocols.merkle import Tree
 from commonweal_protocols.note import Verifier, parse_vkey
 from commonweal_protocols.policy import Policy
+from commonweal_protocols.predicates import Compact, Seen
 from commonweal_protocols.quorum import policy_of
 from commonweal_protocols.state import State
-from commonweal_protocols.statement import Entry, Seen, open_entry
+from commonweal_protocols.statement import Entry, open_entry
 
 # Asked for with every entry, and the same for a log's whole life.
 _verifier = functools.lru_cache(maxsize=8)(parse_vkey)
@@ -101,6 +103,13 @@ class Replica:
         if entry.statement.header is not None:
             for seen in entry.statement.header.seen:
                 self.check_seen(seen)
+        match entry.statement.predicate:
+            case Closing(checkpoint=str(note)):
+                # The fold has verified its signatures; which history they are about, only the tree can say.
+                shown = policy_of(state.compact).open(note.encode()).checkpoint
+                self.check_seen(Seen(origin=shown.origin, size=shown.size, root=shown.root.hex()))
+            case Compact(succeeds=Seen() as last):
+                self.check_seen(last)
         return state
 
     def grow(self, entry: Entry, state: State) -> None:
@@ -114,8 +123,13 @@ class Replica:
         Raises:
             LogError: This history is shorter than what was seen, or another one.
         """
-        if seen.origin != self.log.name:
+        carried = self.state.origins.get(seen.origin)
+        if carried is None and seen.origin != self.log.name:
             return  # another log's checkpoint: gossip for those who follow that log
+        if carried is not None and seen.size > carried:
+            raise LogError(
+                f"log {seen.origin}: left behind: {seen.size} entries were seen there, {carried} were carried over"
+            )
         if seen.size > self.size:
             raise LogError(f"log {seen.origin}: rolled back: {seen.size} entries were seen, {self.size} are here")
         if (root := self._tree.root(seen.size).hex()) != seen.root:

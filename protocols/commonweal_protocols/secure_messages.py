@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, StringConstraints, ValidationError
 
 from commonweal_protocols import canonical
+from commonweal_protocols.closed import Closed
 from commonweal_protocols.errors import MalformedError
 from commonweal_protocols.keys import verify_signature
-from commonweal_protocols.predicates import Blob, Closed, Count, Digest, Name, PublicKey
+from commonweal_protocols.predicates import Blob, Count, Digest, Name, PublicKey
 
 MAX_MESSAGE_BYTES = 1 << 18
 """400 boxes with their digests fit."""

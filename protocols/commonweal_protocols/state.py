@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from commonweal_protocols.amendment import Retired
+from commonweal_protocols.governance import Choice, Motion
 from commonweal_protocols.predicates import (
     Adoption,
     Blob,
@@ -18,6 +20,7 @@ from commonweal_protocols.predicates import (
     Round,
     Update,
 )
+from commonweal_protocols.voting import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +51,13 @@ class LoggedRelease:
     quorum: int
     ratified_by: Mapping[Name, int] = field(default_factory=dict)
     adoptions: Mapping[Name, Adoption] = field(default_factory=dict)
+    recalled_by: Digest | None = None
+    """The motion that withdrew it."""
 
     @property
     def is_ratified(self) -> bool:
-        """Whether the members' quorum stands by it."""
-        return len(self.ratified_by) >= self.quorum
+        """Whether the members' quorum stands by it, and it was not withdrawn."""
+        return len(self.ratified_by) >= self.quorum and self.recalled_by is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,17 @@ class RoundState:
     @property
     def is_pending(self) -> bool:
         """Whether its release waits for the members' quorum."""
-        return self.release is not None and self.incident is None and not self.release.is_ratified
+        release = self.release
+        return release is not None and release.recalled_by is None and self.incident is None and not release.is_ratified
+
+    @property
+    def wants_release_again(self) -> bool:
+        """Whether its release was withdrawn for one update, and enough are left to compute it again without that."""
+        release = self.release
+        if release is None or release.recalled_by is None:
+            return False
+        left = len(self.accepted())
+        return self.quorum.updates <= left < len(release.release.inputs)
 
     def accepted(self) -> tuple[tuple[Name, LoggedUpdate], ...]:
         """The updates that a release must contain, by institution: all that were logged and not set aside."""
@@ -91,6 +106,47 @@ class RoundState:
     def awaited(self) -> tuple[Name, ...]:
         """The cohort members that have given neither an update nor a refusal."""
         return tuple(n for n in self.round.cohort if n not in self.updates and n not in self.refusals)
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """A ballot that is open to all, and the index of its entry."""
+
+    index: int
+    choice: Choice
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A sealed ballot, and the index of its entry."""
+
+    index: int
+    commitment: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class MotionState:
+    """A motion, from its entry on. ``ballots`` and ``sealed`` hold all that a voter has cast, the newest last."""
+
+    index: int
+    author: Name
+    motion: Motion
+    electorate: tuple[Name, ...]
+    """Who could vote when it was made."""
+    threshold: int
+    """How many yes it needs; of a question, how many ballots."""
+    stage: Literal["open", "opening", "closed"] = "open"
+    ballots: Mapping[Name, tuple[Cast, ...]] = field(default_factory=dict)
+    sealed: Mapping[Name, tuple[Sealed, ...]] = field(default_factory=dict)
+    cutoff: int | None = None
+    """The first index that was late, if the stage before ended by time."""
+    outcome: Outcome | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has no outcome yet."""
+        return self.stage != "closed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +163,10 @@ class State:
     identities: Mapping[Name, Identity] = field(default_factory=dict)
     rounds: tuple[RoundState, ...] = ()
     retired: Mapping[PublicKey, Retired] = field(default_factory=dict)
+    motions: Mapping[Digest, MotionState] = field(default_factory=dict)
+    """By the leaf hash of their entry, in the order of the log."""
+    origins: Mapping[str, int] = field(default_factory=dict)
+    """The logs that this history was in before, and how many entries it had when it left each."""
 
     def chain(self, key: PublicKey) -> Chain:
         """The author's newest entry, or :data:`NO_ENTRY`."""

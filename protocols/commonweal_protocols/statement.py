@@ -12,27 +12,21 @@ from dataclasses import dataclass
 from typing import Annotated, Generic, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from commonweal_protocols import canonical
 from commonweal_protocols.canonical import Json, digest_of
+from commonweal_protocols.closed import Closed
 from commonweal_protocols.envelope import parse_envelope, sign_envelope, verify_envelope
 from commonweal_protocols.errors import MalformedError
+from commonweal_protocols.kinds import PREDICATES, Predicate
 from commonweal_protocols.merkle import leaf_hash
-from commonweal_protocols.predicates import PREDICATES, Closed, Compact, Digest, Natural, Predicate
+from commonweal_protocols.predicates import Compact, Digest, Natural, Seen
 from commonweal_protocols.tiles import MAX_ENTRY_BYTES
 
 P = TypeVar("P", bound=Predicate)
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-
-
-class Seen(Closed):
-    """A checkpoint that an author has verified: the author vouches that the log stood so."""
-
-    origin: Annotated[str, StringConstraints(min_length=1, max_length=255)]
-    size: Natural
-    root: Digest
 
 
 class Header(Closed):

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from commonweal_protocols.merkle import leaf_hash
-from commonweal_protocols.predicates import Identity
-from commonweal_protocols.statement import Author, Seen
+from commonweal_protocols.predicates import Identity, Seen
+from commonweal_protocols.statement import Author
 from tests.federation import NAMES, Federation
 
 Row = tuple[str, float, str]

@@ -1,0 +1,39 @@
+"""Every kind of fact that an entry may state, by its URI."""
+
+from typing import TypeAlias, get_args
+
+from commonweal_protocols.governance import Ballot, Closing, Exit, Motion, OpenedBallot, SealedBallot
+from commonweal_protocols.predicates import (
+    Adoption,
+    Compact,
+    Identity,
+    Incident,
+    Ratification,
+    Refusal,
+    Rejection,
+    Release,
+    Rotation,
+    Round,
+    Update,
+)
+
+Predicate: TypeAlias = (
+    Compact
+    | Identity
+    | Rotation
+    | Round
+    | Update
+    | Refusal
+    | Rejection
+    | Incident
+    | Release
+    | Ratification
+    | Adoption
+    | Motion
+    | Ballot
+    | SealedBallot
+    | OpenedBallot
+    | Closing
+    | Exit
+)
+PREDICATES: dict[str, type[Predicate]] = {p.URI: p for p in get_args(Predicate)}

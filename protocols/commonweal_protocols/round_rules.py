@@ -1,0 +1,176 @@
+"""The fold's part that is about rounds: what may be said of one in which stage. Pure."""
+
+from dataclasses import replace
+
+from commonweal_protocols.errors import RuleError
+from commonweal_protocols.predicates import (
+    Adoption,
+    Digest,
+    Identity,
+    Incident,
+    Input,
+    Name,
+    Ratification,
+    Refusal,
+    Rejection,
+    Release,
+    Round,
+    Rule,
+    Update,
+)
+from commonweal_protocols.state import LoggedRelease, LoggedUpdate, RoundState, State
+
+
+def weights(rule: Rule, updates: tuple[Update, ...]) -> tuple[int, ...]:
+    """How much each update counts under a rule, in the order given."""
+    return tuple(1 if rule.weights == "equal" else u.num_examples for u in updates)
+
+
+def release_inputs(r: RoundState) -> tuple[Input, ...]:
+    """The one list of inputs that a release of this round may have."""
+    accepted = r.accepted()
+    shares = weights(r.round.rule, tuple(u.update for _, u in accepted))
+    return tuple(
+        Input(institution=name, leaf=u.leaf, delta=u.update.delta, weight=w)
+        for (name, u), w in zip(accepted, shares, strict=True)
+    )
+
+
+def with_round(state: State, r: RoundState) -> State:
+    rounds = (*state.rounds[: r.round.round - 1], r, *state.rounds[r.round.round :])
+    return replace(state, rounds=rounds)
+
+
+def _open(state: State, kind: str, number: int, leaf: Digest | None) -> RoundState:
+    r = state.open_round
+    if r is None or r.round.round != number:
+        got = f"round {r.round.round} is open" if r else "no round is open"
+        raise RuleError(f"{kind}: wanted an open round {number}, but {got}")
+    if leaf is not None and leaf != r.leaf:
+        raise RuleError(f"{kind}: wanted an answer to the round entry {r.leaf}, got {leaf}")
+    return r
+
+
+def on_identity(state: State, name: Name, identity: Identity) -> State:
+    if identity.institution != name:
+        raise RuleError(f"identity: wanted institution {name} (the author), got {identity.institution}")
+    return replace(state, identities={**state.identities, name: identity})
+
+
+def on_round(state: State, leaf: Digest, r: Round) -> State:
+    compact = state.compact
+    if state.open_round:
+        raise RuleError(f"round: wanted round {state.open_round.round.round} closed first")
+    if r.round != len(state.rounds) + 1:
+        raise RuleError(f"round: wanted number {len(state.rounds) + 1}, got {r.round}")
+    if r.start != state.next_start():
+        raise RuleError(
+            f"round: wanted start {state.next_start().sha256} (the newest ratified release), got {r.start.sha256}"
+        )
+    if r.rule != compact.rule:
+        raise RuleError(f"round: wanted the compact's rule {compact.rule}, got {r.rule}")
+    for bound, wanted in compact.recipe:
+        if (got := getattr(r.recipe, bound)) > wanted:
+            raise RuleError(f"round: wanted recipe.{bound} at most {wanted}, got {got}")
+    if r.deadline_seconds > compact.round_deadline_seconds:
+        raise RuleError(
+            f"round: wanted a deadline of at most {compact.round_deadline_seconds} s, got {r.deadline_seconds}"
+        )
+    if list(r.cohort) != sorted(set(r.cohort)):
+        raise RuleError("round: wanted the cohort sorted and without repeats")
+    if unknown := set(r.cohort) - {m.institution for m in compact.members}:
+        raise RuleError(f"round: wanted a cohort of members, got {sorted(unknown)}")
+    if len(r.cohort) < compact.quorum.updates:
+        raise RuleError(f"round: wanted a cohort of at least {compact.quorum.updates}, got {len(r.cohort)}")
+    return replace(state, rounds=(*state.rounds, RoundState(leaf, r, compact.quorum)))
+
+
+def _answering(state: State, kind: str, name: Name, number: int, leaf: Digest) -> RoundState:
+    r = _open(state, kind, number, leaf)
+    if name not in r.round.cohort:
+        raise RuleError(f"{kind}: {name} is not in the cohort of round {number}")
+    if name in r.updates or name in r.refusals:
+        raise RuleError(f"{kind}: {name} has answered round {number} already")
+    return r
+
+
+def on_update(state: State, leaf: Digest, name: Name, update: Update) -> State:
+    r = _answering(state, "update", name, update.round, update.round_leaf)
+    if update.delta.size_bytes > state.compact.max_update_bytes:
+        raise RuleError(
+            f"update: wanted a delta of at most {state.compact.max_update_bytes} bytes, got {update.delta.size_bytes}"
+        )
+    updates, answered_at = {**r.updates, name: LoggedUpdate(leaf, update)}, {**r.answered_at, name: state.size}
+    return with_round(state, replace(r, updates=updates, answered_at=answered_at))
+
+
+def on_refusal(state: State, name: Name, refusal: Refusal) -> State:
+    r = _answering(state, "refusal", name, refusal.round, refusal.round_leaf)
+    refusals, answered_at = {**r.refusals, name: refusal.reason}, {**r.answered_at, name: state.size}
+    return with_round(state, replace(r, refusals=refusals, answered_at=answered_at))
+
+
+def on_rejection(state: State, rejection: Rejection) -> State:
+    r = _open(state, "rejection", rejection.round, None)
+    logged = r.updates.get(rejection.institution)
+    if logged is None or logged.leaf != rejection.leaf:
+        wanted = f"the logged update {logged.leaf}" if logged else "a logged update"
+        raise RuleError(f"rejection: wanted {wanted} of {rejection.institution}, got {rejection.leaf}")
+    if rejection.institution in r.rejected:
+        raise RuleError(f"rejection: the update of {rejection.institution} is set aside already")
+    return with_round(state, replace(r, rejected={**r.rejected, rejection.institution: rejection}))
+
+
+def on_release(state: State, leaf: Digest, release: Release) -> State:
+    again = release.round <= len(state.rounds) and state.rounds[release.round - 1].wants_release_again
+    r = state.rounds[release.round - 1] if again else _open(state, "release", release.round, None)
+    if release.start != r.round.start or release.rule != r.round.rule:
+        raise RuleError(f"release: wanted the start and the rule of round {release.round}")
+    wanted = release_inputs(r)
+    if release.inputs != wanted:
+        missing = sorted({i.institution for i in wanted} - {i.institution for i in release.inputs})
+        raise RuleError(
+            f"release: wanted every logged update that was not rejected, by institution, with the rule's weights; "
+            f"missing: {missing}"
+        )
+    if len(wanted) < r.quorum.updates:
+        raise RuleError(f"release: wanted at least {r.quorum.updates} updates, got {len(wanted)}")
+    return with_round(state, replace(r, release=LoggedRelease(leaf, release, r.quorum.ratifications)))
+
+
+def _released(state: State, kind: str, number: int, leaf: Digest) -> tuple[RoundState, LoggedRelease]:
+    if number > len(state.rounds) or (logged := state.rounds[number - 1].release) is None:
+        raise RuleError(f"{kind}: round {number} has no release")
+    if logged.leaf != leaf:
+        raise RuleError(f"{kind}: wanted the release entry {logged.leaf}, got {leaf}")
+    return state.rounds[number - 1], logged
+
+
+def on_ratification(state: State, name: Name, ratification: Ratification) -> State:
+    r, logged = _released(state, "ratification", ratification.round, ratification.release_leaf)
+    if logged.recalled_by is not None:
+        raise RuleError(f"ratification: the release of round {ratification.round} was recalled by {logged.recalled_by}")
+    if r.incident is not None:
+        raise RuleError(f"ratification: the release of round {ratification.round} is void: {r.incident}")
+    if ratification.adapter_sha256 != logged.release.adapter.sha256:
+        raise RuleError(
+            f"ratification: wanted adapter {logged.release.adapter.sha256}, got {ratification.adapter_sha256}"
+        )
+    if name in logged.ratified_by:
+        raise RuleError(f"ratification: {name} has ratified round {ratification.round} already")
+    ratified_by = {**logged.ratified_by, name: state.size}
+    return with_round(state, replace(r, release=replace(logged, ratified_by=ratified_by)))
+
+
+def on_adoption(state: State, name: Name, adoption: Adoption) -> State:
+    r, logged = _released(state, "adoption", adoption.round, adoption.release_leaf)
+    if not logged.is_ratified:
+        raise RuleError(f"adoption: the release of round {adoption.round} is not ratified yet")
+    adoptions = {**logged.adoptions, name: adoption}
+    return with_round(state, replace(r, release=replace(logged, adoptions=adoptions)))
+
+
+def on_incident(state: State, incident: Incident) -> State:
+    """The coordinator closes the open round without a release."""
+    r = _open(state, "incident", incident.round, incident.round_leaf)
+    return with_round(state, replace(r, incident=incident.reason))
