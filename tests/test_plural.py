@@ -88,6 +88,13 @@ def test_average_linkage_looks_at_all_pairs_of_two_groups() -> None:
     assert clusters(inner(*rows), 650_000) == ((0, 1, 2),)
 
 
+def test_whoever_comes_before_a_group_is_compared_with_all_of_it() -> None:
+    # 1 and 2 join first; 0 is at 40 and 60 degrees from them, a mean cosine of 0.63.
+    rows = [[round(1e6 * math.cos(math.radians(a))), round(1e6 * math.sin(math.radians(a)))] for a in (0, 40, 60)]
+    assert clusters(inner(*rows), 600_000) == ((0, 1, 2),)
+    assert clusters(inner(*rows), 700_000) == ((0,), (1, 2))
+
+
 def test_of_equally_like_pairs_those_who_come_first_join_first() -> None:
     # 0 with 1 is as like as 1 with 2; after the first two have joined, the third is too far from them together.
     angles = (0, 60, 120)

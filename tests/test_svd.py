@@ -40,16 +40,19 @@ def exact(start: GridTensors, deltas: list[Delta], slot: Slot) -> Floats:
     return made
 
 
-@pytest.mark.parametrize(("spec", "count"), [(SPEC, 2), (SPEC, 5), (WIDER, 7), (WIDER, 20)])
-def test_no_adapter_of_this_rank_is_nearer_by_numpys_singular_values(spec: AdapterSpec, count: int) -> None:
-    start, deltas = a_round(1, count, weights=list(range(1, count + 1)), spec=spec)
+# With deltas far beyond the start, twenty products have next to nothing in common: a flat spectrum, the hard case.
+@pytest.mark.parametrize(
+    ("spec", "count", "size"), [(SPEC, 2, 1 << 18), (SPEC, 5, 1 << 18), (WIDER, 7, 1 << 20), (WIDER, 20, 1 << 23)]
+)
+def test_no_adapter_of_this_rank_is_nearer_by_numpys_singular_values(spec: AdapterSpec, count: int, size: int) -> None:
+    start, deltas = a_round(1, count, size=size, weights=list(range(1, count + 1)), spec=spec)
     made = merge(RULE, spec, start, deltas).adapter
     for slot in slots(spec):
         wanted = exact(start, deltas, slot)
         best = np.sqrt((np.linalg.svd(wanted, compute_uv=False)[spec.rank :] ** 2).sum())
         off = np.linalg.norm(product(made, slot) - wanted)
-        # A part in a thousand for the search, and the rounding to the grid.
-        assert off <= best * 1.001 + 1e-5 * np.linalg.norm(wanted)
+        # A hundred-thousandth for the search, and the rounding to the grid.
+        assert off <= best * 1.00001 + 3e-6 * np.linalg.norm(wanted)
 
 
 def test_the_spaces_are_those_of_numpys_singular_vectors() -> None:

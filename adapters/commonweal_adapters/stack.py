@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from commonweal_adapters.aggregate import divide_half_even, factor_mean
+from commonweal_adapters.aggregate import divide_half_even, factor_mean, small_weights
 from commonweal_adapters.delta import LIMIT, GridTensors
 from commonweal_adapters.lora_file import slots
 from commonweal_adapters.merge_error import Product, trained_products
@@ -26,7 +26,8 @@ def stack(spec: AdapterSpec, start: GridTensors, deltas: Sequence[Delta]) -> tup
     """Return FLoRA's merge (Wang et al. 2024, arXiv 2409.05976): B = [B₁ … Bₖ], A = [k w₁A₁ / W; …; k wₖAₖ / W].
 
     With rank k · r and the same alpha, the scaling alpha / (k r) of the sum makes it the mean of the products. With
-    equal weights that is exact; else A is rounded to the grid once, half to even.
+    equal weights that is exact; else A is rounded to the grid once, half to even. Weights whose sum, without what they
+    have in common, is more than 2^25 count in millionths.
 
     Args:
         spec: The shape of start and deltas.
@@ -82,21 +83,18 @@ def _stacked(
     rank = count * spec.rank
     if not 1 <= rank <= MAX_RANK:
         raise BlobError(f"stack: wanted a rank of 1 to {MAX_RANK}, got {count} times {spec.rank}")
-    total = sum(d.weight for d in deltas)
+    weights = small_weights([d.weight for d in deltas])
     out: dict[str, NDArray[np.int32]] = {}
     for slot in slots(spec):
         terms = factors(trained_products(start, deltas, slot), (slot.name_a, slot.name_b))
-        out[slot.name_a] = _held(slot.name_a, np.concatenate([_weighted(t, count, total) for t in terms]))
+        # 2^10 · 2^25 · 2^26 < 2^63.
+        weighted = [
+            divide_half_even(t.a_rows.astype(np.int64) * (count * w), sum(weights))
+            for t, w in zip(terms, weights, strict=True)
+        ]
+        out[slot.name_a] = _held(slot.name_a, np.concatenate(weighted))
         out[slot.name_b] = _held(slot.name_b, np.concatenate([t.b_rows for t in terms]).T)
     return spec.model_copy(update={"rank": rank}), GridTensors(out)
-
-
-def _weighted(term: Product, count: int, total: int) -> NDArray[np.int64]:
-    # 400 · 10^9 · 2^26 is more than int64 holds; Python's integers carry the rare large weights.
-    if count * term.coefficient < 1 << 36:
-        return divide_half_even(term.a_rows.astype(np.int64) * (count * term.coefficient), total)
-    scaled = term.a_rows.astype(object) * (count * term.coefficient)
-    return np.asarray(divide_half_even(scaled, total)).astype(np.int64)
 
 
 def _held(name: str, values: NDArray[np.int32] | NDArray[np.int64]) -> NDArray[np.int32]:
