@@ -16,12 +16,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from commonweal_adapters.encode import parse_encoding, read_encoded, write_encoded
 from commonweal_adapters.lora_file import parse_layout, read_floats, read_ints, write_tensors
+from commonweal_adapters.source import open_delta
 from commonweal_protocols import canonical
 from commonweal_protocols.canonical import parse_base64, parse_decimal, parse_digest
 from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
 from commonweal_protocols.cosignature import CosignatureVerifier, parse_cosigner_vkey
 from commonweal_protocols.envelope import format_envelope, parse_envelope, sign_envelope, verify_envelope
-from commonweal_protocols.errors import ConfigError, MalformedError, PeerError, SignatureError
+from commonweal_protocols.errors import BlobError, ConfigError, MalformedError, PeerError, SignatureError
 from commonweal_protocols.evidence import format_evidence, parse_evidence
 from commonweal_protocols.join import Card, Invite
 from commonweal_protocols.keys import public_hex
@@ -179,7 +180,19 @@ def _adapter(data: bytes) -> None:
 
 
 def _delta(data: bytes) -> None:
-    ints = read_ints(data, TINY)
+    _FILE.unlink(missing_ok=True)
+    _FILE.write_bytes(data)
+    try:
+        ints = read_ints(data, TINY)
+    except BlobError:
+        with suppress(BlobError), open_delta(_FILE, TINY):
+            raise AssertionError("a file is taken whose bytes are refused") from None
+        raise
+    with open_delta(_FILE, TINY) as rows:
+        for name, q in ints.items():
+            # Only what is read from a file is held to its range there and then.
+            with suppress(BlobError):
+                assert rows.read(name, 0, q.size).tobytes() == q.tobytes()
     again = read_ints(write_tensors(ints, TINY), TINY)
     assert {k: v.tobytes() for k, v in again.items()} == {k: v.tobytes() for k, v in ints.items()}
 
