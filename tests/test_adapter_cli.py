@@ -23,6 +23,7 @@ from commonweal_protocols.predicates import Blob, Input, Release
 from tests.federation import TINY, two_rounds
 from tests.test_cli import Terminal, program
 from tests.test_encode import delta, equal
+from tests.test_rooms import _run as run_blocked
 
 __all__ = ["program"]  # a fixture
 
@@ -337,3 +338,9 @@ def test_compress_refuses_what_is_no_delta_or_no_encoding(
     assert not out.exists()
     with pytest.raises(BlobError):
         load_adapter(folders[0] / CONFIG)
+
+
+def test_without_numpy_the_group_says_what_to_install() -> None:
+    done = run_blocked("from commonweal_protocols.cli import run; sys.exit(run(['adapter', 'inspect', 'x']))")
+    assert done.returncode == 3
+    assert "pip install 'commonweal[recompute]'" in done.stderr
