@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -108,6 +109,8 @@ def test_training_takes_what_a_curation_leaves(tmp_path: Path) -> None:
 
 def test_the_order_in_which_sources_are_added_changes_nothing(tmp_path: Path, wanted: dict[str, bytes]) -> None:
     store = added(tmp_path / "other", write_sources(tmp_path / "in", 3, 80)[::-1])
+    # A folder lists its files in whatever order it likes.
+    assert [s.id() for s in store.sources()] == sorted(s.id() for s in store.sources())
     assert whole(curated(store, CHARTER, tmp_path)[0]) == wanted
 
 
@@ -203,8 +206,45 @@ def test_a_stage_that_is_finished_is_not_done_again_and_one_that_changes_is_with
     assert second != first
     assert [a.key == b.key for a, b in zip(stages, others, strict=True)] == [True] * 4 + [False] * 2
     assert {k: v for k, v in touched().items() if k in before} == before
-    remove_stale(store, others)
+    remove_stale(store, others, second)
     assert {p.name for p in store.work.iterdir()} == {s.key for s in others}
+    assert not (first / "rows.jsonl").exists(), "rows of an earlier curation are not kept"
+    assert (first / "report.html").exists()
+    wanted = whole(first)
+    back, _ = curated(store, CHARTER, tmp_path)
+    assert back == first
+    assert {name: data for name, data in whole(back).items() if name != "rows.jsonl"} == wanted
+    assert (store.curated / "rows.jsonl").is_file()
+
+
+def test_a_source_that_is_removed_leaves_no_row_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = write_sources(tmp_path / "in", 2, 80)
+    home = tmp_path / "home"
+    args = ["--institution", "v", "--data", str(one), "--charter", str(write_charter(tmp_path)), "--home", str(home)]
+    assert run(["node", "init", *args]) == 0
+    at = ["--home", str(home)]
+    assert run(["node", "data", "add", str(one), str(two), *at]) == 0
+    assert run(["node", "data", "curate", *at]) == 0
+    assert run(["node", "data", "remove", "none.jsonl", *at]) == 2
+    assert "none.jsonl: wanted one of source-0.jsonl, source-1.jsonl, got another name" in capsys.readouterr().err
+    assert run(["node", "data", "remove", one.name, *at]) == 0
+    assert "80 rows removed" in capsys.readouterr().out
+    assert run(["node", "data", "curate", *at]) == 0
+    for path in (p for p in home.rglob("*") if p.is_file()):
+        assert b"tea0x" not in path.read_bytes(), path
+    assert b"tea1x" in (home / "data/curated/rows.jsonl").read_bytes()
+
+
+def test_a_shard_that_another_source_has_too_stays(tmp_path: Path) -> None:
+    rows = [Row(Text(f"text {i}", f"g{i}")) for i in range(4)]
+    (tmp_path / "a.jsonl").write_bytes(b"".join(map(format_row, rows)))
+    store = added(tmp_path, [tmp_path / "a.jsonl"])
+    (source,) = store.sources()
+    other = source.model_copy(update={"name": "b.jsonl", "shards": source.shards * 2})
+    (store.root / f"sources/{other.id()}.json").write_text(other.model_dump_json())
+    with store.locked():
+        assert store.remove("b.jsonl") == 4
+    assert store.sources() == [source]
 
 
 # -- what is refused
@@ -627,6 +667,9 @@ def test_a_file_of_200_mb_is_taken_in_within_a_bounded_memory(tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout)["rows"] == rows
+    # pytest keeps folders for a while.
+    path.unlink()
+    shutil.rmtree(tmp_path / "home")
 
 
 # -- real communities

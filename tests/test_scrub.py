@@ -29,6 +29,8 @@ FOUND: list[tuple[str, str]] = [
     ("card 4111 1111 1111 1111, 12/27", "card [CARD], 12/27"),
     ("378282246310005", "[CARD]"),
     ("5555-5555-5555-4444", "[CARD]"),
+    # Found in the second round: in the first, both are one candidate.
+    ("4111 1111 1111 1111 378282246310005", "[CARD] [CARD]"),
     ("call +44 20 7946 0958 now", "call [PHONE] now"),
     ("call (212) 456-7890 now", "call [PHONE] now"),
     ("030 901820 in Berlin", "[PHONE] in Berlin"),

@@ -329,6 +329,9 @@ def test_only_training_conversations_by_people_are_revised_and_each_once() -> No
     kept, reasons = run(REVISE, [made, heldout, text("t", split="train"), row, row], Echo())
     assert [r.synthetic for r in kept] == [("principle 2",), (), (), (), ("principle 1",), ()]
     assert reasons == {"principle 1": 1}
+    with open_ledger(None) as ledger:
+        # The same row again in another shard.
+        assert [len(run(REVISE, [row], Echo(), ledger)[0]) for _ in range(2)] == [2, 1]
 
 
 def test_revisions_are_bounded_and_drawn_by_the_seed() -> None:

@@ -112,6 +112,18 @@ def _rows(store: Store, sources: list[Source]) -> Iterator[Row]:
 
 
 @data_app.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="A source's name, as it was added; without its folder.")],
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Take a source out of the store: its people want their rows back. Then curate, so that no curation has them."""
+    store = Store(home)
+    with store.locked():
+        rows = store.remove(name)
+    typer.echo(f"{name}: {rows:,} rows removed; next: commonweal node data curate --home {home}")
+
+
+@data_app.command()
 def inspect(home: Home = DEFAULT_HOME, base: Base = None, as_json: AsJson = False) -> None:
     """Say what the rows are made of: kinds, splits, groups, lengths, languages, copies.
 
@@ -192,7 +204,7 @@ def curate(
     with store.locked(), _progress(as_json) as report:
         stages = run_stages(store, sources, charter, reviser, report)
         folder = complete(store, sources, charter, stages, signer)
-        remove_stale(store, stages)
+        remove_stale(store, stages, folder)
     manifest = write_reports(folder)
     _print(manifest, folder, as_json)
     if not as_json:

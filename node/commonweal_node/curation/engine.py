@@ -75,7 +75,7 @@ def plan(sources: list[Source], charter: Charter, reviser: Reviser | None) -> li
         by = _decided_by(stage, reviser)
         parameters: Json = stage.model_dump(mode="json")
         # What a principle says counts, and not the number that it has.
-        texts: list[Json] = [charter.principles[n - 1] for n in stage.principles] if isinstance(stage, Revise) else []
+        texts: list[Json] = [charter.principles[n - 1].text for n in stage.principles] if isinstance(stage, Revise) else []
         key = digest_of(canonical.encode([_LAYOUT, key, parameters, by, texts]))
         steps.append(Step(stage, key, by))
     return steps
@@ -134,19 +134,22 @@ def is_done(store: Store, step: Step, inputs: int) -> bool:
         return len(ledger.done()) == inputs
 
 
-def remove_stale(store: Store, finished: list[Finished]) -> None:
-    """Remove the rows of stages that are no part of this curation any more.
+def remove_stale(store: Store, finished: list[Finished], newest: Path) -> None:
+    """Remove all rows that are no part of the newest curation; manifests and reports of earlier ones stay.
 
     Raises:
-        StorageError: A folder cannot be removed.
+        StorageError: Something cannot be removed.
     """
     current = {done.key for done in finished}
     try:
         for folder in store.work.iterdir():
             if folder.name not in current:
                 shutil.rmtree(folder)
+        for folder in store.curations.iterdir():
+            if folder != newest:
+                (folder / "rows.jsonl").unlink(missing_ok=True)
     except OSError as e:
-        raise StorageError(f"{store.work}: an old stage cannot be removed: {e.strerror}") from e
+        raise StorageError(f"{store.root}: old rows cannot be removed: {e.strerror}") from e
 
 
 def _run_stage(

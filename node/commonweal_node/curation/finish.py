@@ -2,7 +2,7 @@
 
 ::
 
-    curations/ID/rows.jsonl       what training takes
+    curations/ID/rows.jsonl       what training takes; gone once a later curation is there
     curations/ID/manifest.dsse    the manifest, signed by the institution
     curations/ID/report.json      the manifest's own JSON
     curations/ID/report.html      the same for people
@@ -66,7 +66,7 @@ def complete(store: Store, sources: list[Source], charter: Charter, stages: list
     last = stages[-1]
     identity = canonical.encode([last.key, charter.digest(), signer.institution, public_hex(signer.key)])
     folder = store.curations / digest_of(identity)
-    if not folder.is_dir():
+    if not (folder / "rows.jsonl").is_file():
         work = store.curations / _OPEN
         try:
             shutil.rmtree(work, ignore_errors=True)
@@ -75,6 +75,8 @@ def complete(store: Store, sources: list[Source], charter: Charter, stages: list
             manifest = _manifest(sources, charter, stages, left, signer)
             write_atomic(work / "manifest.dsse", sign_manifest(manifest, signer.key), mode=0o600)
             write_reports(work)
+            # An earlier curation's: its rows are gone, and what else is in it is made again.
+            shutil.rmtree(folder, ignore_errors=True)
             # The commit point: a curation's folder is whole from its first moment on.
             work.rename(folder)
             sync_directory(store.curations)

@@ -91,8 +91,12 @@ def _bar(kind: str, start: float, length: float, y: int) -> Html:
 
 
 def _stage_table(manifest: DataManifest) -> Iterator[Html]:
-    rows = [(s.stage, f"{s.rows_in:,}", f"{s.rows_out:,}", f"{s.rows_out - s.rows_in:+,}") for s in manifest.stages]
+    rows = [(s.stage, f"{s.rows_in:,}", f"{s.rows_out:,}", _change(s)) for s in manifest.stages]
     yield table("Rows after each stage", ("Stage", "Rows before", "Rows after", "Change"), rows)
+
+
+def _change(s: StageRecord) -> str:
+    return "none" if s.rows_out == s.rows_in else f"{s.rows_out - s.rows_in:+,}"
 
 
 def _stage(s: StageRecord) -> Html:

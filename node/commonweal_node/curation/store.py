@@ -109,14 +109,18 @@ class Store:
             ConfigError: There is none.
             StorageError: A record cannot be read, or a shard is missing.
         """
-        found = [self._load(path) for path in sorted(self._sources.glob("*.json"))]
-        if not found:
-            raise ConfigError(f"{self.root}: wanted at least one source, got none; run: commonweal node data add FILE")
+        found = self._records()
         for source in found:
             if missing := [s.sha256 for s in source.shards if not has_shard(self.shards, s)]:
                 raise StorageError(
                     f"{self.shards}/{missing[0]}.jsonl: wanted a shard, got none; add {source.name} again"
                 )
+        return found
+
+    def _records(self) -> list[Source]:
+        found = [self._load(path) for path in sorted(self._sources.glob("*.json"))]
+        if not found:
+            raise ConfigError(f"{self.root}: wanted at least one source, got none; run: commonweal node data add FILE")
         return found
 
     def _load(self, path: Path) -> Source:
@@ -151,6 +155,31 @@ class Store:
             # The commit point: above it, a crash leaves shards that no source names, and they are written again.
             write_atomic(record, canonical.encode(source.model_dump(mode="json")), mode=0o600)
         return Added(source, new)
+
+    def remove(self, name: str) -> int:
+        """Take out every source of a name, and the shards that no other source has. The caller holds the lock.
+
+        Returns how many rows are gone. A curation that was made from them goes with the next one.
+
+        Raises:
+            ConfigError: There is no such source.
+            StorageError: A file cannot be read or removed; then the same call goes on.
+        """
+        sources = self._records()
+        gone = [s for s in sources if s.name == name]
+        if not gone:
+            raise ConfigError(f"{name}: wanted one of {', '.join(sorted({s.name for s in sources}))}, got another name")
+        left = {shard.sha256 for s in sources if s.name != name for shard in s.shards}
+        try:
+            for source in gone:
+                for shard in source.shards:
+                    if shard.sha256 not in left:
+                        (self.shards / f"{shard.sha256}.jsonl").unlink(missing_ok=True)
+                # Last, so that what a crash leaves is a source with a missing shard, which is noticed.
+                (self._sources / f"{source.id()}.json").unlink()
+        except OSError as e:
+            raise StorageError(f"{self.root}: a source cannot be removed: {e.strerror}") from e
+        return sum(s.rows for s in gone)
 
     def check(self, path: Path, mapping: Mapping[str, str], split: Split | None, tell: Tell) -> Source:
         """Read a source as :meth:`add` does, and write nothing; what it returns has no shards.
