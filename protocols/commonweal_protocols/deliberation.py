@@ -25,6 +25,7 @@ from commonweal_protocols.governance import (
 )
 from commonweal_protocols.predicates import Digest, Name, PublicKey, Rejection
 from commonweal_protocols.quorum import policy_of
+from commonweal_protocols.round_rules import with_round
 from commonweal_protocols.state import Cast, MotionState, RoundState, Sealed, State
 from commonweal_protocols.voting import Outcome, count, instant_runoff
 
@@ -82,10 +83,10 @@ def cast_opened(state: State, name: Name, ballot: OpenedBallot) -> State:
     m = _at(state, "opened ballot", ballot.motion, "opening", name)
     if name in m.ballots:
         raise RuleError(f"opened ballot: {name} has opened its ballot already")
-    in_time = [s for s in m.sealed.get(name, ()) if m.cutoff is None or s.index < m.cutoff]
-    if not in_time:
+    in_time = _sealed_in_time(m)
+    if name not in in_time:
         raise RuleError(f"opened ballot: {name} has sealed none in time")
-    if seal(ballot.motion, name, ballot.choice, ballot.salt) != in_time[-1].commitment:
+    if seal(ballot.motion, name, ballot.choice, ballot.salt) != in_time[name]:
         raise RuleError("opened ballot: wanted the choice and the salt that were sealed last, got others")
     return _with(state, ballot.motion, _kept(state, m, name, ballot.choice, ballot.reason))
 
@@ -106,8 +107,9 @@ def close(state: State, closing: Closing) -> State:
     if closing.checkpoint is not None:
         cutoff = _shown_at(state, m, closing.checkpoint, due_at)
     else:
-        # At the opening, only those who sealed one have something to open.
-        awaited = set(m.sealed if opening else m.electorate) & {x.institution for x in state.compact.members}
+        # At the opening, only those who sealed one in time have something to open.
+        may_act = _sealed_in_time(m).keys() if opening else set(m.electorate)
+        awaited = may_act & {x.institution for x in state.compact.members}
         if silent := sorted(awaited - set(acted)):
             raise RuleError(
                 f"closing: wanted a checkpoint that shows the time, since {', '.join(silent)} may still act"
@@ -177,12 +179,21 @@ def _shown_at(state: State, m: MotionState, note: str, due_at: int) -> int:
     return size
 
 
+def _sealed_in_time(m: MotionState) -> dict[Name, Digest]:
+    """Each voter's newest commitment of those that were in time, once sealing is over."""
+    newest: dict[Name, Digest] = {}
+    for name, sealed in m.sealed.items():
+        in_time = [s.commitment for s in sealed if m.cutoff is None or s.index < m.cutoff]
+        if in_time:
+            newest[name] = in_time[-1]
+    return newest
+
+
 def _counted(m: MotionState, cutoff: int | None) -> dict[Name, Choice]:
-    """Each voter's newest ballot in time. Of a secret motion the sealing counts, and that was held to its own time."""
-    late = None if m.motion.is_secret else cutoff
+    """Each voter's newest ballot in time; of a secret motion, what was opened in time."""
     counted: dict[Name, Choice] = {}
     for name, casts in m.ballots.items():
-        in_time = [c.choice for c in casts if late is None or c.index < late]
+        in_time = [c.choice for c in casts if cutoff is None or c.index < cutoff]
         if in_time:
             counted[name] = in_time[-1]
     return counted
@@ -196,26 +207,32 @@ def _outcome(m: MotionState, cutoff: int | None) -> Outcome:
     return count({n: c for n, c in choices.items() if isinstance(c, str)}, m.electorate, m.threshold)
 
 
-def _check_recall(state: State, recall: Recall) -> RoundState:
+def _check_recall(state: State, recall: Recall) -> None:
     if recall.round > len(state.rounds) or (logged := state.rounds[recall.round - 1].release) is None:
         raise RuleError(f"recall: round {recall.round} has no release")
-    r = state.rounds[recall.round - 1]
-    if recall.institution is not None and all(i.institution != recall.institution for i in logged.release.inputs):
+    if recall.institution is None and logged.recalled_by is not None:
+        raise RuleError(f"recall: the release of round {recall.round} was recalled by {logged.recalled_by} already")
+    if recall.institution is not None and not _has_part(state.rounds[recall.round - 1], recall.institution):
         raise RuleError(f"recall: {recall.institution} has no part in the release of round {recall.round}")
-    return r
+
+
+def _has_part(r: RoundState, institution: Name) -> bool:
+    return r.release is not None and institution not in r.rejected and institution in r.updates
 
 
 def _recall(state: State, motion: Digest, recall: Recall) -> State:
-    """Withdraw a release; of one institution's update, so that the release is to be computed again without it."""
-    r = _check_recall(state, recall)
-    release = r.release
-    if release is None:
+    """Withdraw a release; of one institution's update, so that the release is to be computed again without it.
+
+    Where another motion has done so meanwhile there is nothing left to do: this one must be able to end all the same.
+    """
+    r = state.rounds[recall.round - 1]
+    if r.release is None or (recall.institution is not None and not _has_part(r, recall.institution)):
         return state
-    r = replace(r, release=replace(release, recalled_by=motion))
-    if recall.institution is not None and (logged := r.updates.get(recall.institution)) is not None:
-        set_aside = Rejection(
-            round=recall.round, institution=recall.institution, leaf=logged.leaf, reason=f"recalled by motion {motion}"
-        )
+    if r.release.recalled_by is None:
+        r = replace(r, release=replace(r.release, recalled_by=motion))
+    if recall.institution is not None:
+        leaf = r.updates[recall.institution].leaf
+        why = f"recalled by motion {motion}"
+        set_aside = Rejection(round=recall.round, institution=recall.institution, leaf=leaf, reason=why)
         r = replace(r, rejected={**r.rejected, recall.institution: set_aside})
-    rounds = (*state.rounds[: recall.round - 1], r, *state.rounds[recall.round :])
-    return replace(state, rounds=rounds)
+    return with_round(state, r)
