@@ -45,11 +45,11 @@ console = Console(width=120)
 
 
 def spec_of(mebibytes: int) -> AdapterSpec:
-    """Rank 16 on a layer of 1024 × 1024, as many layers as it takes: 128 KiB each."""
-    module = LoraModule(name="q_proj", in_features=1024, out_features=1024)
-    return AdapterSpec(
-        rank=16, alpha=32, prefix="base_model.model.model.layers", layers=mebibytes * 8, modules=(module,)
-    )
+    """Rank 16 on as many square layers as it takes: of width 1024 (128 KiB each), or 4096 in large adapters."""
+    width = 1024 if mebibytes <= 100 else 4096
+    module = LoraModule(name="q_proj", in_features=width, out_features=width)
+    layers = (mebibytes << 20) // (2 * 16 * width * 4)
+    return AdapterSpec(rank=16, alpha=32, prefix="base_model.model.model.layers", layers=layers, modules=(module,))
 
 
 def weight_of(i: int) -> int:
@@ -137,7 +137,7 @@ def peft_linear(folder: Path, count: int, spec: AdapterSpec) -> Callable[[], obj
             super().__init__()
             # Never written, so never in memory: only the factors are merged.
             self.q_proj = torch.nn.utils.skip_init(  # type: ignore[no-untyped-call]
-                torch.nn.Linear, 1024, 1024, bias=False
+                torch.nn.Linear, spec.modules[0].in_features, spec.modules[0].out_features, bias=False
             )
 
     class Base(torch.nn.Module):
@@ -275,11 +275,12 @@ def measure(name: str, folder: Path, count: int, mebibytes: int, repeat: int) ->
 
 
 def compare(count: int, mebibytes: int, names: list[str], repeat: int) -> Table:
-    """One table: every program on the same deltas."""
+    """One table: every program on the same deltas. The first is the measure of the others' speed."""
     table = Table(
-        "program", "seconds", "GB/s of deltas", "peak MiB", "in adapters",
+        "program", "seconds", "GB/s of deltas", "of memcpy", "peak MiB", "in adapters",
         title=f"{count} deltas of {mebibytes} MiB, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
     )  # fmt: skip
+    copied = 0.0
     folder = Path(tempfile.mkdtemp(prefix=".bench-", dir=Path(__file__).parents[2]))
     try:
         make(folder, count, spec_of(mebibytes))
@@ -289,8 +290,10 @@ def compare(count: int, mebibytes: int, names: list[str], repeat: int) -> Table:
                 table.add_row(name, made)
                 continue
             seconds, peak = made
+            copied = copied or seconds
             rate = count * mebibytes * (1 << 20) / seconds / 1e9
-            table.add_row(name, f"{seconds:.3f}", f"{rate:.2f}", f"{peak:.0f}", f"{peak / mebibytes:.1f}")
+            share = f"{copied / seconds:.1%}"
+            table.add_row(name, f"{seconds:.3f}", f"{rate:.2f}", share, f"{peak:.0f}", f"{peak / mebibytes:.1f}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return table
@@ -300,7 +303,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--sizes", default="100x10,50x10,25x10,10x200", help="counts x MiB of an adapter")
-    parser.add_argument("--only", default="", help="programs whose names hold this")
+    parser.add_argument("--only", default="", help="programs whose names hold one of these, with commas between")
     parser.add_argument("--one", choices=PROGRAMS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
@@ -309,7 +312,8 @@ def main() -> None:
     if args.one:
         one(args.one, args.folder, args.count, args.mebibytes)
         return
-    names = [n for n in PROGRAMS if args.only in n]
+    wanted = ["memcpy", *args.only.split(",")]
+    names = [n for n in PROGRAMS if any(w in n for w in wanted)]
     for size in args.sizes.split(","):
         count, mebibytes = map(int, size.split("x"))
         console.print(compare(count, mebibytes, names, args.repeat))
