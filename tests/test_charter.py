@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from commonweal_node.charter import NO_CHARTER, Bars, Charter, load_charter
+from commonweal_protocols.charter import Clause
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.predicates import HeldoutLoss, Round
 from tests.federation import Federation
@@ -29,7 +30,7 @@ def test_a_charter_is_read_as_it_is_written(tmp_path: Path) -> None:
     assert load_charter(path) == Charter(
         community="Valley",
         version=2,
-        principles=("ask first",),
+        principles=(Clause(id="principle-1", text="ask first"),),
         data_policy="by consent",
         bars=Bars(min_cohort=3, max_steps=50, max_rise_over_base_millis=7),
     )
@@ -65,7 +66,7 @@ BAD: list[tuple[str, str, str, str]] = [
     ("a float", "max_steps = 50", "max_steps = 5e1", "max_steps: .* valid integer, got '50.0'"),
     ("no limit", "max_steps = 50", "max_steps = inf", "max_steps: .* valid integer, got 'inf'"),
     ("no principle", '"ask first"', "", "principles: .* at least 1 item .*, got"),
-    ("an empty principle", '"ask first"', '""', r"principles.0: .* at least 1 character, got ''"),
+    ("an empty principle", '"ask first"', '""', r"principles.0.text: .* at least 1 character, got ''"),
     ("a missing key", 'data_policy = "by consent"\n', "", "data_policy: Field required, got"),
     ("a date for text", '"by consent"', "2026-01-31", "data_policy: Input should be a valid string, got .*2026-01-31"),
     ("a time for a number", "version = 2", "version = 07:32:00", "version: .* valid integer, got .*07:32:00"),

@@ -1,49 +1,44 @@
 """A community's charter (TOML), and what this node does about it by itself: decline rounds, refuse releases.
 
-Principles, data policy and dissent are for people; the bars bind the daemon, and ``[data]`` says how rows are curated.
-A charter is the institution's own word: nobody else sets it, and a refusal states which of its bars was not met. Pure
-but for ``load_charter``.
+Principles and dissent are for people; the bars bind the daemon, ``[objectives]`` says what training is for, ``[data]``
+how rows are curated, and probes what an evaluation looks at. A charter is the institution's own word: nobody else sets
+it, and a refusal states which of its bars was not met. This is the one parser of the file. Pure but for
+``load_charter``.
 """
 
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from commonweal_node.curation.policy import DataPolicy, Revise
 from commonweal_node.objective_weights import SUPERVISED, ObjectiveWeights
 from commonweal_protocols import canonical
 from commonweal_protocols.canonical import digest_of
-from commonweal_protocols.predicates import Closed, HeldoutLoss, Round
+from commonweal_protocols.charter import Articles, Bars, CharterRecord, Clause, DataTerms, Text
+from commonweal_protocols.predicates import Digest, HeldoutLoss, Round
 from commonweal_protocols.settings import load_toml
 
-Text = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
+__all__ = ["NO_CHARTER", "Bars", "Charter", "load_charter"]
 
 
-class Bars(Closed):
-    """What the daemon holds rounds and releases to."""
+class Charter(Articles):
+    """One version of a community's constitution, as its file has it."""
 
-    min_cohort: Annotated[int, Field(ge=1, le=400)] = 1
-    """Rounds with fewer institutions are declined: a delta merged with too few others is not hidden among them."""
-    max_steps: Annotated[int, Field(ge=1, le=10**6)] = 10**6
-    """Rounds that train for more steps are declined."""
-    max_rise_over_base_millis: Annotated[int, Field(ge=0, le=10**6)] = 0
-    """A release is refused if its best blend is worse than the base by more, in thousandths of a nat for each token."""
-
-
-class Charter(Closed):
-    """One version of a community's constitution."""
-
-    community: Text
-    version: Annotated[int, Field(ge=1)]
-    principles: Annotated[tuple[Text, ...], Field(min_length=1, max_length=50)]
+    principles: Annotated[tuple[Clause, ...], Field(min_length=1, max_length=50, strict=False)]
+    """In the file a text alone may stand for a clause; its id is then ``principle-<place>``, from 1."""
     data_policy: Text
-    dissent: Annotated[str, StringConstraints(max_length=2000)] = ""
-    bars: Bars = Bars()
     objectives: ObjectiveWeights = SUPERVISED
     """What training is for, and how much each of it counts."""
     data: DataPolicy | None = None
     """What ``commonweal node data curate`` does with this community's rows."""
+
+    @field_validator("principles", mode="before")
+    @classmethod
+    def _numbered(cls, value: object) -> object:
+        if not isinstance(value, list):
+            return value
+        return [{"id": f"principle-{n}", "text": v} if isinstance(v, str) else v for n, v in enumerate(value, start=1)]
 
     @model_validator(mode="after")
     def _names_its_own_principles(self) -> "Charter":
@@ -55,9 +50,18 @@ class Charter(Closed):
                 )
         return self
 
-    def digest(self) -> str:
-        """The SHA-256 of its canonical JSON: the same for every spelling of one charter."""
-        return digest_of(canonical.encode(self.model_dump(mode="json")))
+    def record(self) -> CharterRecord:
+        """Return its canonical form, in which the stages of its data policy stand by their digest."""
+        stages = digest_of(canonical.encode(self.data.model_dump(mode="json"))) if self.data else None
+        return CharterRecord(
+            **{name: getattr(self, name) for name in Articles.model_fields},
+            objectives=self.objectives.model_dump(),
+            data_policy=DataTerms(text=self.data_policy, stages_sha256=stages),
+        )
+
+    def digest(self) -> Digest:
+        """The digest of its canonical form: the same for every spelling of one charter."""
+        return self.record().digest()
 
     def refusal(self, r: Round) -> str:
         """Return why this community declines a round; empty where it does not."""
@@ -78,7 +82,12 @@ class Charter(Closed):
         return ""
 
 
-NO_CHARTER = Charter(community="not stated", version=1, principles=("none stated",), data_policy="not stated")
+NO_CHARTER = Charter(
+    community="not stated",
+    version=1,
+    principles=(Clause(id="principle-1", text="none stated"),),
+    data_policy="not stated",
+)
 """The widest bars; for a node whose operator has given no charter."""
 
 

@@ -118,9 +118,10 @@ def run_stages(
     """
     steps = plan(sources, charter, reviser)
     folder, shards = store.shards, tuple(s for source in sources for s in source.shards)
+    texts = tuple(p.text for p in charter.principles)
     finished = []
     for step in steps:
-        done = _run_stage(store.work / step.key, step, folder, shards, charter.principles, reviser, report)
+        done = _run_stage(store.work / step.key, step, folder, shards, texts, reviser, report)
         finished.append(done)
         folder, shards = done.folder, done.shards
     return finished
