@@ -7,16 +7,20 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from commonweal_node.follow import Follower
 from commonweal_protocols.checkpoint import Checkpoint
 from commonweal_protocols.errors import LogError, PeerError, RuleError, SignatureError, StorageError
+from commonweal_protocols.follow import Follower
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.merkle import Tree, leaf_hash
-from commonweal_protocols.note import sign_note
+from commonweal_protocols.note import format_vkey, sign_note
 from commonweal_protocols.predicates import Identity, Seen
+from commonweal_protocols.records import DirectorySource
+from commonweal_protocols.replay import replay
 from commonweal_protocols.statement import Author
 from commonweal_protocols.tiles import BUNDLE_ENTRIES, bundle_path, encode_bundle
-from tests.federation import NAMES, ORIGIN, Federation, two_rounds
+from tests.federation import NAMES, ORIGIN, Federation, key_of, two_rounds
+
+OTHER = "log.test/other"
 
 
 @dataclass
@@ -26,12 +30,13 @@ class MemorySource:
     entries: list[bytes]
     key: Ed25519PrivateKey
     reads: list[str] = field(default_factory=list)
+    origin: str = ORIGIN
 
     def checkpoint(self) -> Checkpoint:
         tree = Tree()
         for data in self.entries:
             tree.append(leaf_hash(data))
-        return Checkpoint(ORIGIN, tree.size, tree.root(tree.size))
+        return Checkpoint(self.origin, tree.size, tree.root(tree.size))
 
     def seen(self) -> Seen:
         at = self.checkpoint()
@@ -40,7 +45,7 @@ class MemorySource:
     def read(self, path: str, *, max_bytes: int) -> bytes | None:
         self.reads.append(path)
         if path == "checkpoint":
-            return sign_note(self.checkpoint().text(), ORIGIN, self.key) if self.entries else None
+            return sign_note(self.checkpoint().text(), self.origin, self.key) if self.entries else None
         for n in range(len(self.entries) // BUNDLE_ENTRIES + 1):
             bundle = self.entries[n * BUNDLE_ENTRIES : (n + 1) * BUNDLE_ENTRIES]
             if bundle and path == bundle_path(n, len(bundle)):
@@ -98,6 +103,71 @@ def test_before_the_founding_there_is_nothing_to_stand_on(tmp_path: Path) -> Non
     with pytest.raises(LogError, match="wanted a founded consortium"):
         _ = node.state
     assert not (tmp_path / "memory.json").exists()
+
+
+# -- another log with the same history
+
+
+def succeeded(f: Federation) -> MemorySource:
+    """The log of another coordinator, who goes on from where this one ended."""
+    at, other = served(f).seen(), key_of("other log")
+    heir = {"name": "heir", "key": public_hex(key_of("heir")), "log": format_vkey(OTHER, raw_public(other))}
+    data = f.amendment(f.amended(coordinator=heir, succeeds=at.model_dump()), *NAMES)
+    entries = [*f.entries, data]
+    f.replica.add(data)
+    return MemorySource(entries, other, origin=OTHER)
+
+
+def raw_public(key: Ed25519PrivateKey) -> bytes:
+    return key.public_key().public_bytes_raw()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_follower_goes_on_under_the_successor_of_its_log(tmp_path: Path, restarted: bool) -> None:
+    f = two_rounds()
+    source = served(f)
+    node = follower(source, f, tmp_path)
+    node.sync()
+    after = succeeded(f)
+    source.entries, source.key, source.origin = after.entries, after.key, after.origin
+    if restarted:
+        node = follower(source, f, tmp_path)
+    assert node.sync() == (27 if restarted else 1)
+    assert (node.seen, node.state.origins) == ((source.seen(),), {ORIGIN: 26})
+
+
+def test_a_successor_that_left_something_behind_is_refused(tmp_path: Path) -> None:
+    f, shorter = two_rounds(), Federation()
+    follower(served(f), f, tmp_path).sync()
+    for data in f.entries[1:-3]:
+        shorter.add(data)
+    with pytest.raises(LogError, match=f"log {ORIGIN}: left behind: 26 entries were seen there, 23 were carried over"):
+        follower(succeeded(shorter), shorter, tmp_path).sync()
+
+
+def test_what_was_seen_of_a_successor_is_not_forgotten_where_the_old_log_is_shown_again(tmp_path: Path) -> None:
+    f, before = two_rounds(), two_rounds()
+    follower(succeeded(f), f, tmp_path).sync()
+    before.announce()
+    for _ in range(2):
+        with pytest.raises(LogError, match=f"27 entries were seen in log {OTHER}, of which nothing was carried over"):
+            follower(served(before), f, tmp_path).sync()
+
+
+def test_a_kept_copy_shows_the_whole_history_before_anything_is_vouched_for(tmp_path: Path) -> None:
+    f = Federation()
+    source, copy = served(f), tmp_path / "records"
+    node = Follower(source, f.state.consortium, tmp_path / "memory.json", copy)
+    node.sync()
+    f.announce()
+    node.sync()
+    assert replay(DirectorySource(copy)).state == f.state
+    f.open_round()
+    (copy / "checkpoint").unlink()
+    (copy / "checkpoint").mkdir()
+    with pytest.raises(StorageError):
+        node.sync()
+    assert node.seen[0].size == 1 + len(NAMES)
 
 
 # -- a log that does not hold

@@ -21,7 +21,6 @@ from commonweal_node.charter import Charter, load_charter
 from commonweal_node.client import CoordinatorClient
 from commonweal_node.config import NodeConfig
 from commonweal_node.flower import SuperNode, SuperNodeSettings, transport_public_key
-from commonweal_node.follow import Follower
 from commonweal_node.institution import Institution
 from commonweal_node.keyring import KeyRing
 from commonweal_node.learner import Learner
@@ -29,6 +28,7 @@ from commonweal_node.status import StatusBoard
 from commonweal_node.witnessing import NodeWitness
 from commonweal_protocols.errors import BaseModelError, CommonwealError, LocalError, PeerError, UnavailableError
 from commonweal_protocols.files import write_atomic
+from commonweal_protocols.follow import Follower
 from commonweal_protocols.join import Invite
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.predicates import Blob, Compact

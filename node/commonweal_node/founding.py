@@ -8,12 +8,12 @@ from pydantic import ValidationError
 
 from commonweal_adapters.recompute import recompute_start
 from commonweal_node.client import CoordinatorClient
-from commonweal_node.follow import Follower
 from commonweal_protocols.amendment import check_amendment
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.envelope import sign_envelope
 from commonweal_protocols.errors import CommonwealError, ConfigError, RuleError
 from commonweal_protocols.files import write_atomic
+from commonweal_protocols.follow import Follower
 from commonweal_protocols.join import Invite
 from commonweal_protocols.predicates import BaseModelRef, Compact
 from commonweal_protocols.records import HttpSource

@@ -16,11 +16,11 @@ from commonweal_adapters.recompute import merge_release
 from commonweal_node.answers import Answers
 from commonweal_node.blend import BlendWeights
 from commonweal_node.charter import Charter
-from commonweal_node.follow import Follower
 from commonweal_node.keyring import KeyRing
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.envelope import format_envelope, sign
 from commonweal_protocols.errors import RuleError
+from commonweal_protocols.follow import Follower
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.kinds import Predicate
 from commonweal_protocols.merkle import leaf_hash
