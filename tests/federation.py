@@ -40,7 +40,6 @@ from commonweal_protocols.predicates import (
     Release,
     Rotation,
     Round,
-    Rule,
     Seen,
     Update,
     Witness,
@@ -48,6 +47,7 @@ from commonweal_protocols.predicates import (
 from commonweal_protocols.proof import format_proof
 from commonweal_protocols.replica import Replica
 from commonweal_protocols.round_rules import release_inputs
+from commonweal_protocols.rules import AnyRule, FactorMean
 from commonweal_protocols.state import State
 from commonweal_protocols.statement import Author, Header, Statement
 
@@ -91,7 +91,7 @@ class Federation:
     blobs: dict[str, bytes] = field(default_factory=dict)
     replica: Replica = field(default_factory=Replica)
     quorum: Quorum = field(default_factory=lambda: Quorum(updates=2, ratifications=2, amendments=2))
-    weights: str = "equal"
+    rule: AnyRule = field(default_factory=lambda: FactorMean(weights="equal"))
     witnesses: int = 0
     """How many there are; all but one are the quorum."""
 
@@ -107,7 +107,7 @@ class Federation:
             base=BaseModelRef(reference="path:/models/tiny", sha256="ab" * 32),
             adapter=TINY,
             recipe=Recipe(steps=10, batch_size=4, learning_rate_micros=1000, max_tokens=64),
-            rule=Rule.model_validate({"name": "factor-mean", "weights": self.weights}),
+            rule=self.rule,
             quorum=self.quorum.model_copy(update={"witnesses": max(0, self.witnesses - 1)}),
             members=tuple(Member(institution=n, key=public_hex(self.keys[n])) for n in sorted(NAMES)),
             coordinator=Coordinator(
@@ -255,10 +255,17 @@ class Federation:
 
     def release(self) -> Release:
         r = self.state.rounds[-1]
-        inputs = release_inputs(r)
-        data = merge_release(TINY, r.round.start, r.round.rule, inputs, self.blobs.__getitem__)
+        inputs = release_inputs(self.state, r)
+        made = merge_release(TINY, r.round.start, r.round.rule, inputs, r.state_before, self.blobs.__getitem__)
         return Release(
-            round=r.round.round, start=r.round.start, rule=r.round.rule, inputs=inputs, adapter=self.keep(data)
+            round=r.round.round,
+            start=r.round.start,
+            rule=r.round.rule,
+            inputs=inputs,
+            state_before=r.state_before,
+            adapter=self.keep(made.adapter),
+            state_after=tuple(map(self.keep, made.state)),
+            figures=made.figures,
         )
 
     def ratification(self) -> Ratification:

@@ -55,7 +55,7 @@ def shelf(f: Federation, entries: Sequence[bytes] | None = None, note: bytes | N
 
 def beginning(f: Federation, size: int) -> Federation:
     """Another federation whose history begins as ``f``'s does: what it says next forks the log."""
-    g = Federation(quorum=f.quorum, weights=f.weights)
+    g = Federation(quorum=f.quorum, rule=f.rule)
     for data in f.entries[1:size]:
         g.add(data)
     g.blobs.update(f.blobs)

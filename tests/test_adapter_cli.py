@@ -14,12 +14,11 @@ from commonweal_adapters.delta import GridTensors, from_grid, read_adapter, read
 from commonweal_adapters.encode import quantise, read_encoded
 from commonweal_adapters.peft_files import CONFIG, WEIGHTS, load_adapter, save_adapter
 from commonweal_adapters.plural import distance_micros
-from commonweal_adapters.recompute import merge_release, release_facts
+from commonweal_adapters.recompute import merge_release
 from commonweal_adapters.source import Delta, Held
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.encoding import Encoding
 from commonweal_protocols.errors import BlobError
-from commonweal_protocols.predicates import Blob, Input, Release
 from tests.federation import TINY, two_rounds
 from tests.test_cli import Terminal, program
 from tests.test_encode import delta, equal
@@ -235,10 +234,6 @@ def test_adapters_of_two_shapes_are_not_merged(program: Terminal, folders: list[
 # -- recompute
 
 
-def made_of(release: Release) -> tuple[Blob, tuple[Input, ...], Blob]:
-    return release.start, release.inputs, release.adapter
-
-
 def test_recompute_makes_the_logged_bytes_again(program: Terminal, tmp_path: Path) -> None:
     federation = two_rounds()
     public = federation.publish(tmp_path)
@@ -248,8 +243,8 @@ def test_recompute_makes_the_logged_bytes_again(program: Terminal, tmp_path: Pat
         assert report["holds"]
         assert report["recomputed_sha256"] == r.release.release.adapter.sha256
         assert digest_of((tmp_path / "out" / WEIGHTS).read_bytes()) == report["recomputed_sha256"]
-        facts = release_facts(TINY, *made_of(r.release.release), federation.blobs.__getitem__)
-        assert (report["error_micros"], report["diversity_micros"]) == (facts.error_micros, facts.diversity_micros)
+        figures = r.release.release.figures
+        assert (report["error_micros"], report["diversity_micros"]) == (figures.error_micros, figures.diversity_micros)
     assert program("adapter", "recompute", "--dir", public) == 0
     assert "round 2, factor-mean of clinic, coop, school" in program.out
 
@@ -261,7 +256,7 @@ def test_recompute_without_a_member_says_what_that_moves(program: Terminal, tmp_
     assert logged
     release = logged.release
     left = [i for i in release.inputs if i.institution != "coop"]
-    wanted = merge_release(TINY, release.start, release.rule, left, federation.blobs.__getitem__)
+    wanted = merge_release(TINY, release.start, release.rule, left, (), federation.blobs.__getitem__).adapter
     report = answer(
         program, "recompute", "--dir", public, "--round", "1", "--without", "coop", "--out", tmp_path / "without"
     )

@@ -25,6 +25,7 @@ from commonweal_protocols.note import format_vkey
 from commonweal_protocols.predicates import AdapterSpec, Digest, Quorum, Release, Update, Witness
 from commonweal_protocols.proof import format_proof
 from commonweal_protocols.records import DirectorySource
+from commonweal_protocols.rules import FactorMean
 from commonweal_protocols.statement import Author, open_entry
 from tests.federation import ORIGIN, Federation, blob_of, key_of, two_rounds
 from tests.shelf import Shelf, beginning, note_of, shelf, tree_of
@@ -56,7 +57,7 @@ class Counting:
         self.starts += 1
         return recompute.recompute_start(spec)
 
-    def recompute_release(self, spec: AdapterSpec, release: Release, fetch: Callable[[Digest], bytes]) -> bytes:
+    def recompute_release(self, spec: AdapterSpec, release: Release, fetch: Callable[[Digest], bytes]) -> Release:
         self.releases.append(release.round)
         return recompute.recompute_release(spec, release, fetch)
 
@@ -410,7 +411,7 @@ def test_a_second_history_that_breaks_the_compact_convicts_the_log_all_the_same(
 
 
 def test_a_log_that_founds_another_consortium_under_its_old_name_and_key_convicts_itself() -> None:
-    f, g = two_rounds(), Federation(weights="examples")
+    f, g = two_rounds(), Federation(rule=FactorMean(weights="examples"))
     outcome = examined(shelf(g), memory=remembered(shelf(f)))
     assert f"wanted {f.state.consortium}" in outcome.report.findings[0].sentence
     assert "signed two histories" in convicted(outcome, f)

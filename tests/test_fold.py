@@ -1,5 +1,6 @@
 """The fold: what the compact allows in which state, and nothing else."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -9,9 +10,10 @@ from commonweal_protocols.errors import PeerError, RuleError
 from commonweal_protocols.fold import fold
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.kinds import Predicate
-from commonweal_protocols.predicates import Blob, Identity, Incident, Quorum, Refusal, Rejection, Rule, Seen
+from commonweal_protocols.predicates import Blob, Identity, Incident, Quorum, Refusal, Rejection, Seen
 from commonweal_protocols.replica import Replica
-from commonweal_protocols.round_rules import weights
+from commonweal_protocols.round_rules import release_inputs
+from commonweal_protocols.rules import FactorMean, FedAvgM, MinimaxFair
 from commonweal_protocols.statement import Author, Header, Statement, open_entry
 from tests.federation import NAMES, Federation, key_of, two_rounds
 
@@ -131,7 +133,7 @@ CASES: list[tuple[str, Callable[[], Federation], str, Callable[[Federation], Pre
         "a round with another rule",
         announced,
         "hub",
-        lambda f: f.next_round().model_copy(update={"rule": Rule(name="factor-mean", weights="examples")}),
+        lambda f: f.next_round().model_copy(update={"rule": FactorMean(weights="examples")}),
         "wanted the compact's rule",
     ),
     (
@@ -371,10 +373,71 @@ def test_two_authors_of_one_statement_are_refused() -> None:
 
 
 def test_weights_follow_the_rule() -> None:
-    f = opened()
-    updates = tuple(f.update(n) for n in NAMES)
-    assert weights(Rule(name="factor-mean", weights="equal"), updates) == (1, 1, 1)
-    assert weights(Rule(name="factor-mean", weights="examples"), updates) == tuple(10 + len(n) for n in NAMES)
+    for weights, wanted in (("equal", (1, 1, 1)), ("examples", tuple(10 + len(n) for n in sorted(NAMES)))):
+        f = Federation(rule=FactorMean(weights=weights))  # type: ignore[arg-type]
+        f.announce()
+        f.open_round()
+        for name in NAMES:
+            f.say(name, f.update(name))
+        assert tuple(i.weight for i in release_inputs(f.state, f.state.rounds[0])) == wanted
+
+
+def test_who_fares_worse_weighs_more_under_minimax_by_all_rounds_until_then() -> None:
+    f = Federation(rule=FactorMean(weights=MinimaxFair(eta_millis=1000, most_millis=5000)))
+    f.announce()
+    for losses in ((1, 2, 3), (2, 2, 3)):
+        f.open_round()
+        for name, loss in zip(sorted(NAMES), losses, strict=True):
+            update = f.update(name).model_copy(update={"heldout_before_micronats": loss * 250_000})
+            f.say(name, update)
+        inputs = release_inputs(f.state, f.state.rounds[-1])
+        f.say("hub", f.release())
+        for name in NAMES:
+            f.say(name, f.ratification())
+    # exp(Σ loss - the least Σ) in micros: Σ = 0.75, 1 and 1.5 nats.
+    assert [i.weight for i in inputs] == [math.floor(1e6 * math.exp(x)) for x in (0, 0.25, 0.75)]
+
+
+def test_a_round_that_would_overspend_a_privacy_budget_is_not_opened() -> None:
+    f = announced()
+    # 2 · 10^6 · 100² / 200² = 500,000 micro-rho for an update: two of them, and not three.
+    terms = {"clip_steps": 100, "sigma_steps": 200, "budget_micro_rho": 1_200_000}
+    f.add(f.amendment(f.amended(privacy=terms), *NAMES))
+    f.run_round()
+    f.open_round()
+    for name in NAMES[:2]:
+        f.say(name, f.update(name))
+    f.say("hub", f.release())
+    with pytest.raises(RuleError, match="clinic, school would spend more than the privacy budget allows"):
+        f.open_round()
+    assert [f.state.spent_micro_rho(n) for n in NAMES] == [1_000_000, 1_000_000, 500_000]
+
+
+def test_what_an_optimiser_keeps_goes_from_release_to_release() -> None:
+    f = Federation(rule=FedAvgM(weights="equal", momentum_millis=500))
+    f.announce()
+    f.run_round()
+    kept = f.state.kept()
+    assert len(kept) == 1
+    f.open_round()
+    for name in NAMES:
+        f.say(name, f.update(name))
+    with pytest.raises(RuleError, match="wanted the state that was kept with the start of round 2"):
+        f.say("hub", f.release().model_copy(update={"state_before": ()}))
+    f.say("hub", f.release())
+    assert f.state.rounds[1].release is not None
+    assert f.state.rounds[1].release.release.state_before == kept
+
+
+def test_another_rule_begins_with_nothing_kept() -> None:
+    f = Federation(rule=FedAvgM(weights="equal", momentum_millis=500))
+    f.announce()
+    f.run_round()
+    f.add(f.amendment(f.amended(rule={"name": "median", "weights": "equal"}), *NAMES))
+    assert f.state.kept() == ()
+    f.compact = f.state.compact
+    f.run_round()
+    assert f.state.ratified() is not None
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from commonweal_protocols.note import format_vkey, sign_note
 from commonweal_protocols.predicates import Identity, Seen
 from commonweal_protocols.records import DirectorySource
 from commonweal_protocols.replay import replay
+from commonweal_protocols.rules import FactorMean
 from commonweal_protocols.statement import Author
 from commonweal_protocols.tiles import BUNDLE_ENTRIES, bundle_path, encode_bundle
 from tests.federation import NAMES, ORIGIN, Federation, key_of, two_rounds
@@ -213,7 +214,7 @@ def signed_by_another_key(f: Federation) -> MemorySource:
 
 
 def another_consortium(f: Federation) -> MemorySource:
-    other = Federation(weights="examples")
+    other = Federation(rule=FactorMean(weights="examples"))
     assert other.state.consortium != f.state.consortium
     return served(other)
 

@@ -14,26 +14,28 @@ from hypothesis import strategies as st
 
 from commonweal_adapters import recompute
 from commonweal_adapters.delta import LIMIT, GridTensors, read_adapter, read_delta, write_adapter, write_delta
+from commonweal_adapters.encode import quantise, write_encoded
 from commonweal_adapters.lora_file import tensor_shapes
 from commonweal_adapters.merge import merge
 from commonweal_adapters.merge_error import error_micros, squared_error
 from commonweal_adapters.recompute import (
     check_delta,
     merge_release,
-    merge_round,
     recompute_release,
     recompute_start,
     recompute_without,
-    release_facts,
+    release_interference,
 )
 from commonweal_adapters.source import Delta, Held
 from commonweal_protocols import rules
 from commonweal_protocols.audit import Recompute
+from commonweal_protocols.encoding import Encoding
 from commonweal_protocols.errors import BlobError
-from commonweal_protocols.predicates import AdapterSpec, Blob, Input, LoraModule, Release, Rule
+from commonweal_protocols.predicates import AdapterSpec, Blob, Input, LoraModule, Release
+from commonweal_protocols.rules import FactorMean
 from tests.federation import TINY, blob_of
 
-RULE = Rule(name="factor-mean", weights="examples")
+RULE = FactorMean(weights="examples")
 LEAF = "0" * 64
 NAMES = ("clinic", "coop", "school")
 
@@ -157,7 +159,7 @@ def a_round(seed: int = 0) -> tuple[Store, Blob, tuple[Input, ...]]:
 @given(st.integers(0, 2**16))
 def test_a_release_is_what_another_reader_and_fractions_make_of_its_inputs(seed: int) -> None:
     store, start, inputs = a_round(seed)
-    released = safetensors.numpy.load(merge_release(TINY, start, RULE, inputs, store.fetch))
+    released = safetensors.numpy.load(merge_release(TINY, start, RULE, inputs, (), store.fetch).adapter)
     before = safetensors.numpy.load(store.blobs[start.sha256])
     deltas = [safetensors.numpy.load(store.blobs[i.delta.sha256]) for i in inputs]
     total = sum(i.weight for i in inputs)
@@ -170,22 +172,27 @@ def test_a_release_is_what_another_reader_and_fractions_make_of_its_inputs(seed:
 
 def test_the_order_of_the_inputs_never_changes_a_byte() -> None:
     store, start, inputs = a_round()
-    made = {merge_release(TINY, start, RULE, order, store.fetch) for order in itertools.permutations(inputs)}
+    made = {
+        merge_release(TINY, start, RULE, order, (), store.fetch).adapter for order in itertools.permutations(inputs)
+    }
     assert len(made) == 1
 
 
 def test_a_release_is_recomputed_from_its_own_fields() -> None:
     store, start, inputs = a_round()
-    data = merge_release(TINY, start, RULE, inputs, store.fetch)
-    release = Release(round=1, start=start, rule=RULE, inputs=inputs, adapter=blob_of(data))
-    assert recompute_release(TINY, release, store.fetch) == data
+    release = released(store, start, inputs)
+    assert recompute_release(TINY, release, store.fetch) == release
+    other = blob_of(b"another adapter")
+    zero = release.figures.model_copy(update={"error_micros": 0})
+    for field, value in (("adapter", other), ("figures", zero), ("state_after", (other,))):
+        assert recompute_release(TINY, release.model_copy(update={field: value}), store.fetch) == release
     fewer = release.model_copy(update={"inputs": inputs[:2]})
-    assert recompute_release(TINY, fewer, store.fetch) != data
+    assert recompute_release(TINY, fewer, store.fetch).adapter != release.adapter
 
 
 def test_each_blob_is_fetched_once() -> None:
     store, start, inputs = a_round()
-    merge_release(TINY, start, RULE, inputs, store.fetch)
+    merge_release(TINY, start, RULE, inputs, (), store.fetch).adapter
     assert store.asked == [start.sha256, *(i.delta.sha256 for i in inputs)]
 
 
@@ -193,7 +200,7 @@ def test_errors_of_the_callers_fetch_pass_through() -> None:
     store, start, inputs = a_round()
     del store.blobs[inputs[1].delta.sha256]
     with pytest.raises(KeyError, match=inputs[1].delta.sha256):
-        merge_release(TINY, start, RULE, inputs, store.fetch)
+        merge_release(TINY, start, RULE, inputs, (), store.fetch).adapter
 
 
 def flip_last_byte(data: bytes) -> bytes:
@@ -211,14 +218,14 @@ def test_other_bytes_under_a_blobs_name_are_refused() -> None:
     store.blobs[delta] = flip_last_byte(good)
     got = blob_of(store.blobs[delta]).sha256
     with pytest.raises(BlobError, match=f"^delta {delta} of coop: wanted sha256 {delta}, got {got}$"):
-        merge_release(TINY, start, RULE, inputs, store.fetch)
+        merge_release(TINY, start, RULE, inputs, (), store.fetch).adapter
     store.blobs[delta] = good + b"\0"
     with pytest.raises(BlobError, match=f"^delta {delta} of coop: wanted {len(good)} bytes, got {len(good) + 1}$"):
-        merge_release(TINY, start, RULE, inputs, store.fetch)
+        merge_release(TINY, start, RULE, inputs, (), store.fetch).adapter
     store.blobs[delta] = good
     store.blobs[start.sha256] = flip_last_byte(store.blobs[start.sha256])
     with pytest.raises(BlobError, match=f"^start {start.sha256}: wanted sha256 {start.sha256}, got "):
-        merge_release(TINY, start, RULE, inputs, store.fetch)
+        merge_release(TINY, start, RULE, inputs, (), store.fetch).adapter
 
 
 def far_out() -> bytes:
@@ -240,15 +247,15 @@ def test_a_bad_delta_is_refused_alone_and_in_a_merge_where_its_author_is_named(
     why: str, make: Callable[[], bytes], message: str
 ) -> None:
     with pytest.raises(BlobError, match=message):
-        check_delta(make(), TINY)
+        check_delta(make(), TINY, None)
     store, start, inputs = a_round()
     bad = store.keep(make())
     with pytest.raises(BlobError, match=f"^delta {bad.sha256} of coop: .*{message}"):
-        merge_release(TINY, start, RULE, replaced(inputs, bad), store.fetch)
+        merge_release(TINY, start, RULE, replaced(inputs, bad), (), store.fetch).adapter
 
 
 def test_a_good_delta_passes() -> None:
-    check_delta(write_delta(random_grid(0, LIMIT), TINY), TINY)
+    check_delta(write_delta(random_grid(0, LIMIT), TINY), TINY, None)
 
 
 def test_a_start_off_the_grid_is_refused() -> None:
@@ -256,7 +263,7 @@ def test_a_start_off_the_grid_is_refused() -> None:
     tensors = {name: np.full(shape, 0.3, np.float32) for name, shape in tensor_shapes(TINY).items()}
     start = store.keep(safetensors.numpy.save(tensors))
     with pytest.raises(BlobError, match=f"^start {start.sha256}: tensor .*: wanted multiples of 2\\^-20"):
-        merge_release(TINY, start, RULE, inputs, store.fetch)
+        merge_release(TINY, start, RULE, inputs, (), store.fetch).adapter
 
 
 def test_a_result_out_of_range_is_refused() -> None:
@@ -268,7 +275,7 @@ def test_a_result_out_of_range_is_refused() -> None:
         write_delta(GridTensors({n: np.full(s, 9, np.int32) for n, s in tensor_shapes(TINY).items()}), TINY)
     )
     with pytest.raises(BlobError, match=f"merge: tensor .* got {LIMIT + 9}"):
-        merge_release(TINY, start, RULE, replaced(inputs, up)[1:2], store.fetch)
+        merge_release(TINY, start, RULE, replaced(inputs, up)[1:2], (), store.fetch).adapter
 
 
 # -- other rules, and what is published beside a release
@@ -277,27 +284,28 @@ ROBUST = rules.Median(weights="equal")
 
 
 def released(store: Store, start: Blob, inputs: tuple[Input, ...]) -> Release:
-    data = merge_release(TINY, start, RULE, inputs, store.fetch)
-    return Release(round=1, start=start, rule=RULE, inputs=inputs, adapter=store.keep(data))
+    made = merge_release(TINY, start, RULE, inputs, (), store.fetch)
+    adapter = store.keep(made.adapter)
+    return Release(round=1, start=start, rule=RULE, inputs=inputs, adapter=adapter, figures=made.figures)
 
 
 def test_a_round_by_another_rule_is_that_rules_merge() -> None:
     store, start, inputs = a_round()
-    made = merge_round(TINY, start, ROBUST, inputs, store.fetch)
+    made = merge_release(TINY, start, ROBUST, inputs, (), store.fetch)
     before = read_adapter(store.blobs[start.sha256], TINY)
     deltas = [Delta(i.institution, 1, Held(read_delta(store.blobs[i.delta.sha256], TINY))) for i in inputs]
     wanted = merge(ROBUST, TINY, before, deltas)
     assert made.adapter == write_adapter(wanted.adapter, TINY)
-    assert made.counted_micros == wanted.counted_micros
+    assert made.figures.counted_micros == wanted.counted_micros
     assert made.state == ()
 
 
 def test_an_optimisers_state_goes_from_round_to_round_as_files() -> None:
     store, start, inputs = a_round()
     rule = rules.FedAvgM(weights="equal", momentum_millis=500)
-    first = merge_round(TINY, start, rule, inputs, store.fetch)
+    first = merge_release(TINY, start, rule, inputs, (), store.fetch)
     (momentum,) = first.state
-    again = merge_round(TINY, start, rule, inputs, store.fetch, (store.keep(momentum),))
+    again = merge_release(TINY, start, rule, inputs, (store.keep(momentum),), store.fetch)
     before, one, two = (read_adapter(d, TINY) for d in (store.blobs[start.sha256], first.adapter, again.adapter))
     for name, m in read_delta(momentum, TINY).items():
         assert np.array_equal(one[name], before[name] + m)
@@ -312,31 +320,31 @@ def test_dare_draws_by_the_rounds_start() -> None:
     moved = []
     for blob in (start, other):
         before = read_adapter(store.blobs[blob.sha256], TINY)
-        after = read_adapter(merge_round(TINY, blob, rule, inputs, store.fetch).adapter, TINY)
+        after = read_adapter(merge_release(TINY, blob, rule, inputs, (), store.fetch).adapter, TINY)
         moved.append([(after[n] - q).tolist() for n, q in before.items()])
     assert moved[0] != moved[1]
 
 
-def test_facts_are_those_of_the_logged_inputs() -> None:
+def test_figures_are_those_of_the_logged_inputs() -> None:
     store, start, inputs = a_round()
     release = released(store, start, inputs)
-    facts = release_facts(TINY, start, inputs, release.adapter, store.fetch)
+    figures = release.figures
     before, merged = (read_adapter(store.blobs[b.sha256], TINY) for b in (start, release.adapter))
     deltas = [Delta(i.institution, i.weight, Held(read_delta(store.blobs[i.delta.sha256], TINY))) for i in inputs]
     error = squared_error(TINY, before, deltas, merged)
     assert error is not None
-    assert facts.error_micros == error_micros(error) > 0
+    assert figures.error_micros == error_micros(error) > 0
     rows = np.stack([np.concatenate([d.rows.read(n, 0, q.size) for n, q in before.items()]) for d in deltas])
     exact = rows.astype(object) @ rows.astype(object).T
-    assert facts.diversity_micros == 10**6 - -(-(10**6 * int(exact.sum())) // (3 * int(np.trace(exact))))
-    assert [facts.interference.cosine_micros[i][i] for i in range(3)] == [10**6] * 3
+    assert figures.diversity_micros == 10**6 - -(-(10**6 * int(exact.sum())) // (3 * int(np.trace(exact))))
+    assert [release_interference(TINY, start, inputs, store.fetch).cosine_micros[i][i] for i in range(3)] == [10**6] * 3
 
 
 def test_without_an_institution_a_release_is_the_others_merge_and_the_change_is_measured() -> None:
     store, start, inputs = a_round()
     release = released(store, start, inputs)
     data, moved = recompute_without(TINY, release, "coop", store.fetch)
-    assert data == merge_release(TINY, start, RULE, (inputs[0], inputs[2]), store.fetch)
+    assert data == merge_release(TINY, start, RULE, (inputs[0], inputs[2]), (), store.fetch).adapter
     published, without = (safetensors.numpy.load(d) for d in (store.blobs[release.adapter.sha256], data))
     squared = sum(((published[n].astype(np.float64) - without[n]) ** 2).sum() for n in published)
     assert abs(moved - 1e6 * math.sqrt(squared)) <= 1
@@ -347,3 +355,19 @@ def test_an_institution_that_took_no_part_cannot_be_left_out() -> None:
     store, start, inputs = a_round()
     with pytest.raises(BlobError, match="institution: wanted one of clinic, coop, school, got bank"):
         recompute_without(TINY, released(store, start, inputs), "bank", store.fetch)
+
+
+def test_a_delta_in_another_spelling_is_the_same_delta() -> None:
+    store, start, inputs = a_round()
+    encoding = Encoding(bits=8, keep_millis=500)
+    sent = quantise(read_delta(store.blobs[inputs[1].delta.sha256], TINY), encoding)
+    plain, encoded = write_delta(sent, TINY), write_encoded(sent, TINY, encoding)
+    made = [
+        merge_release(TINY, start, RULE, replaced(inputs, store.keep(data)), (), store.fetch)
+        for data in (plain, encoded)
+    ]
+    assert made[0] == made[1]
+    check_delta(encoded, TINY, encoding)
+    for data, wanted in ((encoded, None), (plain, encoding), (encoded, Encoding(bits=4))):
+        with pytest.raises(BlobError):
+            check_delta(data, TINY, wanted)

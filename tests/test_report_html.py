@@ -14,6 +14,7 @@ from commonweal_protocols.merkle import leaf_hash, verify_inclusion
 from commonweal_protocols.predicates import Incident, Refusal, Rejection
 from commonweal_protocols.report_html import render_html
 from commonweal_protocols.report_style import STYLE
+from commonweal_protocols.rules import FactorMean
 from tests.federation import NAMES, Federation, two_rounds
 from tests.shelf import beginning, shelf
 
@@ -62,7 +63,7 @@ def page_of(f: Federation, entries: list[bytes] | None = None) -> Page:
 
 def eventful() -> Federation:
     """A round with everybody, one with a refusal, and one that ends without a release; hostile words in each."""
-    f = Federation(weights="examples")
+    f = Federation(rule=FactorMean(weights="examples"))
     f.announce()
     f.run_round()
     f.open_round()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from commonweal_coordinator import rounds
 from commonweal_coordinator.blobs import BlobStore
 from commonweal_coordinator.rounds import RoundDriver, Step, decide
 from commonweal_protocols.audit import audit
+from commonweal_protocols.encoding import Encoding
 from commonweal_protocols.errors import StorageError, UnavailableError
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.predicates import AdapterSpec, Incident, Input, Refusal, Rejection, Release, Round
 from commonweal_protocols.records import DirectorySource, read_entries
+from commonweal_protocols.rules import FactorMean
 from commonweal_protocols.state import State
 from commonweal_protocols.statement import open_entry
 from tests.federation import NAMES, TINY, Federation
@@ -319,9 +322,9 @@ def mean(start: bytes, weighted: list[tuple[int, bytes]]) -> dict[str, np.ndarra
 
 @pytest.mark.parametrize("weights", ["equal", "examples"])
 def test_a_round_goes_from_its_opening_to_a_release_that_is_the_merge_of_its_updates(
-    tmp_path: Path, weights: str
+    tmp_path: Path, weights: Literal["equal", "examples"]
 ) -> None:
-    with founded(tmp_path / "hub", Federation(weights=weights)) as hub:
+    with founded(tmp_path / "hub", Federation(rule=FactorMean(weights=weights))) as hub:
         desk = Desk(hub, target=2)
         assert desk.step() == "rest"
         hub.announce()
@@ -463,7 +466,7 @@ def test_an_update_that_comes_in_during_the_merge_is_merged_too(desk: Desk, monk
     desk.now += DEADLINE + 1
     late = [lambda: desk.update("clinic")]
 
-    def merge(*args: object) -> bytes:
+    def merge(*args: object) -> recompute.Made:
         while late:
             late.pop()()
         return recompute.merge_release(*args)  # type: ignore[arg-type]
@@ -504,9 +507,9 @@ def test_a_delta_is_read_and_checked_once_however_long_a_round_takes(
 ) -> None:
     checked: list[bytes] = []
 
-    def check(data: bytes, spec: AdapterSpec) -> None:
+    def check(data: bytes, spec: AdapterSpec, encoding: Encoding | None) -> None:
         checked.append(data)
-        recompute.check_delta(data, spec)
+        recompute.check_delta(data, spec, encoding)
 
     monkeypatch.setattr(rounds, "check_delta", check)
     desk.step()

@@ -37,9 +37,10 @@ from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint, parse_c
 from commonweal_protocols.cosignature import cosign, make_cosignature_verifier
 from commonweal_protocols.errors import PeerError
 from commonweal_protocols.keys import public_hex
+from commonweal_protocols.kinds import PREDICATES
 from commonweal_protocols.merkle import Tree, leaf_hash, verify_consistency
 from commonweal_protocols.note import encode_vkey, format_vkey, open_note, parse_vkey, sign_note
-from commonweal_protocols.predicates import PREDICATES, Compact, Identity, Incident, Refusal, Rejection
+from commonweal_protocols.predicates import Compact, Identity, Incident, Refusal, Rejection
 from commonweal_protocols.proof import format_proof, open_proof, parse_proof
 from commonweal_protocols.records import DirectorySource, read_entries
 from commonweal_protocols.statement import Header, Statement, parse_statement

@@ -137,6 +137,11 @@ def read_encoded(data: bytes, spec: AdapterSpec, encoding: Encoding) -> GridTens
     return GridTensors(values)
 
 
+def is_encoded(data: bytes) -> bool:
+    """Whether a file begins as an encoded delta does; a plain one begins otherwise."""
+    return _BEGINNING.match(data[:120]) is not None
+
+
 def parse_encoding(data: bytes) -> Encoding:
     """Return the encoding that an encoded delta says it has; nothing else of the file is looked at.
 

@@ -13,22 +13,21 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 
 from commonweal_adapters.delta import GridTensors, read_adapter, read_delta, write_adapter, write_delta
+from commonweal_adapters.encode import is_encoded, parse_encoding, read_encoded
 from commonweal_adapters.gram import gram
 from commonweal_adapters.lora_file import payload_bytes, slots
 from commonweal_adapters.merge import merge
 from commonweal_adapters.merge_error import error_micros, squared_error
 from commonweal_adapters.plural import Interference, distance_micros, diversity_micros, interference
 from commonweal_adapters.source import Delta, Spool
-from commonweal_protocols import rules
 from commonweal_protocols.canonical import digest_of
+from commonweal_protocols.encoding import Encoding
 from commonweal_protocols.errors import BlobError
-from commonweal_protocols.predicates import MAX_BLOB_BYTES, AdapterSpec, Blob, Digest, Input, Release, Rule
+from commonweal_protocols.predicates import MAX_BLOB_BYTES, AdapterSpec, Blob, Digest, Figures, Input, Release
 from commonweal_protocols.rules import AnyRule
 
-_RULE: TypeAdapter[AnyRule] = TypeAdapter(rules.Rule)
 _DOMAIN = "urn:commonweal:start:v1"
 
 
@@ -69,51 +68,56 @@ def _uniform(seed: int, name: str, shape: tuple[int, int], bound: int) -> NDArra
     return q.reshape(shape)
 
 
-def check_delta(data: bytes, spec: AdapterSpec) -> None:
-    """Check that bytes are a delta that can enter a merge.
+def check_delta(data: bytes, spec: AdapterSpec, encoding: Encoding | None) -> None:
+    """Check that bytes are a delta that can enter a merge, in the spelling that the compact asks for.
+
+    Raises:
+        BlobError: Not the spec's tensors, an integer out of range, or another spelling.
+    """
+    if encoding is None:
+        read_delta(data, spec)
+    else:
+        read_encoded(data, spec, encoding)
+
+
+def read_any_delta(data: bytes, spec: AdapterSpec) -> GridTensors:
+    """Read a delta in whichever spelling it says it has: the grid is the same in all of them.
 
     Raises:
         BlobError: Not the spec's tensors, or an integer out of range.
     """
-    read_delta(data, spec)
-
-
-def merge_release(
-    spec: AdapterSpec, start: Blob, rule: Rule | AnyRule, inputs: Sequence[Input], fetch: Callable[[Digest], bytes]
-) -> bytes:
-    """Merge deltas into an adapter file: the file of :func:`merge_round`."""
-    return merge_round(spec, start, rule, inputs, fetch).adapter
+    if not is_encoded(data):
+        return read_delta(data, spec)
+    return read_encoded(data, spec, parse_encoding(data))
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a round's rule makes of its inputs."""
+class Made:
+    """What a rule makes of a round: the adapter file, what an outer optimiser keeps, and the figures of the merge."""
 
     adapter: bytes
-    counted_micros: tuple[int, ...]
-    """How much each input counted, in their order; see ``merge.Merged``."""
     state: tuple[bytes, ...]
-    """Delta files that an outer optimiser keeps for the next round; empty for other rules."""
+    figures: Figures
 
 
-def merge_round(
+def merge_release(
     spec: AdapterSpec,
     start: Blob,
-    rule: Rule | AnyRule,
+    rule: AnyRule,
     inputs: Sequence[Input],
+    state: Sequence[Blob],
     fetch: Callable[[Digest], bytes],
-    state: Sequence[Blob] = (),
-) -> Outcome:
+) -> Made:
     """Merge deltas by a rule.
 
     Args:
         spec: The consortium's one shape.
         start: The adapter from which all trained.
         rule: Weights are those that the inputs state, which is for the log's fold to check.
-        inputs: In any order: it does not change a bit.
+        inputs: In any order: it does not change a bit of the adapter.
+        state: What the round before kept.
         fetch: Returns a blob's bytes by their SHA-256; called once for each blob, and each is let go before the next.
             Until the merge, deltas lie in a temporary file.
-        state: What the round before kept.
 
     Raises:
         BlobError: A blob is not what its name or the spec says, the rule cannot be used with these inputs, or the
@@ -122,48 +126,49 @@ def merge_round(
     begin = _read(f"start {start.sha256}", start, fetch, read_adapter, spec)
     kept = [_read(f"state {s.sha256}", s, fetch, read_delta, spec) for s in state]
     with closing(Spool(spec)) as spool:
-        merged = merge(
-            _RULE.validate_python(rule.model_dump()),
-            spec,
-            begin,
-            _spooled(spool, spec, inputs, fetch),
-            round_seed=start.sha256,
-            state=kept,
+        deltas = _spooled(spool, spec, inputs, fetch)
+        merged = merge(rule, spec, begin, deltas, round_seed=start.sha256, state=kept)
+        error = squared_error(spec, begin, deltas, merged.adapter)
+        figures = Figures(
+            error_micros=None if error is None else error_micros(error),
+            diversity_micros=diversity_micros(gram(begin, [d.rows for d in deltas])),
+            counted_micros=merged.counted_micros,
         )
-    return Outcome(
-        write_adapter(merged.adapter, spec), merged.counted_micros, tuple(write_delta(s, spec) for s in merged.state)
+    return Made(write_adapter(merged.adapter, spec), tuple(write_delta(s, spec) for s in merged.state), figures)
+
+
+def recompute_release(spec: AdapterSpec, release: Release, fetch: Callable[[Digest], bytes]) -> Release:
+    """Return a release with the adapter, the state and the figures that its logged inputs make.
+
+    Raises:
+        BlobError: An input is not what its entry says, or the merge is not possible.
+    """
+    made = merge_release(spec, release.start, release.rule, release.inputs, release.state_before, fetch)
+    return release.model_copy(
+        update={
+            "adapter": _blob(made.adapter),
+            "state_after": tuple(map(_blob, made.state)),
+            "figures": made.figures,
+        }
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is published beside a release, so that nobody has to trust a mean."""
-
-    error_micros: int | None
-    """How far the adapter is from the exact merge; see ``merge_error``. None where that is 0 and the adapter is not."""
-    diversity_micros: int
-    interference: Interference
-    """Rows and columns in the order of the inputs."""
+def _blob(data: bytes) -> Blob:
+    return Blob(sha256=digest_of(data), size_bytes=len(data))
 
 
-def release_facts(
-    spec: AdapterSpec, start: Blob, inputs: Sequence[Input], adapter: Blob, fetch: Callable[[Digest], bytes]
-) -> Facts:
-    """Return a release's stated error, diversity and interference, from its logged inputs.
+def release_interference(
+    spec: AdapterSpec, start: Blob, inputs: Sequence[Input], fetch: Callable[[Digest], bytes]
+) -> Interference:
+    """Return how the deltas of a release agree and conflict; rows and columns in the order of the inputs.
 
     Raises:
         BlobError: A blob is not what its name or the spec says. ``fetch``'s own errors pass through.
     """
     begin = _read(f"start {start.sha256}", start, fetch, read_adapter, spec)
-    merged = _read(f"adapter {adapter.sha256}", adapter, fetch, read_adapter, spec)
     with closing(Spool(spec)) as spool:
-        deltas = _spooled(spool, spec, inputs, fetch)
-        error = squared_error(spec, begin, deltas, merged)
-        rows = [d.rows for d in deltas]
-        inner = gram(begin, rows)
-        return Facts(
-            None if error is None else error_micros(error), diversity_micros(inner), interference(begin, rows, inner)
-        )
+        rows = [d.rows for d in _spooled(spool, spec, inputs, fetch)]
+        return interference(begin, rows, gram(begin, rows))
 
 
 def recompute_without(
@@ -183,7 +188,7 @@ def recompute_without(
     if len(rest) == len(release.inputs):
         names = ", ".join(i.institution for i in release.inputs)
         raise BlobError(f"institution: wanted one of {names}, got {institution}")
-    data = merge_release(spec, release.start, release.rule, rest, fetch)
+    data = merge_release(spec, release.start, release.rule, rest, release.state_before, fetch).adapter
     published = _read(f"adapter {release.adapter.sha256}", release.adapter, fetch, read_adapter, spec)
     return data, distance_micros(published, read_adapter(data, spec), spec.grid_bits)
 
@@ -194,7 +199,7 @@ def _spooled(spool: Spool, spec: AdapterSpec, inputs: Sequence[Input], fetch: Ca
         Delta(
             i.institution,
             i.weight,
-            spool.keep(_read(f"delta {i.delta.sha256} of {i.institution}", i.delta, fetch, read_delta, spec)),
+            spool.keep(_read(f"delta {i.delta.sha256} of {i.institution}", i.delta, fetch, read_any_delta, spec)),
         )
         for i in inputs
     ]
@@ -217,12 +222,3 @@ def _read(
         return parse(data, spec)
     except BlobError as e:
         raise BlobError(f"{what}: {e}") from e
-
-
-def recompute_release(spec: AdapterSpec, release: Release, fetch: Callable[[Digest], bytes]) -> bytes:
-    """Return the bytes that a release's adapter must have, from its logged inputs.
-
-    Raises:
-        BlobError: An input is not what its entry says, or the merge is not possible.
-    """
-    return merge_release(spec, release.start, release.rule, release.inputs, fetch)

@@ -7,7 +7,7 @@ from pathlib import Path
 from commonweal_adapters.delta import read_adapter
 from commonweal_adapters.peft_files import save_adapter
 from commonweal_adapters.plural import distance_micros
-from commonweal_adapters.recompute import recompute_release, recompute_without, release_facts
+from commonweal_adapters.recompute import merge_release, recompute_without
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.predicates import Blob, Digest, Name, Release
@@ -30,9 +30,11 @@ class RecomputeReport:
     recomputed_sha256: Digest
     round_micros: int
     """From the start to the release."""
-    error_micros: int | None = None
-    """The stated error against the exact merge; None where the exact merge is 0, or the adapter is another."""
-    diversity_micros: int | None = None
+    error_micros: int | None
+    """How far the adapter made again is from the exact merge; None where that is 0 and the adapter is not."""
+    diversity_micros: int
+    counted_micros: tuple[int, ...]
+    """How much each institution counted in the end, in their order."""
     without: Name | None = None
     without_sha256: Digest | None = None
     moved_micros: int | None = None
@@ -64,7 +66,8 @@ def run_recompute(source: Source, number: int | None, without: Name | None, out:
     if without is not None and without not in names:
         raise ConfigError(f"--without: wanted one of {', '.join(names)}, got {without}")
     fetch, spec = _fetch(source, release), compact.adapter
-    data = recompute_release(spec, release, fetch)
+    made = merge_release(spec, release.start, release.rule, release.inputs, release.state_before, fetch)
+    data = made.adapter
     start = read_adapter(fetch(release.start.sha256), spec)
     report = RecomputeReport(
         round=release.round,
@@ -73,10 +76,10 @@ def run_recompute(source: Source, number: int | None, without: Name | None, out:
         logged_sha256=release.adapter.sha256,
         recomputed_sha256=digest_of(data),
         round_micros=distance_micros(read_adapter(data, spec), start, spec.grid_bits),
+        error_micros=made.figures.error_micros,
+        diversity_micros=made.figures.diversity_micros,
+        counted_micros=made.figures.counted_micros,
     )
-    if report.holds:
-        facts = release_facts(spec, release.start, release.inputs, release.adapter, fetch)
-        report = replace(report, error_micros=facts.error_micros, diversity_micros=facts.diversity_micros)
     if without is not None:
         data, moved = recompute_without(spec, release, without, fetch)
         report = replace(report, without=without, without_sha256=digest_of(data), moved_micros=moved)
@@ -96,6 +99,6 @@ def _release(state: State, number: int | None) -> Release:
 
 def _fetch(source: Source, release: Release) -> Callable[[Digest], bytes]:
     blobs: dict[Digest, Blob] = {
-        b.sha256: b for b in (release.start, release.adapter, *(i.delta for i in release.inputs))
+        b.sha256: b for b in (release.start, release.adapter, *release.state_before, *(i.delta for i in release.inputs))
     }
     return lambda sha256: read_blob(source, blobs[sha256])

@@ -10,6 +10,7 @@ from commonweal_adapters.recompute import recompute_start
 from commonweal_protocols.amendment import check_amendment
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.closed import Closed
+from commonweal_protocols.encoding import Encoding
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.join import Card
 from commonweal_protocols.predicates import (
@@ -24,8 +25,9 @@ from commonweal_protocols.predicates import (
     Quorum,
     Recipe,
     Revocation,
-    Rule,
 )
+from commonweal_protocols.privacy_budget import PrivacyTerms
+from commonweal_protocols.rules import Rule
 from commonweal_protocols.settings import describe, load_toml
 from commonweal_protocols.state import State
 
@@ -41,6 +43,8 @@ class CompactTerms(Closed):
     quorum: Quorum
     round_deadline_seconds: int
     max_update_bytes: int
+    encoding: Encoding | None = None
+    privacy: PrivacyTerms | None = None
 
 
 def load_terms(path: Path) -> CompactTerms:
@@ -76,6 +80,8 @@ def draft_compact(terms: CompactTerms, cards: Sequence[Card], coordinator: Coord
             start=Blob(sha256=digest_of(start), size_bytes=len(start)),
             round_deadline_seconds=terms.round_deadline_seconds,
             max_update_bytes=terms.max_update_bytes,
+            encoding=terms.encoding,
+            privacy=terms.privacy,
         )
     except ValidationError as e:
         raise ConfigError(f"compact: {describe(e)}") from e

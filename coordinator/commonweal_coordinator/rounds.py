@@ -15,9 +15,8 @@ from typing import Literal, Protocol
 from commonweal_adapters.recompute import check_delta, merge_release, recompute_start
 from commonweal_coordinator.blobs import BlobStore
 from commonweal_coordinator.sequencer import Sequencer
-from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.errors import BlobError, RuleError, StorageError
-from commonweal_protocols.predicates import Blob, Digest, Incident, Rejection, Release, Round
+from commonweal_protocols.predicates import Digest, Incident, Rejection, Release, Round
 from commonweal_protocols.round_rules import release_inputs
 from commonweal_protocols.state import RoundState, State
 
@@ -195,7 +194,7 @@ class RoundDriver:
                 continue
             delta = logged.update.delta
             try:
-                check_delta(self._read(delta.sha256), state.compact.adapter)
+                check_delta(self._read(delta.sha256), state.compact.adapter, state.compact.encoding)
             except BlobError as e:
                 log.warning("update of %s: %s", name, e)
                 self._sequencer.say(
@@ -216,15 +215,22 @@ class RoundDriver:
         r = state.open_round
         if r is None:
             return
-        inputs = release_inputs(r)
+        inputs, spec = release_inputs(state, r), state.compact.adapter
         try:
-            data = merge_release(state.compact.adapter, r.round.start, r.round.rule, inputs, self._read)
+            made = merge_release(spec, r.round.start, r.round.rule, inputs, r.state_before, self._read)
         except BlobError as e:
             self._close(state, f"the merge is not possible: {e}"[:500])
             return
-        self._blobs.put_bytes(data)
-        adapter = Blob(sha256=digest_of(data), size_bytes=len(data))
-        release = Release(round=r.round.round, start=r.round.start, rule=r.round.rule, inputs=inputs, adapter=adapter)
+        release = Release(
+            round=r.round.round,
+            start=r.round.start,
+            rule=r.round.rule,
+            inputs=inputs,
+            state_before=r.state_before,
+            adapter=self._blobs.put_bytes(made.adapter),
+            state_after=tuple(self._blobs.put_bytes(data) for data in made.state),
+            figures=made.figures,
+        )
         try:
             self._sequencer.say(release)
         except RuleError:

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Protocol
 
 from commonweal_adapters.delta import GridTensors, make_delta, read_adapter, write_delta
-from commonweal_adapters.recompute import merge_release
+from commonweal_adapters.recompute import recompute_release
 from commonweal_node.answers import Answers
 from commonweal_node.blend import BlendWeights
 from commonweal_node.charter import Charter
 from commonweal_node.keyring import KeyRing
-from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.envelope import format_envelope, sign
 from commonweal_protocols.errors import RuleError
 from commonweal_protocols.follow import Follower
@@ -286,20 +285,17 @@ class Institution:
     def _ratify(self, state: State, number: int, logged: LoggedRelease) -> None:
         self._on_phase("ratifying", number, "computing the release again")
         release: Release = logged.release
-        blobs = {b.sha256: b for b in (release.start, *(i.delta for i in release.inputs))}
-        made = merge_release(
-            state.compact.adapter,
-            release.start,
-            release.rule,
-            release.inputs,
-            lambda sha256: self._consortium.get_blob(blobs[sha256]),
+        named = (release.start, *release.state_before, *(i.delta for i in release.inputs))
+        blobs = {b.sha256: b for b in named}
+        made = recompute_release(
+            state.compact.adapter, release, lambda sha256: self._consortium.get_blob(blobs[sha256])
         )
-        if (got := digest_of(made)) != release.adapter.sha256:
+        if made != release:
             raise RuleError(
-                f"release of round {number}: wanted the {release.rule.name} of its inputs ({got}), "
-                f"got {release.adapter.sha256}; not ratified"
+                f"release of round {number}: wanted the {release.rule.name} of its inputs ({made.adapter.sha256}, "
+                f"{made.figures}), got {release.adapter.sha256}, {release.figures}; not ratified"
             )
-        self._say(Ratification(round=number, release_leaf=logged.leaf, adapter_sha256=got))
+        self._say(Ratification(round=number, release_leaf=logged.leaf, adapter_sha256=release.adapter.sha256))
 
     def _adopt(self, state: State, logged: LoggedRelease) -> Adoption:
         number = logged.release.round

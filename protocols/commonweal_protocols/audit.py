@@ -46,8 +46,8 @@ class Recompute(Protocol):
     def recompute_start(self, spec: AdapterSpec) -> bytes:
         """Return the bytes of the first round's start."""
 
-    def recompute_release(self, spec: AdapterSpec, release: Release, fetch: Callable[[Digest], bytes]) -> bytes:
-        """Return the bytes of the release's adapter, from its logged inputs.
+    def recompute_release(self, spec: AdapterSpec, release: Release, fetch: Callable[[Digest], bytes]) -> Release:
+        """Return the release with the adapter, the state and the figures that its logged inputs make.
 
         Raises:
             BlobError: An input is not what its entry says.
@@ -78,6 +78,14 @@ class Outcome:
     """What convicts the log's key by itself."""
     memory: Memory | None
     """What to keep for the next audit: None unless the records hold. A failed audit is not remembered as the truth."""
+
+
+def _difference(release: Release, made: Release) -> str:
+    """Say what of a release is not as it is when made again."""
+    for name in ("state_after", "figures"):
+        if (got := getattr(release, name)) != (wanted := getattr(made, name)):
+            return f"{name} {wanted}, got {got}"
+    return "the same fields"
 
 
 class _Audit:
@@ -258,6 +266,9 @@ class _Audit:
             author = self.replica.state.key(i.institution)
             what = f"update of round {release.round} by {i.institution} (key {author})"
             named.append((i.delta, self.place(i.leaf), what))
+        named += [
+            (blob, index, f"state of round {release.round}") for blob in (*release.state_before, *release.state_after)
+        ]
         named.append((release.adapter, index, f"release of round {release.round}"))
         for blob, at, what in named:
             if (data := self.blob(blob, at, what)) is not None:
@@ -269,11 +280,13 @@ class _Audit:
         sentence = ""
         try:
             made = recompute.recompute_release(self.replica.state.compact.adapter, release, blobs.__getitem__)
-            if made != blobs[release.adapter.sha256]:
+            if made.adapter != release.adapter:
                 sentence = (
                     f"release of round {release.round}: adapter {release.adapter.sha256} is not the "
                     f"{release.rule.name} of its {len(release.inputs)} inputs"
                 )
+            elif made != release:
+                sentence = f"release of round {release.round}: wanted {_difference(release, made)}"
         except BlobError as e:
             sentence = f"release of round {release.round}: {e}"
         if sentence:

@@ -12,6 +12,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from commonweal_protocols.closed import Closed
+from commonweal_protocols.encoding import Encoding
+from commonweal_protocols.privacy_budget import PrivacyTerms
+from commonweal_protocols.rules import Rule
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 PublicKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -89,13 +92,6 @@ class Recipe(Closed):
     batch_size: Annotated[int, Field(ge=1, le=4096)]
     learning_rate_micros: Count
     max_tokens: Annotated[int, Field(ge=8, le=1 << 20)]
-
-
-class Rule(Closed):
-    """The aggregation rule by name, and how institutions weigh in it."""
-
-    name: Literal["factor-mean"]
-    weights: Literal["equal", "examples"]
 
 
 class Quorum(Closed):
@@ -196,6 +192,10 @@ class Compact(Closed):
     """The first round's start, as ``adapter.seed`` makes it: every founder checks that before signing."""
     round_deadline_seconds: Annotated[int, Field(ge=10, le=30 * 86_400)]
     max_update_bytes: Annotated[int, Field(ge=1024, le=MAX_BLOB_BYTES)]
+    encoding: Encoding | None = None
+    """How deltas are spelled in the exchange; None: as plain integers. What is merged is on the grid all the same."""
+    privacy: PrivacyTerms | None = None
+    """The clip and the noise that each member puts on its delta, and how much of that it may spend."""
     revocations: Annotated[tuple[Revocation, ...], Field(max_length=400)] = ()
     """Keys that this version revokes; they stay revoked without being named again."""
     successors: Annotated[tuple[Coordinator, ...], Field(max_length=8)] = ()
@@ -350,15 +350,34 @@ class Input(Closed):
     weight: Count
 
 
+class Figures(Closed):
+    """What whoever re-computes a release finds of it, published so that it can be held to that.
+
+    ``error_micros``: how far the adapter is from the exact merge of the products, as a share of that merge; None where
+    that is zero and the adapter is not. ``diversity_micros``: how far apart the deltas lie. ``counted_micros``: how much
+    each input counted in the end, in their order: who counts little may be hostile, or a minority.
+    """
+
+    error_micros: Natural | None
+    diversity_micros: Natural
+    counted_micros: Annotated[tuple[Natural, ...], Field(min_length=1, max_length=400)]
+
+
 class Release(Closed):
-    """An aggregated adapter, and all that went into it: anybody can re-compute ``adapter`` from the rest."""
+    """An aggregated adapter, and all that went into it: anybody can re-compute the last three fields from the rest.
+
+    ``state_before`` and ``state_after`` are what an outer optimiser keeps between rounds; other rules keep nothing.
+    """
 
     URI: ClassVar[str] = "urn:commonweal:release:v1"
     round: Count
     start: Blob
     rule: Rule
     inputs: Annotated[tuple[Input, ...], Field(min_length=1, max_length=400)]
+    state_before: Annotated[tuple[Blob, ...], Field(max_length=4)] = ()
     adapter: Blob
+    state_after: Annotated[tuple[Blob, ...], Field(max_length=4)] = ()
+    figures: Figures
 
     def subject(self) -> Subject:
         """The adapter file."""

@@ -15,6 +15,7 @@ from commonweal_protocols.html_page import Html, el, facts, foreign, join, page,
 from commonweal_protocols.predicates import Adoption, Blob, Input, Name
 from commonweal_protocols.replica import Replica
 from commonweal_protocols.report_style import STYLE
+from commonweal_protocols.rules import weights_name
 from commonweal_protocols.state import RoundState, State
 
 MAX_ROUNDS = 100
@@ -33,6 +34,12 @@ _KINDS = {
     "release": "a shared adapter is published",
     "ratification": "a member stands by a release",
     "adoption": "an institution decides for itself",
+}
+_WEIGHTS = {
+    "equal": "count equally",
+    "examples": "count by their number of examples",
+    "capped": "count by their number of examples, each up to a fixed share of the whole",
+    "minimax-fair": "count the more, the worse the shared adapter has served their community",
 }
 _DECISIONS = {"adopt": "uses it", "blend": "blends it with its own", "refuse": "does not use it"}
 _CHECKS = {
@@ -190,7 +197,7 @@ def _findings(findings: tuple[Finding, ...], outcome: Outcome) -> Html:
 def _founders(record: _Record) -> Html:
     compact = record.state.compact
     rows = [(foreign(m.institution), el("code", m.key)) for m in compact.members]
-    rule = "count equally" if compact.rule.weights == "equal" else "count by their number of examples"
+    rule = _WEIGHTS[weights_name(compact.rule)]
     return el(
         "section",
         el("h2", "Who decides", id="founders"),
@@ -299,7 +306,7 @@ def _release(record: _Record, report: RoundReport, r: RoundState) -> Iterator[Ht
         report.release.index,
         ("Adapter", _blob(release.adapter)),
         ("Start", _blob(release.start)),
-        ("Rule", f"{release.rule.name}, weights: {release.rule.weights}"),
+        ("Rule", f"{release.rule.name}, weights: {weights_name(release.rule)}"),
         ("Made from", el("ul", *(el("li", w) for w in weights))),
     )
     who = report.release.ratified_by

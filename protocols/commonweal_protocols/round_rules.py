@@ -15,21 +15,19 @@ from commonweal_protocols.predicates import (
     Rejection,
     Release,
     Round,
-    Rule,
     Update,
 )
+from commonweal_protocols.privacy_budget import allows
 from commonweal_protocols.state import LoggedRelease, LoggedUpdate, RoundState, State
+from commonweal_protocols.weighing import Voice, weigh
 
 
-def weights(rule: Rule, updates: tuple[Update, ...]) -> tuple[int, ...]:
-    """How much each update counts under a rule, in the order given."""
-    return tuple(1 if rule.weights == "equal" else u.num_examples for u in updates)
-
-
-def release_inputs(r: RoundState) -> tuple[Input, ...]:
-    """The one list of inputs that a release of this round may have."""
+def release_inputs(state: State, r: RoundState) -> tuple[Input, ...]:
+    """The one list of inputs that a release of this round may have, with the weights that the rule gives them."""
     accepted = r.accepted()
-    shares = weights(r.round.rule, tuple(u.update for _, u in accepted))
+    if not accepted:
+        return ()
+    shares = weigh(r.round.rule.weights, [_voice(state, r, name, u.update) for name, u in accepted])
     return tuple(
         Input(institution=name, leaf=u.leaf, delta=u.update.delta, weight=w)
         for (name, u), w in zip(accepted, shares, strict=True)
@@ -49,6 +47,13 @@ def _open(state: State, kind: str, number: int, leaf: Digest | None) -> RoundSta
     if leaf is not None and leaf != r.leaf:
         raise RuleError(f"{kind}: wanted an answer to the round entry {r.leaf}, got {leaf}")
     return r
+
+
+def _voice(state: State, r: RoundState, name: Name, update: Update) -> Voice:
+    """What an institution's own entries say that its weight may rest on: up to this round, whatever came later."""
+    known = (x.updates.get(name) for x in state.rounds[: r.round.round])
+    losses = tuple(u.update.heldout_before_micronats for u in known if u is not None)
+    return Voice(update.num_examples, losses)
 
 
 def on_identity(state: State, name: Name, identity: Identity) -> State:
@@ -82,7 +87,12 @@ def on_round(state: State, leaf: Digest, r: Round) -> State:
         raise RuleError(f"round: wanted a cohort of members, got {sorted(unknown)}")
     if len(r.cohort) < compact.quorum.updates:
         raise RuleError(f"round: wanted a cohort of at least {compact.quorum.updates}, got {len(r.cohort)}")
-    return replace(state, rounds=(*state.rounds, RoundState(leaf, r, compact.quorum)))
+    if compact.privacy is not None:
+        spent = [n for n in r.cohort if not allows(compact.privacy, state.spent_micro_rho(n))]
+        if spent:
+            raise RuleError(f"round: {', '.join(spent)} would spend more than the privacy budget allows")
+    opened = RoundState(leaf, r, compact.quorum, compact.privacy, state.kept())
+    return replace(state, rounds=(*state.rounds, opened))
 
 
 def _answering(state: State, kind: str, name: Name, number: int, leaf: Digest) -> RoundState:
@@ -126,7 +136,9 @@ def on_release(state: State, leaf: Digest, release: Release) -> State:
     r = state.rounds[release.round - 1] if again else _open(state, "release", release.round, None)
     if release.start != r.round.start or release.rule != r.round.rule:
         raise RuleError(f"release: wanted the start and the rule of round {release.round}")
-    wanted = release_inputs(r)
+    if release.state_before != r.state_before:
+        raise RuleError(f"release: wanted the state that was kept with the start of round {release.round}")
+    wanted = release_inputs(state, r)
     if release.inputs != wanted:
         missing = sorted({i.institution for i in wanted} - {i.institution for i in release.inputs})
         raise RuleError(

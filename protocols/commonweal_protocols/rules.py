@@ -257,3 +257,8 @@ AnyRule: TypeAlias = (
 )
 Rule = Annotated[AnyRule, Field(discriminator="name")]
 """Any of them, told apart by ``name``: the type of a compact's field."""
+
+
+def weights_name(rule: AnyRule) -> str:
+    """How institutions weigh under a rule, in a word."""
+    return rule.weights if isinstance(rule.weights, str) else rule.weights.name

@@ -16,7 +16,8 @@ _MAX_FILE_BYTES = 1 << 20
 def describe(error: ValidationError) -> str:
     """Say the first thing that is wrong: where, what was wanted, and what was got."""
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(p) for p in first["loc"])
+    # Of a value with several forms pydantic names the form that it tried, with brackets: nobody wrote that.
+    where = ".".join(str(p) for p in first["loc"] if "[" not in str(p))
     if first["type"] == "value_error":
         # One of our own validators: it says what was wanted and got itself, and its input is the whole model.
         return f"{where}: {first['ctx']['error']}" if where else str(first["ctx"]["error"])

@@ -20,6 +20,7 @@ from commonweal_protocols.predicates import (
     Round,
     Update,
 )
+from commonweal_protocols.privacy_budget import PrivacyTerms, spent_micro_rho
 from commonweal_protocols.voting import Outcome
 
 
@@ -71,6 +72,10 @@ class RoundState:
     round: Round
     quorum: Quorum
     """The compact's when the round was opened; it holds to the round's end."""
+    privacy: PrivacyTerms | None = None
+    """The same."""
+    state_before: tuple[Blob, ...] = ()
+    """What the rule kept when it made the round's start."""
     answered_at: Mapping[Name, int] = field(default_factory=dict)
     """The index of each institution's update or refusal."""
     updates: Mapping[Name, LoggedUpdate] = field(default_factory=dict)
@@ -94,7 +99,7 @@ class RoundState:
     def wants_release_again(self) -> bool:
         """Whether its release was withdrawn for one update, and enough are left to compute it again without that."""
         release = self.release
-        if release is None or release.recalled_by is None:
+        if release is None or release.recalled_by is None or self.incident is not None:
             return False
         left = len(self.accepted())
         return self.quorum.updates <= left < len(release.release.inputs)
@@ -196,3 +201,12 @@ class State:
         """The adapter from which the next round must start."""
         release = self.ratified()
         return release.release.adapter if release else self.compact.start
+
+    def kept(self) -> tuple[Blob, ...]:
+        """What an outer optimiser has kept with that adapter, for the same rule; another rule begins anew."""
+        release = self.ratified()
+        return release.release.state_after if release and release.release.rule == self.compact.rule else ()
+
+    def spent_micro_rho(self, institution: Name) -> int:
+        """How much of its privacy budget an institution has spent."""
+        return spent_micro_rho(institution, ((r.privacy, r.updates) for r in self.rounds))
