@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from commonweal_adapters.delta import GridTensors, read_adapter
+from commonweal_adapters.delta import GridTensors, read_adapter, read_delta
+from commonweal_adapters.feedback import encode_with_feedback, no_residual
 from commonweal_node.blend import BlendWeights
 from commonweal_node.charter import NO_CHARTER, Bars, Charter
 from commonweal_node.institution import Institution
 from commonweal_node.keyring import KeyRing
 from commonweal_protocols.canonical import digest_of
+from commonweal_protocols.encoding import Encoding
 from commonweal_protocols.envelope import format_envelope, sign
 from commonweal_protocols.errors import LogError, RuleError, SignatureError, StorageError, UnavailableError
 from commonweal_protocols.keys import public_hex
@@ -174,6 +176,51 @@ def test_an_update_is_the_trained_adapter_minus_the_start_and_says_what_was_meas
     assert delta.keys() == start.keys()
     # The table's first training adds the recipe's steps to every value.
     assert all((q == f.compact.recipe.steps).all() for q in delta.values())
+
+
+def under(node: Node, **terms: object) -> None:
+    """Put terms in force, and open a new round under them."""
+    f = node.f
+    f.say("hub", Incident(round=1, round_leaf=f.state.rounds[0].leaf, reason="to begin again"))
+    f.add(f.amendment(f.amended(**terms), "coop", "school"))
+    f.open_round()
+
+
+def trained_delta(node: Node) -> GridTensors:
+    start, trained = node.learner.trained[-1]
+    return GridTensors({name: trained[name] - q for name, q in start.items()})
+
+
+def test_what_is_left_out_of_one_update_goes_into_the_next(node: Node) -> None:
+    encoding = Encoding(bits=4, keep_millis=300)
+    under(node, encoding=encoding.model_dump())
+    residual = no_residual(TINY)
+    for number in (2, 3):
+        update = said_in(node.f.add(node.answer(number)))
+        assert isinstance(update, Update)
+        wanted, residual = encode_with_feedback(trained_delta(node), residual, TINY, encoding)
+        assert node.f.blobs[update.delta.sha256] == wanted
+        node.f.say("school", node.f.update("school"))
+        node.f.say("hub", Incident(round=number, round_leaf=node.f.state.rounds[-1].leaf, reason="once more"))
+        node.f.open_round()
+
+
+def test_noise_is_drawn_once_however_often_an_answer_is_made(node: Node) -> None:
+    under(node, privacy={"clip_steps": 1000, "sigma_steps": 5000, "budget_micro_rho": 10**6})
+    node.line.trouble = UnavailableError("the exchange does not answer")
+    with pytest.raises(UnavailableError):
+        node.answer(2)
+    node.line.trouble = None
+    (kept,) = (node.home / "outgoing").iterdir()
+    data = kept.read_bytes()
+    node.start()
+    update = said_in(node.answer(2))
+    assert isinstance(update, Update)
+    assert node.f.blobs[update.delta.sha256] == data
+    noised = read_delta(data, TINY)
+    delta = trained_delta(node)
+    spread = np.concatenate([(noised[n] - np.clip(q, -1000, 1000)).reshape(-1) for n, q in delta.items()])
+    assert 2500 < spread.std() < 10_000
 
 
 def test_the_same_invitation_gets_the_same_bytes_also_after_a_restart(f: Federation, node: Node) -> None:

@@ -194,7 +194,7 @@ class RoundDriver:
                 continue
             delta = logged.update.delta
             try:
-                check_delta(self._read(delta.sha256), state.compact.adapter, state.compact.encoding)
+                check_delta(self._read(delta.sha256), state.compact.adapter, r.encoding)
             except BlobError as e:
                 log.warning("update of %s: %s", name, e)
                 self._sequencer.say(

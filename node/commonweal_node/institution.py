@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from commonweal_adapters.delta import GridTensors, make_delta, read_adapter, write_delta
+from commonweal_adapters.delta import GridTensors, make_delta, read_adapter
 from commonweal_adapters.recompute import recompute_release
 from commonweal_node.answers import Answers
 from commonweal_node.blend import BlendWeights
 from commonweal_node.charter import Charter
 from commonweal_node.keyring import KeyRing
+from commonweal_node.outgoing import spell_delta
 from commonweal_protocols.envelope import format_envelope, sign
 from commonweal_protocols.errors import RuleError
 from commonweal_protocols.follow import Follower
@@ -186,11 +187,11 @@ class Institution:
             # In round 1 all start from the same fresh adapter: what was trained here is this community's own too.
             answers.save_own(number, trained)
         self._on_phase("sending", number, "delta")
-        delta = self._consortium.put_blob(write_delta(make_delta(start, trained, spec), spec))
+        delta = spell_delta(self._home, state, r, self._name, make_delta(start, trained, spec))
         return Update(
             round=number,
             round_leaf=r.leaf,
-            delta=delta,
+            delta=self._consortium.put_blob(delta),
             num_examples=self._learner.num_examples,
             heldout_before_micronats=before,
             heldout_after_micronats=after,

@@ -91,7 +91,7 @@ def on_round(state: State, leaf: Digest, r: Round) -> State:
         spent = [n for n in r.cohort if not allows(compact.privacy, state.spent_micro_rho(n))]
         if spent:
             raise RuleError(f"round: {', '.join(spent)} would spend more than the privacy budget allows")
-    opened = RoundState(leaf, r, compact.quorum, compact.privacy, state.kept())
+    opened = RoundState(leaf, r, compact.quorum, compact.privacy, compact.encoding, state.kept())
     return replace(state, rounds=(*state.rounds, opened))
 
 

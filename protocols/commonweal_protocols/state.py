@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from commonweal_protocols.amendment import Retired
-from commonweal_protocols.governance import Choice, Motion
+from commonweal_protocols.encoding import Encoding
+from commonweal_protocols.governance import Charter, Choice, Motion
 from commonweal_protocols.predicates import (
     Adoption,
     Blob,
@@ -73,7 +74,8 @@ class RoundState:
     quorum: Quorum
     """The compact's when the round was opened; it holds to the round's end."""
     privacy: PrivacyTerms | None = None
-    """The same."""
+    encoding: Encoding | None = None
+    """The same of these two."""
     state_before: tuple[Blob, ...] = ()
     """What the rule kept when it made the round's start."""
     answered_at: Mapping[Name, int] = field(default_factory=dict)
@@ -111,6 +113,15 @@ class RoundState:
     def awaited(self) -> tuple[Name, ...]:
         """The cohort members that have given neither an update nor a refusal."""
         return tuple(n for n in self.round.cohort if n not in self.updates and n not in self.refusals)
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedCharter:
+    """A version of a member's charter in the log, and the index of its entry."""
+
+    leaf: Digest
+    index: int
+    charter: Charter
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +181,8 @@ class State:
     retired: Mapping[PublicKey, Retired] = field(default_factory=dict)
     motions: Mapping[Digest, MotionState] = field(default_factory=dict)
     """By the leaf hash of their entry, in the order of the log."""
+    charters: Mapping[Name, tuple[LoggedCharter, ...]] = field(default_factory=dict)
+    """Every version that an institution has published, the newest last."""
     origins: Mapping[str, int] = field(default_factory=dict)
     """The logs that this history was in before, and how many entries it had when it left each."""
 
