@@ -12,10 +12,10 @@ A new version of the compact is in force from its own entry on, but a round ends
 
 from dataclasses import replace
 
-from commonweal_protocols import deliberation, membership, round_rules
+from commonweal_protocols import deliberation, membership, publication, round_rules
 from commonweal_protocols.authors import check_author, kind_of
 from commonweal_protocols.errors import RuleError
-from commonweal_protocols.governance import Ballot, Closing, Exit, Motion, OpenedBallot, SealedBallot
+from commonweal_protocols.governance import Ballot, Charter, Closing, Exit, Motion, OpenedBallot, SealedBallot
 from commonweal_protocols.kinds import Predicate
 from commonweal_protocols.predicates import (
     Adoption,
@@ -99,6 +99,8 @@ def _apply(state: State, entry: Entry, name: Name) -> State:
             return round_rules.on_ratification(state, name, predicate)
         case Adoption():
             return round_rules.on_adoption(state, name, predicate)
+        case Charter():
+            return publication.on_charter(state, entry.leaf, name, predicate)
         case Motion():
             return deliberation.propose(state, entry.leaf, name, predicate)
         case Ballot():

@@ -1,4 +1,4 @@
-"""The predicates of governance: motions, ballots, and what ends them; leaving. Closed schemas, as in ``predicates``.
+"""The predicates of governance: charters, motions, ballots and closings, leaving. Closed schemas, as in ``predicates``.
 
 Log time is the time as of which a quorum of witnesses says that a checkpoint was the largest (tlog-policy's quorum over
 tlog-cosignature timestamps), in seconds since 1970 UTC. Nobody's own clock has a say.
@@ -10,6 +10,8 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from pydantic import Field, StringConstraints, model_validator
 
 from commonweal_protocols import canonical
+from commonweal_protocols.charter import MAX_SAFETY_ITEMS, Addendum, Bars, Clause, DataTerms, Objectives, Remark
+from commonweal_protocols.charter import Text as CharterText
 from commonweal_protocols.closed import Closed
 from commonweal_protocols.predicates import Blob, Count, Digest, Name, Natural, Reason, Subject
 
@@ -20,6 +22,49 @@ Salt = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Ranking = Annotated[tuple[Annotated[int, Field(ge=0, lt=MAX_ALTERNATIVES)], ...], Field(min_length=1)]
 """Alternatives by their place in the motion, the best first; those left out come after all named."""
 Choice: TypeAlias = Literal["yes", "no", "abstain"] | Ranking
+
+
+class Charter(Closed):
+    """A member publishes a version of its charter: what is public in clear, and salted digests of the other parts.
+
+    How many items its safety floor has is public always. ``publication`` makes it, and says which may follow which.
+    """
+
+    URI: ClassVar[str] = "urn:commonweal:charter:v1"
+    institution: Name
+    version: Count
+    previous: Digest | None
+    """The digest of the one that it published before in this log; None for its first there."""
+    safety_items: Annotated[int, Field(ge=0, le=MAX_SAFETY_ITEMS)]
+    community: CharterText | None
+    bars: Bars | None
+    objectives: Objectives | None
+    data_policy: DataTerms | None
+    dissent: Remark | None
+    principles: Annotated[tuple[Clause, ...], Field(max_length=50)]
+    safety: Annotated[tuple[Clause, ...], Field(max_length=MAX_SAFETY_ITEMS)]
+    addenda: Annotated[tuple[Addendum, ...], Field(max_length=50)]
+    sealed: Annotated[tuple[Digest, ...], Field(max_length=125)]
+    """Sorted, so that their places tell nothing."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Charter":
+        ids = [c.id for c in (*self.principles, *self.safety, *self.addenda)]
+        if len(set(ids)) != len(ids):
+            raise ValueError("clauses: an id is repeated")
+        if list(self.sealed) != sorted(set(self.sealed)):
+            raise ValueError("sealed: wanted digests sorted and without repeats")
+        if len(self.safety) > self.safety_items:
+            raise ValueError(f"safety: wanted at most the {self.safety_items} items that it counts")
+        return self
+
+    def digest(self) -> Digest:
+        """By what the next version, and whoever imports a clause, names this one."""
+        return canonical.digest_of(canonical.encode(self.model_dump(mode="json")))
+
+    def subject(self) -> Subject:
+        """This version."""
+        return Subject(name=f"charter of {self.institution}", sha256=self.digest())
 
 
 class Amendment(Closed):

@@ -2,7 +2,7 @@
 
 from typing import TypeAlias, get_args
 
-from commonweal_protocols.governance import Ballot, Closing, Exit, Motion, OpenedBallot, SealedBallot
+from commonweal_protocols.governance import Ballot, Charter, Closing, Exit, Motion, OpenedBallot, SealedBallot
 from commonweal_protocols.predicates import (
     Adoption,
     Compact,
@@ -29,6 +29,7 @@ Predicate: TypeAlias = (
     | Release
     | Ratification
     | Adoption
+    | Charter
     | Motion
     | Ballot
     | SealedBallot
