@@ -83,15 +83,9 @@ def opened(folder: Path, count: int, spec: AdapterSpec, stack: ExitStack) -> lis
 
 def ours(rule: AnyRule) -> Callable[[Path, int, AdapterSpec], Callable[[], object]]:
     def prepare(folder: Path, count: int, spec: AdapterSpec) -> Callable[[], object]:
-        start = GridTensors({n: np.zeros(s, np.int32) for n, s in tensor_shapes(spec).items()})
-
         def work() -> object:
             with ExitStack() as stack:
-                deltas = [
-                    Delta(f"i{i:03d}", weight_of(i), stack.enter_context(open_delta(folder / f"{i}.delta", spec)))
-                    for i in range(count)
-                ]
-                return merge(rule, spec, start, deltas)
+                return merge(rule, spec, a_start(spec), opened(folder, count, spec, stack))
 
         return work
 
