@@ -1,0 +1,263 @@
+"""What merges do to communities, on a real model: ``python -m tests.bench.quality --data FOLDER --from CONTRIBUTIONS``.
+
+Merges what ``contributions.py`` trained, by every rule, with everybody honest, at mixed ranks, and with one and two of
+seven hostile; evaluates each release on each community's held-out rows, and writes ``results/quality.csv``
+(``quality_picture.py`` draws it). Losses are nats for each supervised token, on rows that neither training nor the
+choice of a blend saw. The hostile are: a delta turned around and enlarged, noise of ten times the others' norm, answers
+that belong to other questions, and a backdoor (a sign in the question that calls for the attacker's answer).
+"""
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from commonweal_adapters.delta import LIMIT, GridTensors, from_grid, read_delta
+from commonweal_adapters.lora_file import tensor_shapes
+from commonweal_adapters.merge import merge
+from commonweal_adapters.privacy import squared_norm
+from commonweal_adapters.source import Delta, Held
+from commonweal_adapters.stack import stack
+from commonweal_node.blend import blend, choose_blend
+from commonweal_node.data import split_heldout, tokenise
+from commonweal_node.evaluate import heldout_batches, heldout_loss
+from commonweal_node.lora import AdaptedModel
+from commonweal_node.packing import Batch
+from commonweal_node.rows import Example, read_examples
+from commonweal_node.tensors import AdapterTensors
+from commonweal_protocols.rules import (
+    AnyRule,
+    CentredClipping,
+    Dare,
+    FactorMean,
+    GeometricMedian,
+    Median,
+    MultiKrum,
+    NormBound,
+    Svd,
+    TaskArithmetic,
+    Ties,
+    TrimmedMean,
+)
+from tests.bench.contributions import (
+    COMMUNITIES,
+    HOSTILE,
+    RANKS,
+    RECIPE,
+    SEED,
+    Variant,
+    load_model,
+    spec_of,
+    start_of,
+    triggered,
+)
+
+RESULTS = Path(__file__).parent / "results"
+ROWS = 48
+"""Held-out rows of each community: half to choose a blend with, half to report."""
+NORM_MICROS = 3_000_000
+"""What bounds and clippings hold a delta to: about the least norm of an honest one here."""
+WIDEST = 16
+
+
+def honest_rules() -> dict[str, AnyRule]:
+    """What is compared where nobody is hostile."""
+    return {
+        "factor-mean": FactorMean(weights="equal"),
+        "factor-mean by examples": FactorMean(weights="examples"),
+        "svd": Svd(weights="equal"),
+        "task-arithmetic x2": TaskArithmetic(weights="equal", scale_millis=2000),
+        "ties": Ties(weights="equal", density_millis=500),
+        "dare": Dare(weights="equal", drop_millis=500),
+        **robust_rules(1),
+    }
+
+
+def robust_rules(hostile: int) -> dict[str, AnyRule]:
+    """What is compared where some may be."""
+    return {
+        "trimmed-mean": TrimmedMean(weights="equal", hostile=hostile),
+        "median": Median(weights="equal"),
+        "geometric-median": GeometricMedian(weights="equal"),
+        "multi-krum": MultiKrum(weights="equal", hostile=hostile),
+        "trimmed-mean, mixed": TrimmedMean(weights="equal", hostile=hostile, mix_hostile=hostile),
+        "centred-clipping": CentredClipping(weights="equal", norm_micros=NORM_MICROS),
+        "norm-bound": NormBound(weights="equal", norm_micros=NORM_MICROS),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    scenario: str
+    rule: str
+    community: str
+    measure: str
+    value: str
+
+
+class Bench:
+    """The model, the communities' held-out rows, and the contributions."""
+
+    def __init__(self, data: Path, contributions: Path) -> None:
+        self.contributions = contributions
+        self.model: AdaptedModel = load_model()
+        self.tune: dict[str, list[Batch]] = {}
+        self.report: dict[str, list[Batch]] = {}
+        self.signed: dict[str, list[Batch]] = {}
+        for name in COMMUNITIES:
+            halves = split_heldout(read_examples(data / f"{name}.jsonl", "heldout"), ROWS)
+            self.tune[name] = self._batches(halves.tune)
+            self.report[name] = self._batches(halves.report)
+            self.signed[name] = self._batches(tuple(map(triggered, halves.report)))
+
+    def _batches(self, examples: Sequence[Example]) -> list[Batch]:
+        return heldout_batches(tokenise(tuple(examples), self.model.tokenizer, RECIPE.max_tokens).examples)
+
+    def delta(self, community: str, kind: str) -> GridTensors:
+        """A contribution, at its own rank."""
+        if kind == "mixed" and RANKS[community] == 8:
+            kind = "honest"
+        variant = Variant(community, kind)
+        return read_delta((self.contributions / f"{variant.name}.safetensors").read_bytes(), spec_of(variant.rank))
+
+    def deltas(self, kinds: Mapping[str, str]) -> list[Delta]:
+        """Rank 8 contributions by institution; sign-flip and noise are made of the honest ones here."""
+        honest = {name: self.delta(name, "honest") for name in kinds}
+        made = []
+        for name, kind in kinds.items():
+            grid = honest[name]
+            if kind == "sign-flip":
+                grid = GridTensors({n: np.clip(-4 * q, -LIMIT, LIMIT).astype(np.int32) for n, q in grid.items()})
+            elif kind == "noise":
+                grid = noise_like(grid)
+            elif kind != "honest":
+                grid = self.delta(name, kind)
+            made.append(Delta(name, 1, Held(grid)))
+        return made
+
+    def loss(self, adapter: AdapterTensors | None, batches: list[Batch]) -> float:
+        """Nats for each supervised token."""
+        return heldout_loss(self.model, adapter, batches)
+
+
+def noise_like(grid: GridTensors) -> GridTensors:
+    """Gaussian noise of ten times the norm of a delta."""
+    rng = np.random.default_rng(SEED)
+    elements = sum(q.size for _, q in grid.items())
+    sigma = 10 * np.sqrt(squared_norm(grid) / elements)
+    return GridTensors(
+        {n: np.clip(np.rint(rng.normal(0, sigma, q.shape)), -LIMIT, LIMIT).astype(np.int32) for n, q in grid.items()}
+    )
+
+
+def widened(grid: GridTensors, rank: int) -> GridTensors:
+    """A delta of a lesser rank at the widest: it leaves the other rows and columns as they start."""
+    wide = {name: np.zeros(shape, np.int32) for name, shape in tensor_shapes(spec_of(WIDEST)).items()}
+    for name, q in grid.items():
+        if q.shape[0] == rank and wide[name].shape[1] == q.shape[1]:
+            wide[name][:rank] = q
+        else:
+            wide[name][:, :rank] = q
+    return GridTensors(wide)
+
+
+def honest(bench: Bench) -> Iterator[Row]:
+    """Everybody is honest: base, own, each rule's release, and each community's blend of it with its own."""
+    spec, start, bits = spec_of(8), start_of(8), spec_of(8).grid_bits
+    deltas = bench.deltas(dict.fromkeys(COMMUNITIES, "honest"))
+    own: dict[str, dict[str, np.ndarray]] = {}
+    for d in deltas:
+        grid = GridTensors({n: (q + bench.delta(d.institution, "honest")[n]) for n, q in start.items()})
+        own[d.institution] = from_grid(grid, bits)
+    for name in COMMUNITIES:
+        yield Row("honest", "base", name, "loss", f"{bench.loss(None, bench.report[name]):.4f}")
+        yield Row("honest", "local only", name, "loss", f"{bench.loss(own[name], bench.report[name]):.4f}")
+    wide, stacked = stack(spec, start, deltas)
+    # The model's scaling is the spec's; a stack has k times the rank under one alpha, so a k-th of it.
+    exact = {
+        n: q / np.float32(len(deltas)) if n.endswith("lora_A.weight") else q
+        for n, q in from_grid(stacked, bits).items()
+    }
+    assert wide.rank == 8 * len(deltas)
+    for name in COMMUNITIES:
+        yield Row("honest", "stack (exact)", name, "loss", f"{bench.loss(exact, bench.report[name]):.4f}")
+    for rule_name, rule in honest_rules().items():
+        shared = from_grid(merge(rule, spec, start, deltas, round_seed="quality").adapter, bits)
+        for name in COMMUNITIES:
+            yield Row("honest", rule_name, name, "loss", f"{bench.loss(shared, bench.report[name]):.4f}")
+            tune = _on(bench, bench.tune[name])
+            choice = choose_blend(spec, shared, own[name], tune).weights
+            mixed = blend(spec, shared, own[name], choice) if choice.shared_millis or choice.own_millis else None
+            yield Row("honest", rule_name, name, "blend", f"{bench.loss(mixed, bench.report[name]):.4f}")
+            yield Row("honest", rule_name, name, "shared:own", f"{choice.shared_millis}:{choice.own_millis}")
+
+
+def _on(bench: Bench, batches: list[Batch]) -> Callable[[AdapterTensors | None], float]:
+    return lambda adapter: bench.loss(adapter, batches)
+
+
+def mixed_ranks(bench: Bench) -> Iterator[Row]:
+    """Institutions train at ranks 4, 8 and 16; all are merged at the widest."""
+    spec, start = spec_of(WIDEST), start_of(WIDEST)
+    deltas = [Delta(n, 1, Held(widened(bench.delta(n, "mixed"), RANKS[n]))) for n in COMMUNITIES]
+    for rule_name in ("factor-mean", "svd"):
+        made = merge(honest_rules()[rule_name], spec, start, deltas)
+        shared = from_grid(made.adapter, spec.grid_bits)
+        for name in COMMUNITIES:
+            loss = bench.loss(shared, bench.report[name])
+            yield Row("ranks 4/8/16", rule_name, name, "loss", f"{loss:.4f}")
+
+
+def hostile(bench: Bench, kind: str, count: int) -> Iterator[Row]:
+    """One or two of seven are hostile: what the others' communities get, and who counted for less than half."""
+    spec, start, bits = spec_of(8), start_of(8), spec_of(8).grid_bits
+    attackers = HOSTILE[:count]
+    kinds = {name: kind if name in attackers else "honest" for name in COMMUNITIES}
+    deltas, scenario = bench.deltas(kinds), f"{kind}, {count} of 7"
+    for rule_name, rule in {"factor-mean": FactorMean(weights="equal"), **robust_rules(count)}.items():
+        made = merge(rule, spec, start, deltas, round_seed="quality")
+        shared = from_grid(made.adapter, bits)
+        for name in COMMUNITIES:
+            if name not in attackers:
+                loss = bench.loss(shared, bench.report[name])
+                yield Row(scenario, rule_name, name, "loss", f"{loss:.4f}")
+                if kind == "backdoor":
+                    loss = bench.loss(shared, bench.signed[name])
+                    yield Row(scenario, rule_name, name, "loss of the attacker's answer", f"{loss:.4f}")
+        half = 10**6 // (2 * len(COMMUNITIES))
+        low = [d.institution for d, c in zip(deltas, made.counted_micros, strict=True) if c < half]
+        yield Row(scenario, rule_name, "", "counted for less than half", " ".join(low))
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the communities' rows, NAME.jsonl")
+    parser.add_argument("--from", dest="contributions", type=Path, required=True, help="what contributions.py made")
+    options = parser.parse_args()
+    bench, began = Bench(options.data, options.contributions), time.monotonic()
+    RESULTS.mkdir(exist_ok=True)
+    with (RESULTS / "quality.csv").open("w", newline="") as f:
+        f.write(f"# python -m tests.bench.contributions --data COMMUNITIES --out C; seed {SEED}; {RECIPE}\n")
+        f.write("# python -m tests.bench.quality --data COMMUNITIES --from C; base: see deploy/demo/compact.toml\n")
+        f.write(f"# loss: nats for each supervised token, {ROWS // 2} held-out rows a community, one round\n")
+        writer = csv.writer(f)
+        writer.writerow(["scenario", "rule", "community", "measure", "value"])
+        parts = [honest(bench), mixed_ranks(bench)]
+        parts += [hostile(bench, k, n) for k in ("sign-flip", "noise", "label-flip", "backdoor") for n in (1, 2)]
+        for part in parts:
+            for row in part:
+                writer.writerow([row.scenario, row.rule, row.community, row.measure, row.value])
+                f.flush()
+            print(f"{row.scenario}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
