@@ -597,7 +597,7 @@ REVISING = CHARTER + '[[data.stages]]\nstage = "revise"\nprinciples = [1]\nmax_r
 
 def test_the_local_model_revises_and_gives_the_same_again(tmp_path: Path) -> None:
     save_tiny_base(tmp_path / "base")
-    model = LocalModel(tmp_path / "base", None)
+    model = LocalModel(tmp_path / "base", None, None)
     rules = charter(tmp_path, REVISING.replace("max_rows", "share_millis = 1000\nmax_rows"))
 
     def end(home: Path) -> tuple[Path, list[Finished]]:
@@ -619,13 +619,13 @@ def test_the_local_model_revises_and_gives_the_same_again(tmp_path: Path) -> Non
 
 def test_a_conversation_that_has_no_room_gets_no_answer(tmp_path: Path) -> None:
     save_tiny_base(tmp_path / "base")
-    model = LocalModel(tmp_path / "base", None)
+    model = LocalModel(tmp_path / "base", None, None)
     assert model.answer([Message("user", "x" * 600)], 4) == ""
     assert model.answer([Message("user", "x")], 500) == ""
     with pytest.raises(BaseModelError, match="wanted a base model's folder, got none"):
-        LocalModel(tmp_path / "none", None)
+        LocalModel(tmp_path / "none", None, None)
     with pytest.raises(BaseModelError, match="wanted a PEFT adapter of"):
-        LocalModel(tmp_path / "base", tmp_path)
+        LocalModel(tmp_path / "base", tmp_path, None)
 
 
 def test_to_revise_without_a_model_is_refused_before_anything_is_done(tmp_path: Path) -> None:

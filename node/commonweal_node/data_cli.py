@@ -187,7 +187,7 @@ def curate(
     config = load_config(home / "node.toml")
     charter, store = load_charter(config.charter), Store(home)
     sources = store.sources()
-    reviser = _load_reviser(charter, base, adapter)
+    reviser = _load_reviser(charter, base, adapter, config.threads)
     if dry_run:
         inputs = sum(len(s.shards) for s in sources)
         steps = [(s.stage.stage, is_done(store, s, inputs)) for s in plan(sources, charter, reviser)]
@@ -211,12 +211,12 @@ def curate(
         typer.echo('train on it: data = "data/curated/rows.jsonl" in node.toml')
 
 
-def _load_reviser(charter: Charter, base: Path | None, adapter: Path | None) -> "Reviser | None":
+def _load_reviser(charter: Charter, base: Path | None, adapter: Path | None, threads: int) -> "Reviser | None":
     if base is None or charter.data is None or not any(isinstance(s, Revise) for s in charter.data.stages):
         return None
     from commonweal_node.curation.local_model import LocalModel
 
-    return LocalModel(base, adapter)
+    return LocalModel(base, adapter, threads or None)
 
 
 @data_app.command()

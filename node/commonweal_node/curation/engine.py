@@ -75,7 +75,9 @@ def plan(sources: list[Source], charter: Charter, reviser: Reviser | None) -> li
         by = _decided_by(stage, reviser)
         parameters: Json = stage.model_dump(mode="json")
         # What a principle says counts, and not the number that it has.
-        texts: list[Json] = [charter.principles[n - 1].text for n in stage.principles] if isinstance(stage, Revise) else []
+        texts: list[Json] = (
+            [charter.principles[n - 1].text for n in stage.principles] if isinstance(stage, Revise) else []
+        )
         key = digest_of(canonical.encode([_LAYOUT, key, parameters, by, texts]))
         steps.append(Step(stage, key, by))
     return steps

@@ -18,14 +18,16 @@ from commonweal_protocols.errors import BaseModelError
 class LocalModel:
     """A base model's folder, as ``fetch_base`` leaves it, and at most one PEFT adapter's."""
 
-    def __init__(self, base: Path, adapter: Path | None) -> None:
-        """Load it.
+    def __init__(self, base: Path, adapter: Path | None, threads: int | None) -> None:
+        """Load it; ``threads`` for all of torch in this process, None leaves torch's own choice.
 
         Raises:
             BaseModelError: A folder is not there, or holds no model, or no adapter of it.
         """
         if not base.is_dir():
             raise BaseModelError(f"{base}: wanted a base model's folder, got none; see commonweal node fetch-base")
+        if threads is not None:
+            torch.set_num_threads(threads)
         loaded = load_base(base, torch.float32)
         self._tokenizer, self._model = loaded.tokenizer, loaded.model
         self._name = f"base {folder_digest(base)}"
