@@ -192,7 +192,7 @@ def test_a_release_is_recomputed_from_its_own_fields() -> None:
 
 def test_each_blob_is_fetched_once() -> None:
     store, start, inputs = a_round()
-    merge_release(TINY, start, RULE, inputs, (), store.fetch).adapter
+    merge_release(TINY, start, RULE, inputs, (), store.fetch)
     assert store.asked == [start.sha256, *(i.delta.sha256 for i in inputs)]
 
 
@@ -200,7 +200,7 @@ def test_errors_of_the_callers_fetch_pass_through() -> None:
     store, start, inputs = a_round()
     del store.blobs[inputs[1].delta.sha256]
     with pytest.raises(KeyError, match=inputs[1].delta.sha256):
-        merge_release(TINY, start, RULE, inputs, (), store.fetch).adapter
+        merge_release(TINY, start, RULE, inputs, (), store.fetch)
 
 
 def flip_last_byte(data: bytes) -> bytes:
@@ -218,14 +218,14 @@ def test_other_bytes_under_a_blobs_name_are_refused() -> None:
     store.blobs[delta] = flip_last_byte(good)
     got = blob_of(store.blobs[delta]).sha256
     with pytest.raises(BlobError, match=f"^delta {delta} of coop: wanted sha256 {delta}, got {got}$"):
-        merge_release(TINY, start, RULE, inputs, (), store.fetch).adapter
+        merge_release(TINY, start, RULE, inputs, (), store.fetch)
     store.blobs[delta] = good + b"\0"
     with pytest.raises(BlobError, match=f"^delta {delta} of coop: wanted {len(good)} bytes, got {len(good) + 1}$"):
-        merge_release(TINY, start, RULE, inputs, (), store.fetch).adapter
+        merge_release(TINY, start, RULE, inputs, (), store.fetch)
     store.blobs[delta] = good
     store.blobs[start.sha256] = flip_last_byte(store.blobs[start.sha256])
     with pytest.raises(BlobError, match=f"^start {start.sha256}: wanted sha256 {start.sha256}, got "):
-        merge_release(TINY, start, RULE, inputs, (), store.fetch).adapter
+        merge_release(TINY, start, RULE, inputs, (), store.fetch)
 
 
 def far_out() -> bytes:
@@ -251,7 +251,7 @@ def test_a_bad_delta_is_refused_alone_and_in_a_merge_where_its_author_is_named(
     store, start, inputs = a_round()
     bad = store.keep(make())
     with pytest.raises(BlobError, match=f"^delta {bad.sha256} of coop: .*{message}"):
-        merge_release(TINY, start, RULE, replaced(inputs, bad), (), store.fetch).adapter
+        merge_release(TINY, start, RULE, replaced(inputs, bad), (), store.fetch)
 
 
 def test_a_good_delta_passes() -> None:
@@ -263,7 +263,7 @@ def test_a_start_off_the_grid_is_refused() -> None:
     tensors = {name: np.full(shape, 0.3, np.float32) for name, shape in tensor_shapes(TINY).items()}
     start = store.keep(safetensors.numpy.save(tensors))
     with pytest.raises(BlobError, match=f"^start {start.sha256}: tensor .*: wanted multiples of 2\\^-20"):
-        merge_release(TINY, start, RULE, inputs, (), store.fetch).adapter
+        merge_release(TINY, start, RULE, inputs, (), store.fetch)
 
 
 def test_a_result_out_of_range_is_refused() -> None:
@@ -275,7 +275,7 @@ def test_a_result_out_of_range_is_refused() -> None:
         write_delta(GridTensors({n: np.full(s, 9, np.int32) for n, s in tensor_shapes(TINY).items()}), TINY)
     )
     with pytest.raises(BlobError, match=f"merge: tensor .* got {LIMIT + 9}"):
-        merge_release(TINY, start, RULE, replaced(inputs, up)[1:2], (), store.fetch).adapter
+        merge_release(TINY, start, RULE, replaced(inputs, up)[1:2], (), store.fetch)
 
 
 # -- other rules, and what is published beside a release
