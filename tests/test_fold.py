@@ -10,7 +10,7 @@ from commonweal_protocols.errors import PeerError, RuleError
 from commonweal_protocols.fold import fold
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.kinds import Predicate
-from commonweal_protocols.predicates import Blob, Identity, Incident, Quorum, Refusal, Rejection, Seen
+from commonweal_protocols.predicates import Blob, Identity, Incident, Input, Quorum, Refusal, Rejection, Seen
 from commonweal_protocols.replica import Replica
 from commonweal_protocols.round_rules import release_inputs
 from commonweal_protocols.rules import FactorMean, FedAvgM, MinimaxFair
@@ -385,6 +385,7 @@ def test_weights_follow_the_rule() -> None:
 def test_who_fares_worse_weighs_more_under_minimax_by_all_rounds_until_then() -> None:
     f = Federation(rule=FactorMean(weights=MinimaxFair(eta_millis=1000, most_millis=5000)))
     f.announce()
+    inputs: tuple[Input, ...] = ()
     for losses in ((1, 2, 3), (2, 2, 3)):
         f.open_round()
         for name, loss in zip(sorted(NAMES), losses, strict=True):

@@ -10,7 +10,7 @@ import pytest
 from commonweal_coordinator.log import Log
 from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
 from commonweal_protocols.errors import UnavailableError
-from commonweal_protocols.merkle import verify_consistency
+from commonweal_protocols.merkle import leaf_hash, verify_consistency
 from commonweal_protocols.note import make_verifier
 from commonweal_protocols.proof import open_proof, parse_proof
 from tests.federation import ORIGIN, key_of
@@ -70,10 +70,15 @@ def test_without_witnesses_nothing_is_published_and_nothing_is_built_on_it(tmp_p
         witnesses.away = True
         with pytest.raises(UnavailableError, match="wanted 2"):
             log.append([b"b"])
-        assert (log.holds(b"b"), log.find(b"b"), log.size, published(tmp_path).size) == (True, None, 1, 1)
+        assert (bool(log.held([leaf_hash(b"b")])), log.find(b"b"), log.size, published(tmp_path).size) == (
+            True,
+            None,
+            1,
+            1,
+        )
         with pytest.raises(UnavailableError, match="wanted 2"):
             log.append([b"c"])
-        assert not log.holds(b"c"), "it is not sequenced on top of what no witness has seen"
+        assert not bool(log.held([leaf_hash(b"c")])), "it is not sequenced on top of what no witness has seen"
         assert log.find(b"a") is not None, "what is published can still be proved"
         witnesses.away = False
         (answer,) = log.append([b"b"])
@@ -92,7 +97,7 @@ def test_a_restart_in_between_loses_nothing_and_asks_again(tmp_path: Path, away:
             log.append([bytes([i]) * 2 for i in range(255)])
     witnesses.away = away
     with closing(Log.open(*place(tmp_path), ORIGIN, KEY, witnesses)) as log:
-        assert log.holds(b"\7\7")
+        assert bool(log.held([leaf_hash(b"\7\7")]))
         assert published(tmp_path).size == log.size == (1 if away else 256)
         witnesses.away = False
         (answer,) = log.append([b"\7\7"])

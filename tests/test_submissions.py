@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from commonweal_coordinator import sequencer
 from commonweal_coordinator.service import LogService
 from commonweal_coordinator.submissions import CallLimits, Submissions
 from commonweal_coordinator.tls import TlsFiles, load_or_create_tls
@@ -237,18 +238,20 @@ def test_while_many_entries_wait_for_their_place_no_further_request_is_read(open
     assert checker.count == 1500
 
 
-def test_a_full_queue_makes_a_sender_wait_and_is_no_error(opened: Open) -> None:
+def test_a_full_queue_makes_a_sender_wait_and_is_no_error(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened() as desk:
-        desk.hub.sequencer._queue.maxsize = 8
+        monkeypatch.setattr(sequencer, "MAX_WAITING", 8)
         answers = list(desk.client.submit_many(ENTRIES[:200]))
         assert [desk.index(data, a) for data, a in zip(ENTRIES, answers, strict=False)] == list(range(1, 201))
 
 
-def test_a_sender_that_goes_away_while_it_waits_for_room_is_forgotten(opened: Open) -> None:
+def test_a_sender_that_goes_away_while_it_waits_for_room_is_forgotten(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checker = Counting()
     with opened(checker, calls=1) as desk, stalled(desk.hub) as go:
-        desk.hub.sequencer._queue.maxsize = 8
-        call = desk.call(ENTRIES[:256])
+        monkeypatch.setattr(sequencer, "MAX_WAITING", 8)
+        call = desk.call(*(ENTRIES[at : at + 64] for at in range(0, 256, 64)))
         while checker.count < 256:
             assert call.is_active()
         call.cancel()

@@ -19,7 +19,7 @@ not look into entries, knows no clock, and has one writer.
 
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,15 +173,17 @@ class Log:
             self._check_failure()
             return self._published
 
-    def holds(self, entry: bytes) -> bool:
-        """Whether an entry is sequenced: it keeps its place whatever happens, though it may not be public yet.
+    def held(self, leaves: Iterable[bytes]) -> set[bytes]:
+        """Return those of some leaf hashes whose entries are sequenced.
+
+        They keep their places whatever happens, though they may not be public yet.
 
         Raises:
             StorageError: An earlier write has failed, or the log is closed.
         """
         with self._mutex:
             self._check_open()
-            return leaf_hash(entry) in self._index
+            return {leaf for leaf in leaves if leaf in self._index}
 
     def find(self, entry: bytes) -> Sequenced | None:
         """Return the place of an entry that is published, or None.
@@ -222,7 +224,7 @@ class Log:
             StorageError: Nothing is added, and the message says whether another try is possible; or it is unknown,
                 and the log must be opened anew.
             UnavailableError: Too few witnesses answer. What was waiting for them already blocks the batch, which is
-                then not added; else the batch is sequenced (see :meth:`holds`) and the same call again publishes it.
+                then not added; else the batch is sequenced (see :meth:`held`) and the same call again publishes it.
         """
         for entry in entries:
             if len(entry) > MAX_ENTRY_BYTES:

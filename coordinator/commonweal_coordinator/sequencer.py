@@ -5,12 +5,11 @@ disk under a signed checkpoint. After a failed write nothing more is taken until
 what the disk holds is then unknown.
 """
 
-import contextlib
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,6 +20,7 @@ from commonweal_protocols.checkpoint import open_checkpoint
 from commonweal_protocols.errors import ConfigError, PeerError, StorageError, UnavailableError
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.kinds import Predicate
+from commonweal_protocols.merkle import leaf_hash
 from commonweal_protocols.opening import open_entries
 from commonweal_protocols.predicates import Compact, Digest, Seen
 from commonweal_protocols.proof import format_proof
@@ -60,21 +60,25 @@ def _ignore(_: Compact) -> None:
     pass
 
 
-@dataclass(slots=True)
-class _Waiting:
-    """An entry that waits for its place; the writer thread settles ``place``."""
+Offered = tuple[bytes, Entry]
+"""An envelope, and what it says, verified."""
+Settled = Place | PeerError | StorageError
+"""What has become of one of several entries: a place, or why it has none."""
 
-    data: bytes
-    entry: Entry
+
+@dataclass(slots=True)
+class _Group:
+    """Entries that came together and wait for their places; the writer thread settles ``outcome``, for all at once."""
+
+    entries: Sequence[Offered]
     check: Check | None
-    place: Future[Place]
+    outcome: Future[list[Settled]] = field(default_factory=Future)
 
 
 class Sequencer:
     """The log, and the state that it stands for. Thread-safe.
 
-    Callers wait in a bounded queue; one thread takes all that wait, at most :data:`BATCH_ENTRIES` at a time, as one
-    batch. So the cost of a sync and of a round trip to the witnesses is shared by whoever comes at the same time, and
+    Callers wait in a bounded queue; one thread takes what waits, until it has :data:`BATCH_ENTRIES`, as one batch. So the cost of a sync and of a round trip to the witnesses is shared by whoever comes at the same time, and
     an entry that comes alone waits for nobody.
     """
 
@@ -100,8 +104,10 @@ class Sequencer:
         self._key = key
         self._changed = threading.Condition()
         self._saying = threading.Lock()  # held while a statement of our own is between its number and its place
-        self._closed = False
-        self._queue: queue.Queue[_Waiting | None] = queue.Queue(MAX_WAITING)
+        self._queue = threading.Condition()  # guards the three below
+        self._groups: deque[_Group] = deque()
+        self._waiting = 0  # entries in them
+        self._closed = False  # nothing more is taken in
         self._writer = threading.Thread(target=self._write, name="sequencer", daemon=True)
         self._writer.start()
 
@@ -134,7 +140,7 @@ class Sequencer:
     @property
     def waiting(self) -> int:
         """How many entries wait for their place."""
-        return self._queue.qsize()
+        return self._waiting
 
     @property
     def checkpoint(self) -> bytes:
@@ -155,36 +161,34 @@ class Sequencer:
             UnavailableError: Too many wait, or too few witnesses answer: the same envelope may be sent again.
         """
         # Signatures are the costly part, and are checked by whoever brings them.
-        waiting = _Waiting(data, open_entry(data), check, Future())
-        try:
-            self._put(waiting, None)
-        except queue.Full as e:
-            raise UnavailableError(f"log: wanted at most {MAX_WAITING} entries waiting, got one more") from e
-        place = waiting.place.result()
-        receipts = self.prove([place])
-        return Sequenced(place.index, format_proof(place.index, receipts.paths[0], receipts.note))
+        group = _Group([(data, open_entry(data))], check)
+        if not self._put(group, 0):
+            raise UnavailableError(f"log: wanted at most {MAX_WAITING} entries waiting, got one more")
+        (settled,) = group.outcome.result()
+        if not isinstance(settled, Place):
+            raise settled
+        receipts = self.prove([settled])
+        return Sequenced(settled.index, format_proof(settled.index, receipts.paths[0], receipts.note))
 
-    def offer(self, data: bytes, entry: Entry, *, check: Check | None, is_wanted: Callable[[], bool]) -> Future[Place]:
-        """Queue an envelope behind all that wait, and wait for room where there is none: its place comes later.
+    def offer(
+        self, entries: Sequence[Offered], *, check: Check | None, is_wanted: Callable[[], bool]
+    ) -> Future[list[Settled]]:
+        """Queue envelopes behind all that wait, and wait for room where there is none: their places come later.
 
         Args:
-            data: The envelope's bytes.
-            entry: What they say, verified.
+            entries: 1 to :data:`BATCH_ENTRIES`; what becomes of one is nothing to the others.
             check: See :data:`Check`.
             is_wanted: Whether to go on waiting for room.
 
         Raises:
-            StorageError: The log is closed; the place raises this too, and what :meth:`submit` raises.
+            StorageError: The log is closed. The future raises this too, and the UnavailableError of :meth:`submit`.
             UnavailableError: There was no room for as long as it was wanted.
         """
-        waiting = _Waiting(data, entry, check, Future())
-        while True:
-            try:
-                self._put(waiting, _ROOM_SECONDS)
-                return waiting.place
-            except queue.Full as e:
-                if not is_wanted():
-                    raise UnavailableError("log: there was no room for as long as it was wanted") from e
+        group = _Group(entries, check)
+        while not self._put(group, _ROOM_SECONDS):
+            if not is_wanted():
+                raise UnavailableError("log: there was no room for as long as it was wanted")
+        return group.outcome
 
     def find(self, leaf: bytes) -> Place | None:
         """Return the place of a published entry, by its leaf hash, or None.
@@ -214,13 +218,23 @@ class Sequencer:
             tree = self._replica.tree
             return Receipts(newest.note, [tree.inclusion_path(p.index, newest.size) for p in places])
 
-    def _put(self, waiting: _Waiting, timeout_seconds: float | None) -> None:
-        """Queue something, at once or within some time; queue.Full where there is no room."""
-        if self._closed or not self._writer.is_alive():
-            raise StorageError("log: is closed")
-        self._queue.put(waiting, timeout_seconds is not None, timeout_seconds)
-        if not self._writer.is_alive():
-            self._abandon()
+    def _put(self, group: _Group, timeout_seconds: float) -> bool:
+        """Queue a group within some time. Whether there was room for it."""
+        count = len(group.entries)
+        with self._queue:
+            self._queue.wait_for(lambda: self._closed or self._has_room(count), timeout_seconds)
+            if self._closed:
+                raise StorageError("log: is closed")
+            if not self._has_room(count):
+                return False
+            self._groups.append(group)
+            self._waiting += count
+            self._queue.notify_all()
+            return True
+
+    def _has_room(self, count: int) -> bool:
+        # Where nothing waits there is room for any group, or the largest would wait for ever.
+        return not self._groups or self._waiting + count <= MAX_WAITING
 
     def say(self, predicate: Predicate) -> Sequenced:
         """Sign a statement of the coordinator's own and sequence it.
@@ -251,77 +265,76 @@ class Sequencer:
 
     def close(self) -> None:
         """Settle what waits, wake every waiter, and close the log."""
-        with self._changed:
+        with self._queue:
             self._closed = True
+            self._queue.notify_all()
+        with self._changed:
             self._changed.notify_all()
-        self._queue.put(None)
         self._writer.join()
         self._log.close()
 
     # -- the writer thread
 
     def _write(self) -> None:
-        batch: list[_Waiting] = []
+        batch: list[_Group] = []
         try:
             while batch := self._take():
                 self._sequence(batch)
         finally:
-            self._abandon(batch)
+            # Whatever has ended this, nobody may wait for it for ever.
+            with self._queue:
+                self._closed = True
+                batch += self._groups
+                self._queue.notify_all()
+            for group in batch:
+                if not group.outcome.done():
+                    group.outcome.set_exception(StorageError("log: is closed"))
 
-    def _abandon(self, batch: Iterable[_Waiting] = ()) -> None:
-        """Settle all that waits once nobody writes any more: whatever ended that, nobody may wait for it for ever."""
-        waiting = list(batch)
-        with contextlib.suppress(queue.Empty):
-            while True:
-                waiting += [w for w in (self._queue.get_nowait(),) if w]
-        for w in waiting:
-            # One that was put at the last moment may be settled from two sides.
-            with contextlib.suppress(InvalidStateError):
-                if not w.place.done():
-                    w.place.set_exception(StorageError("log: is closed"))
+    def _take(self) -> list[_Group]:
+        """Return what waits, once there is something; nothing once the sequencer is closed and all is settled."""
+        with self._queue:
+            self._queue.wait_for(lambda: self._groups or self._closed)
+            batch, count = [], 0
+            while self._groups and count < BATCH_ENTRIES:
+                batch.append(group := self._groups.popleft())
+                count += len(group.entries)
+            self._waiting -= count
+            self._queue.notify_all()
+            return batch
 
-    def _take(self) -> list[_Waiting]:
-        """Return what waits, once there is something; nothing once the sequencer is closed."""
-        first = self._queue.get()
-        batch = [first] if first else []
-        while batch and len(batch) < BATCH_ENTRIES and not self._queue.empty():
-            if (more := self._queue.get_nowait()) is None:
-                self._queue.put(None)
-                break
-            batch.append(more)
-        return batch
-
-    def _sequence(self, batch: list[_Waiting]) -> None:
+    def _sequence(self, batch: list[_Group]) -> None:
         state = before = self._replica.state if self._replica.size else None
         fresh: dict[Digest, tuple[Entry, State]] = {}
-        kept: list[_Waiting] = []
+        kept: list[bytes] = []
+        refused: dict[tuple[int, int], PeerError | StorageError] = {}
         try:
-            for waiting in batch:
-                if not self._log.holds(waiting.data) and waiting.entry.leaf not in fresh:
-                    try:
-                        after = self._replica.judge(waiting.entry, state)
-                        if waiting.check is not None and state is not None:
-                            waiting.check(waiting.entry, state)
-                    except (PeerError, StorageError) as e:
-                        waiting.place.set_exception(e)
-                        continue
-                    fresh[waiting.entry.leaf], state = (waiting.entry, after), after
-                kept.append(waiting)
+            held = self._log.held(bytes.fromhex(entry.leaf) for group in batch for _, entry in group.entries)
+            for g, group in enumerate(batch):
+                for i, (data, entry) in enumerate(group.entries):
+                    if bytes.fromhex(entry.leaf) not in held and entry.leaf not in fresh:
+                        try:
+                            after = self._replica.judge(entry, state)
+                            if group.check is not None and state is not None:
+                                group.check(entry, state)
+                        except (PeerError, StorageError) as e:
+                            refused[g, i] = e
+                            continue
+                        fresh[entry.leaf], state = (entry, after), after
+                    kept.append(data)
             self._announce(before, state)
-            places = self._placed(self._log.sequence([w.data for w in kept]))
+            places = iter(self._placed(self._log.sequence(kept)))
         except (ConfigError, StorageError, UnavailableError) as e:
             # Without witnesses the batch may be sequenced all the same: then it counts, though nobody is told yet.
-            if isinstance(e, UnavailableError) and kept and self._log.holds(kept[-1].data):
+            if isinstance(e, UnavailableError) and kept and self._log.held([leaf_hash(kept[-1])]):
                 self._grow(fresh.values())
             elif not isinstance(e, ConfigError):
                 self._announce(state, before)
-            for waiting in batch:
-                if not waiting.place.done():
-                    waiting.place.set_exception(e)
+            for group in batch:
+                group.outcome.set_exception(e)
             return
         self._grow(fresh.values())
-        for waiting, place in zip(kept, places, strict=True):
-            waiting.place.set_result(place)
+        for g, group in enumerate(batch):
+            group.outcome.set_result([refused.get((g, i)) or next(places) for i in range(len(group.entries))])
 
     def _announce(self, before: State | None, after: State | None) -> None:
         """Say which compact is in force, if that changes."""

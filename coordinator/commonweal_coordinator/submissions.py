@@ -11,13 +11,14 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import grpc
 
 from commonweal_coordinator.rpc_errors import refusal
-from commonweal_coordinator.sequencer import Check, Place, Sequencer
+from commonweal_coordinator.sequencer import Check, Offered, Place, Sequencer, Settled
 from commonweal_protocols.checker import Checker
-from commonweal_protocols.errors import CommonwealError, MalformedError, PeerError, UnavailableError
+from commonweal_protocols.errors import CommonwealError, MalformedError, PeerError, StorageError, UnavailableError
 from commonweal_protocols.merkle import HASH_BYTES
 from commonweal_protocols.opening import begin_opening
 from commonweal_protocols.statement import Entry
@@ -27,8 +28,15 @@ MAX_ITEMS = 256
 _PART_ITEMS = 64
 """What one worker is given of a request, so that a single sender keeps several busy."""
 
-Slot = Future[Place] | Place | PeerError | None
-"""What will become of an item: a place that comes later, a known one, a refusal, or nothing known of it."""
+Slot = int | Place | PeerError | None
+"""What will become of an item: what the request's group is told at that place, a known one, a refusal, or nothing known."""
+
+
+class _Taken(NamedTuple):
+    """A request that was read: a slot for each item, and what the sequencer will say of the entries among them."""
+
+    slots: list[Slot]
+    outcome: "Future[list[Settled]] | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +108,8 @@ class _Call:
         self._changed = threading.Condition()  # guards the two below
         self._on_the_way = 0
         self._is_over = False
-        # What read() has for answer(): a request's slots, an error that ends the call, or None for the end.
-        self._read: queue.SimpleQueue[list[Slot] | CommonwealError | None] = queue.SimpleQueue()
+        # What read() has for answer(): a request, an error that ends the call, or None for the end.
+        self._read: queue.SimpleQueue[_Taken | CommonwealError | None] = queue.SimpleQueue()
 
     # -- the reading thread
 
@@ -125,7 +133,7 @@ class _Call:
             self._changed.wait_for(lambda: self._is_over or self._on_the_way < self._limits.entries)
             return not self._is_over
 
-    def _take(self, request: pb.SubmitManyRequest) -> list[Slot]:
+    def _take(self, request: pb.SubmitManyRequest) -> _Taken:
         items = request.items
         if not 1 <= len(items) <= MAX_ITEMS:
             raise MalformedError(f"submit many: wanted 1 to {MAX_ITEMS} items in a request, got {len(items)}")
@@ -135,15 +143,19 @@ class _Call:
             for at in range(0, len(envelopes), _PART_ITEMS)
         ]
         opened = (entry for wait in waits for entry in wait())
-        return [self._slot(item, opened) for item in items]
+        group: list[Offered] = []
+        slots = [self._slot(item, opened, group) for item in items]
+        outcome = self._sequencer.offer(group, check=self._check, is_wanted=self._is_wanted) if group else None
+        return _Taken(slots, outcome)
 
-    def _slot(self, item: pb.SubmitItem, opened: Iterator[Entry | PeerError]) -> Slot:
+    def _slot(self, item: pb.SubmitItem, opened: Iterator[Entry | PeerError], group: list[Offered]) -> Slot:
         match item.WhichOneof("item"):
             case "envelope":
                 entry = next(opened)
                 if isinstance(entry, PeerError):
                     return entry
-                return self._sequencer.offer(item.envelope, entry, check=self._check, is_wanted=self._is_wanted)
+                group.append((item.envelope, entry))
+                return len(group) - 1
             case "token":
                 if len(item.token) != HASH_BYTES:
                     raise MalformedError(f"token: wanted {HASH_BYTES} bytes, got {len(item.token)}")
@@ -161,10 +173,10 @@ class _Call:
         if not self._context.add_callback(self._end):
             return
         try:
-            while (slots := self._next()) is not None:
-                if isinstance(slots, CommonwealError):
-                    raise slots
-                reply = self._reply(slots)
+            while (taken := self._next()) is not None:
+                if isinstance(taken, CommonwealError):
+                    raise taken
+                reply = self._reply(taken)
                 # gRPC comes back for the next reply once the connection has taken this one.
                 untaken = threading.Timer(self._limits.silence_seconds, self._context.cancel)
                 untaken.daemon = True
@@ -174,7 +186,7 @@ class _Call:
                 finally:
                     untaken.cancel()
                 with self._changed:
-                    self._on_the_way -= len(slots)
+                    self._on_the_way -= len(taken.slots)
                     self._changed.notify_all()
         finally:
             self._end()
@@ -185,7 +197,7 @@ class _Call:
             self._changed.notify_all()
         self._read.put(None)
 
-    def _next(self) -> list[Slot] | CommonwealError | None:
+    def _next(self) -> _Taken | CommonwealError | None:
         while True:
             try:
                 return self._read.get(timeout=self._limits.silence_seconds)
@@ -196,8 +208,9 @@ class _Call:
                             f"submit many: wanted a request within {self._limits.silence_seconds:.0f} s, got none"
                         ) from None
 
-    def _reply(self, slots: list[Slot]) -> pb.SubmitManyReply:
-        settled = [_settle(slot) for slot in slots]
+    def _reply(self, taken: _Taken) -> pb.SubmitManyReply:
+        told = taken.outcome.result() if taken.outcome else []
+        settled = [told[slot] if isinstance(slot, int) else slot for slot in taken.slots]
         places = [s for s in settled if isinstance(s, Place)]
         receipts = self._sequencer.prove(places) if places else None
         paths = iter(receipts.paths if receipts else ())
@@ -208,16 +221,9 @@ class _Call:
                     answers.append(pb.SubmitAnswer(place=pb.Place(index=s.index, path=b"".join(next(paths)))))
                 case PeerError():
                     answers.append(pb.SubmitAnswer(refusal=refusal(s)))
+                case StorageError():
+                    # What is wrong with us ends the call.
+                    raise s
                 case None:
                     answers.append(pb.SubmitAnswer(unknown=True))
         return pb.SubmitManyReply(answers=answers, checkpoint=receipts.note if receipts else b"")
-
-
-def _settle(slot: Slot) -> Place | PeerError | None:
-    """Wait for a place; what is wrong with an entry is its answer, and what is wrong with us ends the call."""
-    if not isinstance(slot, Future):
-        return slot
-    try:
-        return slot.result()
-    except PeerError as e:
-        return e

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from commonweal_coordinator.log import Log
-from commonweal_coordinator.sequencer import Place, Sequencer
+from commonweal_coordinator.sequencer import Place, Sequencer, Settled
 from commonweal_coordinator.tls import load_or_create_tls
 from commonweal_node.client import CoordinatorClient
 from commonweal_protocols.audit import examine
@@ -77,13 +77,13 @@ def _sequence(f: Federation, entries: Sequence[bytes], checker: Checker) -> int:
         log.append(f.entries)
         sequencer = Sequencer.load(log, DirectorySource(home / "public"), f.coordinator)
         begun: deque[tuple[Sequence[bytes], Callable[[], Opened]]] = deque()
-        places: list[Future[Place]] = []
+        outcomes: list[Future[list[Settled]]] = []
 
         def finish() -> None:
             part, wait = begun.popleft()
-            for data, entry in zip(part, wait(), strict=True):
-                assert isinstance(entry, Entry)
-                places.append(sequencer.offer(data, entry, check=None, is_wanted=lambda: True))
+            opened = [(data, e) for data, e in zip(part, wait(), strict=True) if isinstance(e, Entry)]
+            assert len(opened) == len(part)
+            outcomes.append(sequencer.offer(opened, check=None, is_wanted=lambda: True))
 
         for at in range(0, len(entries), 256):
             part = entries[at : at + 256]
@@ -92,7 +92,9 @@ def _sequence(f: Federation, entries: Sequence[bytes], checker: Checker) -> int:
                 finish()
         while begun:
             finish()
-        assert places[-1].result().index == len(entries)
+        last = outcomes[-1].result()[-1]
+        assert isinstance(last, Place)
+        assert last.index == len(entries)
         sequencer.close()
     return len(entries)
 
