@@ -25,6 +25,7 @@ from commonweal_node.base import (
     folder_digest,
     is_model_file,
     load_base,
+    share_weights,
     verify_cached_base,
 )
 from commonweal_protocols.errors import BaseModelError
@@ -489,6 +490,37 @@ def test_weights_in_a_pickle_are_not_loaded(source: Path) -> None:
     weights.unlink()
     with pytest.raises(BaseModelError, match="wanted a model folder, got "):
         load_base(source, torch.float32)
+
+
+def mapped_from(tensor: torch.Tensor) -> str:
+    """The file whose mapping a tensor's memory is; empty for memory of the process's own."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        fields = line.split(maxsplit=5)
+        low, high = (int(x, 16) for x in fields[0].split("-"))
+        if low <= tensor.data_ptr() < high:
+            return fields[5] if len(fields) > 5 else ""
+    return ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells where memory comes from")
+def test_weights_in_the_wanted_type_are_written_once_and_then_mapped_by_every_process(source: Path) -> None:
+    said: list[str] = []
+    folder = share_weights(source, torch.bfloat16, said.append)
+    assert share_weights(source, torch.bfloat16, said.append) == folder
+    assert said == ["writing the weights in torch.bfloat16 (once)"]
+    ours, theirs = (load_base(f, torch.bfloat16).model for f in (folder, source))
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert mapped_from(a) == str(folder / "model.safetensors"), name
+        assert mapped_from(b) != str(source / "model.safetensors"), name
+
+
+def test_weights_that_have_the_wanted_type_already_are_not_copied(source: Path) -> None:
+    assert share_weights(source, torch.float32, quiet) == source
+    assert [p.name for p in source.parent.iterdir() if source.name in p.name] == [source.name]
+    (source / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(BaseModelError, match="wanted a safetensors file"):
+        share_weights(source, torch.float32, quiet)
 
 
 # -- the adapter's shape

@@ -272,6 +272,61 @@ def native_dtype(device: str = "cpu") -> "torch.dtype":
     return torch.bfloat16 if fast else torch.float32
 
 
+def share_weights(folder: Path, dtype: "torch.dtype", progress: Report) -> Path:
+    """Return a folder with the same model, its weights in ``dtype`` on disk: made once, beside ``folder``.
+
+    Weights that need no conversion are not read but mapped, so every process that loads them has the same memory.
+
+    Args:
+        folder: What ``fetch_base`` returned.
+        dtype: What ``load_base`` will be asked for.
+        progress: Told each slow step in one line.
+
+    Raises:
+        BaseModelError: The folder does not hold weights that can be converted.
+    """
+    if all(_stored_as(path) == dtype for path in folder.glob("*.safetensors")):
+        return folder
+    target = folder.with_name(f"{folder.name}.{str(dtype).removeprefix('torch.')}")
+    if target.is_dir():
+        return target
+    with _locked(folder.with_name(f"{folder.name}.lock"), progress):
+        if target.is_dir():
+            return target
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:16]}-") as temporary:
+            made = Path(temporary) / "model"
+            made.mkdir()
+            progress(f"writing the weights in {dtype} (once)")
+            for source in folder.iterdir():
+                if source.suffix == ".safetensors":
+                    _convert(source, made / source.name, dtype)
+                elif is_model_file(source.name):
+                    shutil.copyfile(source, made / source.name)
+            # The commit point, as in fetch_base.
+            made.rename(target)
+    return target
+
+
+def _stored_as(weights: Path) -> "torch.dtype | None":
+    """The type of a file's first tensor: a model's weights have one."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    names = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+    try:
+        with safe_open(weights, framework="pt") as file:
+            return names.get(file.get_slice(next(iter(file.keys()))).get_dtype())
+    except (OSError, SafetensorError, StopIteration) as error:
+        raise BaseModelError(f"{weights}: wanted a safetensors file, got {error}") from error
+
+
+def _convert(source: Path, made: Path, dtype: "torch.dtype") -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(source)
+    save_file({n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}, made, {"format": "pt"})
+
+
 def load_base(directory: Path, dtype: "torch.dtype", device: str = "cpu") -> LoadedBase:
     """Load what ``fetch_base`` returned, with all weights frozen.
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from commonweal_node.config import NodeConfig, load_config
 from commonweal_node.data_cli import data_app
 from commonweal_node.status import load_status, now
+from commonweal_node.train_cli import train
 from commonweal_protocols.amendment import describe_changes, signing_keys
 from commonweal_protocols.errors import ConfigError, RuleError, UnavailableError
 from commonweal_protocols.files import write_atomic
@@ -25,6 +26,7 @@ from commonweal_protocols.settings import describe
 
 app = typer.Typer(no_args_is_help=True, help="Run an institution's node: train, sign, ratify, adopt.")
 app.add_typer(data_app, name="data")
+app.command(name="train")(train)
 DEFAULT_HOME = Path("node-home")
 Home = Annotated[Path, typer.Option(help="The node's folder: settings, keys, adapters.")]
 PassphraseFile = Annotated[Path | None, typer.Option(help="The file with the key's passphrase.")]

@@ -42,6 +42,8 @@ class NodeConfig(BaseModel):
     witness_host: str = "127.0.0.1"
     witness_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Where this node cosigns its consortium's checkpoints; 0: it is no witness."""
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Where Prometheus finds this node's figures, on loopback only; 0: nowhere."""
     refuse: Annotated[str, Field(max_length=500)] = ""
     """Decline every round with this reason, while it is set."""
 

@@ -24,6 +24,7 @@ from commonweal_node.flower import SuperNode, SuperNodeSettings, transport_publi
 from commonweal_node.institution import Institution
 from commonweal_node.keyring import KeyRing
 from commonweal_node.learner import Learner
+from commonweal_node.metrics import MetricsServer
 from commonweal_node.status import StatusBoard
 from commonweal_node.witnessing import NodeWitness
 from commonweal_protocols.errors import BaseModelError, CommonwealError, LocalError, PeerError, UnavailableError
@@ -91,13 +92,17 @@ class Node:
         """Follow the log, answer rounds, ratify and decide, until told to stop.
 
         Raises:
-            LocalError: Keys, rows, charter or base model are not as they must be.
+            LocalError: Keys, rows, charter or base model are not as they must be, or the metrics' port is taken.
         """
+        port = self._config.metrics_port
+        metrics = MetricsServer(port, lambda: self._board.newest) if port else None
         if self._witness is not None:
             self._witness.start()
         try:
             self._follow()
         finally:
+            if metrics is not None:
+                metrics.stop()
             if self._witness is not None:
                 self._witness.stop()
 

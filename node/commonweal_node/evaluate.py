@@ -12,12 +12,10 @@ import torch
 
 from commonweal_node.data import Tokenised
 from commonweal_node.lora import AdaptedModel
-from commonweal_node.packing import Batch, pack
+from commonweal_node.packing import ROW_TOKENS, Batch, pack
 from commonweal_node.tensors import AdapterTensors
 from commonweal_protocols.errors import LocalError
 
-ROW_TOKENS = 192
-"""Long enough that the shared prefix is a small part of a row, short enough that attention is little of the work."""
 BATCH_TOKENS = 1536
 
 

@@ -10,14 +10,16 @@ Files below the node's home, for its operator::
 
 import hashlib
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 import torch
 
 from commonweal_adapters.delta import GridTensors, from_grid, to_grid
-from commonweal_node.base import fetch_base, load_base, native_dtype
+from commonweal_node.base import fetch_base, load_base, native_dtype, share_weights
 from commonweal_node.blend import BlendWeights, blend, choose_blend, export_peft
 from commonweal_node.checkpoints import CheckpointFile
 from commonweal_node.config import NodeConfig
@@ -27,18 +29,41 @@ from commonweal_node.lora import AdaptedModel
 from commonweal_node.membership import MembershipAttack
 from commonweal_node.memory_estimate import Demand, check_memory, load_shape, peak_bytes
 from commonweal_node.objective_weights import ObjectiveWeights
-from commonweal_node.objectives import choose_objectives
+from commonweal_node.objectives import TrainingRows, choose_objectives
 from commonweal_node.packing import Batch
+from commonweal_node.pareto import Point, sweep
 from commonweal_node.rows import Example, read_examples
 from commonweal_node.run_report import MembershipFigure, RunReport, save_report
-from commonweal_node.status import StatusBoard
 from commonweal_node.tensors import AdapterTensors
 from commonweal_node.train import EarlyStop, Progress, Trained, train_adapter
 from commonweal_node.training_rows import load_training_rows
 from commonweal_protocols.errors import ConfigError, UnavailableError
-from commonweal_protocols.predicates import Compact, Recipe
+from commonweal_protocols.predicates import AdapterSpec, BaseModelRef, Recipe
 
 MICRO = 1_000_000
+
+
+class Terms(Protocol):
+    """What of a compact matters to the model side."""
+
+    @property
+    def base(self) -> BaseModelRef:
+        """The base model."""
+
+    @property
+    def adapter(self) -> AdapterSpec:
+        """The shape of every adapter."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """How a round trains; rows are cut at its ``max_tokens``."""
+
+
+class Board(Protocol):
+    """Who is told what goes on: fields of ``NodeStatus``, by name."""
+
+    def set(self, **fields: object) -> None:
+        """Change fields."""
 
 
 class Learner:
@@ -46,11 +71,11 @@ class Learner:
 
     def __init__(
         self,
-        compact: Compact,
+        compact: Terms,
         config: NodeConfig,
         weights: ObjectiveWeights,
         home: Path,
-        board: StatusBoard,
+        board: Board,
         stopping: threading.Event,
     ) -> None:
         """Load the base and the rows.
@@ -74,7 +99,11 @@ class Learner:
         self._compact = compact
         self._weights = weights
         self._max_tokens = compact.recipe.max_tokens
-        folder = fetch_base(compact.base, config.cache, lambda line: board.set(doing=f"base model: {line}"))
+
+        def tell(line: str) -> None:
+            board.set(doing=f"base model: {line}")
+
+        folder = share_weights(fetch_base(compact.base, config.cache, tell), native_dtype(), tell)
         self._estimated_bytes = self._check_memory(folder)
         board.set(doing="loading the base model")
         self._model = AdaptedModel(
@@ -130,15 +159,7 @@ class Learner:
         def report(p: Progress) -> None:
             if self._stopping.is_set():
                 raise UnavailableError("training: the node is stopping; it goes on from the last checkpoint")
-            self._board.set(
-                doing=what,
-                step=p.step,
-                steps=p.steps,
-                losses=dict(p.losses),
-                tokens_per_second=p.tokens_per_second,
-                steps_per_second=p.steps_per_second,
-                eta_seconds=p.eta_seconds,
-            )
+            self._tell(what, p)
 
         self._board.set(doing=what, step=0, steps=recipe.steps, losses={}, eta_seconds=None)
         every = config.early_stop_every_steps
@@ -156,6 +177,42 @@ class Learner:
         made = to_grid(trained.adapter, bits)
         self._write_report(start, made, recipe, what, trained)
         return made
+
+    def sweep(self, start: GridTensors, tried: Sequence[ObjectiveWeights], recipe: Recipe) -> list[Point]:
+        """Train by each weighting, and measure every objective on held-out rows; no adapter is kept.
+
+        Raises:
+            ConfigError: A held-out row of some kind is missing, or a loss is not finite.
+        """
+        config, model = self._config, self._model
+        heldout = load_training_rows(config.data, "heldout", self._weights, model.tokenizer, self._max_tokens)
+        most = config.max_heldout_rows
+
+        def report(k: int, p: Progress) -> None:
+            self._tell(f"weighting {k + 1} of {len(tried)}", p)
+
+        return sweep(
+            model,
+            from_grid(start, self._compact.adapter.grid_bits),
+            self._rows,
+            TrainingRows(heldout.conversations[:most], heldout.texts[:most], heldout.pairs[:most]),
+            tried,
+            recipe,
+            config.seed,
+            config.batch_tokens,
+            report,
+        )
+
+    def _tell(self, what: str, p: Progress) -> None:
+        self._board.set(
+            doing=what,
+            step=p.step,
+            steps=p.steps,
+            losses=dict(p.losses),
+            tokens_per_second=p.tokens_per_second,
+            steps_per_second=p.steps_per_second,
+            eta_seconds=p.eta_seconds,
+        )
 
     def _write_report(self, start: GridTensors, made: GridTensors, recipe: Recipe, what: str, trained: Trained) -> None:
         """Measure what was made, as it will be sent, and keep the figures."""

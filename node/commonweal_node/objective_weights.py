@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from commonweal_protocols.predicates import Closed
+from commonweal_protocols.closed import Closed
 
 ObjectiveName = Literal["supervised", "text", "dpo", "simpo", "base-kl"]
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)

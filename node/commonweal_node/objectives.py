@@ -17,11 +17,8 @@ from commonweal_node.data import Tokenised
 from commonweal_node.lora import AdaptedModel
 from commonweal_node.losses import dpo_loss, simpo_loss
 from commonweal_node.objective_weights import ObjectiveName, ObjectiveWeights
-from commonweal_node.packing import Batch, pack, pack_pairs
+from commonweal_node.packing import ROW_TOKENS, Batch, pack, pack_pairs
 from commonweal_protocols.errors import ConfigError
-
-ROW_TOKENS = 192
-"""As in evaluation: the shared prefix is a small part of a row, and attention a small part of the work."""
 
 
 @dataclass(frozen=True, slots=True)

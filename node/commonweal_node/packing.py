@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from commonweal_node.data import Tokenised
 
+ROW_TOKENS = 256
+"""Of a row in training and evaluation: so long that the shared prefix and the padding are a small part of it, and so
+short that attention is a small part of the work."""
 PADDING = -1
 """The segment of a padding token."""
 PREFIX = 0

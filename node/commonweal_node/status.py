@@ -110,6 +110,11 @@ class StatusBoard:
         return self._status.trouble
 
     @property
+    def newest(self) -> NodeStatus:
+        """What is going on now."""
+        return self._status
+
+    @property
     def sent_bytes(self) -> int:
         """How much was sent so far."""
         return self._status.sent_bytes
