@@ -17,6 +17,7 @@ from commonweal_protocols.errors import ConfigError, LocalError, PeerError
 GROUPS = {
     "adapter": "Look at adapters, compare, merge, re-compute and compress them.",
     "audit": "Re-check a consortium from its public records, and re-compute its releases.",
+    "charter": "Write a community's charter, compare and publish it, and draft clauses from a deliberation.",
     "coordinator": "Sequence a consortium's log, run its rounds, publish its releases.",
     "node": "Run an institution's node: train, sign, ratify, adopt.",
     "witness": "Cosign the checkpoints of logs that keep their history.",
@@ -26,6 +27,7 @@ GROUPS = {
 _EXTRA = {
     "adapter": "'commonweal[recompute]'",
     "audit": "'commonweal[recompute]', or give --no-recompute to check signatures and digests only",
+    "charter": "'commonweal[node]'",
     "coordinator": "'commonweal[coordinator]'",
     "node": "'commonweal[node]'",
     "node data": "'commonweal[node,data]'",

@@ -24,6 +24,25 @@ def describe(error: ValidationError) -> str:
     return f"{where or 'the whole'}: {first['msg']}, got {str(first.get('input'))[:80]!r}"
 
 
+def parse_toml(data: bytes, model: type[Model], name: str) -> Model:
+    """Parse TOML as ``model``, a closed pydantic model with units in its fields' names. ``name`` is for messages.
+
+    Raises:
+        ConfigError: It is too large, is not TOML, has an unknown key, or a value is out of range.
+    """
+    if len(data) > _MAX_FILE_BYTES:
+        raise ConfigError(f"{name}: wanted at most {_MAX_FILE_BYTES} bytes, got more")
+    try:
+        table = tomllib.loads(data.decode("utf-8"))
+        # Through JSON, where a strict model takes a list for a tuple, text for a path, and nothing else for anything.
+        # TOML also has dates, which no setting is: as a table of their own they are refused by the key's name.
+        return model.model_validate_json(json.dumps(table, default=lambda date: {"date": str(date)}))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{name}: wanted TOML, got: {e}") from e
+    except ValidationError as e:
+        raise ConfigError(f"{name}: {describe(e)}") from e
+
+
 def load_toml(path: Path, model: type[Model], *, if_missing: str = "") -> Model:
     """Read a TOML file as ``model``.
 
@@ -38,17 +57,8 @@ def load_toml(path: Path, model: type[Model], *, if_missing: str = "") -> Model:
     try:
         with path.open("rb") as f:
             data = f.read(_MAX_FILE_BYTES + 1)
-        if len(data) > _MAX_FILE_BYTES:
-            raise ConfigError(f"{path}: wanted at most {_MAX_FILE_BYTES} bytes, got more")
-        table = tomllib.loads(data.decode("utf-8"))
-        # Through JSON, where a strict model takes a list for a tuple, text for a path, and nothing else for anything.
-        # TOML also has dates, which no setting is: as a table of their own they are refused by the key's name.
-        return model.model_validate_json(json.dumps(table, default=lambda date: {"date": str(date)}))
     except FileNotFoundError as e:
         raise ConfigError(f"{path}: wanted a file, got none" + (f"; {if_missing}" if if_missing else "")) from e
     except OSError as e:
         raise ConfigError(f"{path}: cannot be read: {e.strerror}") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path}: wanted TOML, got: {e}") from e
-    except ValidationError as e:
-        raise ConfigError(f"{path}: {describe(e)}") from e
+    return parse_toml(data, model, str(path))
