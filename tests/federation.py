@@ -83,9 +83,14 @@ def blob_of(data: bytes) -> Blob:
     return Blob(sha256=digest_of(data), size_bytes=len(data))
 
 
+def changed(compact: Compact, terms: dict[str, object]) -> Compact:
+    """A compact with other terms, checked as one that was read."""
+    return Compact.model_validate_json(json.dumps({**compact.model_dump(mode="json"), **terms}))
+
+
 @dataclass
 class Federation:
-    """Three institutions and a coordinator; every statement goes through the real replica."""
+    """Institutions (three, if not told otherwise) and a coordinator; every statement goes through the real replica."""
 
     entries: list[bytes] = field(default_factory=list)
     blobs: dict[str, bytes] = field(default_factory=dict)
@@ -94,11 +99,16 @@ class Federation:
     rule: AnyRule = field(default_factory=lambda: FactorMean(weights="equal"))
     witnesses: int = 0
     """How many there are; all but one are the quorum."""
+    names: tuple[str, ...] = NAMES
+    """The founders."""
+    origin: str = ORIGIN
+    terms: dict[str, object] = field(default_factory=dict)
+    """What else the founding compact says."""
 
     def __post_init__(self) -> None:
         self.log_key = key_of("log")
         self.coordinator = key_of("coordinator")
-        self.keys = {name: key_of(name) for name in NAMES}
+        self.keys = {name: key_of(name) for name in self.names}
         start = recompute_start(TINY)
         self.keep(start)
         self.compact = Compact(
@@ -109,11 +119,11 @@ class Federation:
             recipe=Recipe(steps=10, batch_size=4, learning_rate_micros=1000, max_tokens=64),
             rule=self.rule,
             quorum=self.quorum.model_copy(update={"witnesses": max(0, self.witnesses - 1)}),
-            members=tuple(Member(institution=n, key=public_hex(self.keys[n])) for n in sorted(NAMES)),
+            members=tuple(Member(institution=n, key=public_hex(self.keys[n])) for n in sorted(self.names)),
             coordinator=Coordinator(
                 name="hub",
                 key=public_hex(self.coordinator),
-                log=format_vkey(ORIGIN, self.log_key.public_key().public_bytes_raw()),
+                log=format_vkey(self.origin, self.log_key.public_key().public_bytes_raw()),
             ),
             witnesses=tuple(
                 Witness(
@@ -127,6 +137,7 @@ class Federation:
             round_deadline_seconds=600,
             max_update_bytes=1 << 20,
         )
+        self.compact = changed(self.compact, self.terms)
         self.add(self.founding())
 
     @property
@@ -138,9 +149,9 @@ class Federation:
         self.blobs[blob.sha256] = data
         return blob
 
-    def founding(self, signers: tuple[str, ...] = NAMES) -> bytes:
+    def founding(self, signers: tuple[str, ...] = ()) -> bytes:
         payload = Statement(None, self.compact).payload()
-        signatures: list[Signature] = [sign(payload, self.keys[n]) for n in signers]
+        signatures: list[Signature] = [sign(payload, self.keys[n]) for n in signers or self.names]
         return format_envelope(payload, signatures)
 
     def add(self, data: bytes) -> bytes:
@@ -170,23 +181,31 @@ class Federation:
         tree = Tree()
         for data in self.entries:
             tree.append(leaf_hash(data))
-        note = sign_note(self.replica.checkpoint().text(), ORIGIN, self.log_key)
+        note = self.note()
         index = self.entries.index(entry)
         return format_proof(index, tree.inclusion_path(index, tree.size), note)
+
+    def note(self) -> bytes:
+        """The newest checkpoint, as the log signs it."""
+        return sign_note(self.replica.checkpoint().text(), self.replica.log.name, self.log_key)
 
     def cosigned(self, at: int) -> str:
         """The newest checkpoint, as all witnesses have cosigned it at this time."""
         checkpoint = self.replica.checkpoint()
-        note = sign_note(checkpoint.text(), ORIGIN, self.log_key).decode()
-        return note + "".join(cosign(checkpoint, w.name, key_of(w.name), at=at) for w in self.compact.witnesses)
+        witnesses = self.state.compact.witnesses
+        return self.note().decode() + "".join(cosign(checkpoint, w.name, key_of(w.name), at=at) for w in witnesses)
 
     # -- who decides, and under which keys
 
     def amended(self, **changes: object) -> Compact:
         """The next version of the compact in force, with these changes."""
-        now = self.state.compact.model_dump(mode="json")
-        after = {"version": self.state.compact.version + 1, "previous": self.state.compact_sha256, "revocations": []}
-        return Compact.model_validate_json(json.dumps({**now, **after, **changes}))
+        after: dict[str, object] = {
+            "version": self.state.compact.version + 1,
+            "previous": self.state.compact_sha256,
+            "revocations": [],
+            "succeeds": None,
+        }
+        return changed(self.state.compact, {**after, **changes})
 
     def members(self, **keys: str | None) -> list[dict[str, object]]:
         """The members in force, with other keys (by the name that ``key_of`` knows), or without those that are None."""
@@ -218,16 +237,16 @@ class Federation:
     # -- a round, step by step
 
     def announce(self) -> None:
-        for name in NAMES:
+        for name in self.names:
             self.say(name, Identity(institution=name, transport_key="A" * 44))
 
     def next_round(self) -> Round:
         return Round(
             round=len(self.state.rounds) + 1,
             start=self.state.next_start(),
-            recipe=self.compact.recipe,
-            rule=self.compact.rule,
-            cohort=tuple(sorted(NAMES)),
+            recipe=self.state.compact.recipe,
+            rule=self.state.compact.rule,
+            cohort=tuple(sorted(m.institution for m in self.state.compact.members)),
             deadline_seconds=600,
         )
 
@@ -292,12 +311,13 @@ class Federation:
     def run_round(self) -> None:
         """A whole round: all contribute, ratify and adopt."""
         self.open_round()
-        for name in NAMES:
+        cohort = [name for name in self.keys if name in self.state.rounds[-1].round.cohort]
+        for name in cohort:
             self.say(name, self.update(name))
         self.say("hub", self.release())
-        for name in NAMES:
+        for name in cohort:
             self.say(name, self.ratification())
-        for name in NAMES:
+        for name in cohort:
             self.say(name, self.adoption())
 
     # -- the public records
@@ -306,7 +326,7 @@ class Federation:
         """Write the records as the coordinator would, or as one would who holds its log key and other entries."""
         public = directory / "public"
         public.mkdir(parents=True)
-        log = Log.create(public, directory / "lock.db", ORIGIN, self.log_key)
+        log = Log.create(public, directory / "lock.db", self.replica.log.name, self.log_key)
         log.append(self.entries if entries is None else entries)
         log.close()
         store = BlobStore(public)

@@ -248,7 +248,9 @@ class _Audit:
         if self.is_known(0, leaf, recompute):
             return
         start = self.blob(compact.start, 0, "the first round's start")
-        if start is None or recompute is None:
+        fork = compact.forked_from
+        # A fork that starts from a release starts from what another log proves: here only its digest is held to.
+        if start is None or recompute is None or (fork is not None and fork.release_leaf is not None):
             return
         if recompute.recompute_start(compact.adapter) == start:
             self.recomputed.add(leaf)

@@ -34,11 +34,13 @@ from commonweal_protocols.note import Verifier, parse_vkey
 from commonweal_protocols.quorum import policy_of
 from commonweal_protocols.records import DirectorySource, HttpSource, Source
 from commonweal_protocols.report_text import print_report
+from commonweal_protocols.story_cli import story
 from commonweal_protocols.tiles import MAX_ENTRY_BYTES
 from commonweal_protocols.verdict import open_verdict
 from commonweal_protocols.webhook import check_webhook, post_webhook
 
 app = typer.Typer(no_args_is_help=True, help="Re-check a consortium from its public records alone.")
+app.command()(story)
 
 Url = Annotated[str | None, typer.Option(help="Where the public records are served, https://HOST:PORT.")]
 Directory = Annotated[Path | None, typer.Option("--dir", help="A folder of public records: a mirror, a disk.")]

@@ -55,8 +55,13 @@ def check_place(state: State, kind: str, author: PublicKey, header: Header) -> N
     if header.consortium != state.consortium:
         raise RuleError(f"{kind}: wanted consortium {state.consortium}, got {header.consortium}")
     chain = state.chain(author)
-    who = state.institution(author) or "the coordinator" * (author == state.compact.coordinator.key) or author
     if header.seq != chain.seq + 1:
+        who = _called(state, author)
         raise RuleError(f"{kind}: wanted number {chain.seq + 1} in the chain of {who}, got {header.seq}")
     if header.prev != (chain.leaf or None):
+        who = _called(state, author)
         raise RuleError(f"{kind}: wanted {chain.leaf or None} as the entry of {who} before it, got {header.prev}")
+
+
+def _called(state: State, author: PublicKey) -> str:
+    return state.institution(author) or "the coordinator" * (author == state.compact.coordinator.key) or author

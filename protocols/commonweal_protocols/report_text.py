@@ -12,6 +12,11 @@ _CHECKS = {
 }
 
 
+def printable(text: str) -> str:
+    """Return another's text as it is, but for what would move the cursor of whoever reads it."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def print_report(report: Report, console: Console) -> None:
     """Print a report for people."""
 
