@@ -43,19 +43,16 @@ board = StatusBoard(home, "clinic")
 learner = Learner(terms, load_config(home / "node.toml"), weights, home, board, threading.Event())
 start = read_adapter(recompute_start(terms.adapter), terms.adapter)
 if how == "crash":
-    # A bug in the middle of a step: its traceback shows every line, and the rows are in the frames.
-    board.set = None
-    learner.train(start, terms.recipe, "round 1")
-if how == "off the grid":
-    learner.train(start, terms.recipe.model_copy(update={"learning_rate_micros": 10**9}), "round 1")
-if how == "killed":
-    board.set = lambda **fields: sys.exit(3) if fields.get("step") == 3 else None
+    # A bug in the middle of a training: its traceback shows every line, and the rows are in the frames.
+    board.set = lambda **fields: {}[fields["step"]] if fields.get("step") == 3 else None
 trained = learner.train(start, terms.recipe, "round 1")
 blend = learner.choose(trained, start)
 learner.heldout(trained, start, SHARED, "own")
 learner.export(trained, start, SHARED, home / "adopted")
 (home / "delta").write_bytes(write_delta(make_delta(start, trained, terms.adapter), terms.adapter))
 (home / "metrics").write_text(render_metrics(board.newest))
+# An error of our own, with all that it was raised from.
+learner.train(start, terms.recipe.model_copy(update={"learning_rate_micros": 10**9}), "round 2")
 """
 
 
@@ -107,20 +104,22 @@ def leaks(home: Path, output: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("how", "code", "said", "writes"),
+    ("how", "said", "writes"),
     [
-        ("whole", 0, "", {"delta", "metrics", "status.json", "runs/round-1.html", "adopted/adapter_model.safetensors"}),
-        ("killed", 3, "", {"training/checkpoint.safetensors"}),
-        ("crash", 1, "TypeError: 'NoneType' object is not callable", set()),
-        ("off the grid", 1, "wanted multiples of 2^-20", set()),
+        (
+            "whole",
+            "wanted multiples of 2^-20",
+            {"delta", "metrics", "status.json", "runs/round-1.html", "adopted/adapter_model.safetensors"},
+        ),
+        ("crash", "KeyError: 3", {"training/checkpoint.safetensors"}),
     ],
 )
 def test_no_row_stands_in_anything_that_a_training_writes_or_says(
-    home: Path, how: str, code: int, said: str, writes: set[str]
+    home: Path, how: str, said: str, writes: set[str]
 ) -> None:
     command = [sys.executable, "-X", "dev", "-W", "ignore", "-c", TRAIN, str(home), how]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=250)
-    assert done.returncode == code, done.stderr[-2000:]
+    assert done.returncode == 1
     assert said in done.stderr
     assert all((home / name).stat().st_size for name in writes)
     assert leaks(home, done.stdout + done.stderr) == []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from commonweal_node.lora import AdaptedModel
 from commonweal_node.objective_weights import ObjectiveName, ObjectiveWeights
@@ -20,6 +21,7 @@ from commonweal_protocols.files import write_atomic
 from commonweal_protocols.html_page import Html, el, page, table
 from commonweal_protocols.predicates import Recipe
 from commonweal_protocols.report_style import STYLE
+from commonweal_protocols.settings import describe
 
 _SIZE, _EDGE = 320, 40
 
@@ -47,7 +49,10 @@ def weightings(
     made = []
     for k in range(count):
         share = whole * k // (count - 1)
-        made.append(ObjectiveWeights.model_validate(weights.model_dump() | {first: whole - share, second: share}))
+        try:
+            made.append(ObjectiveWeights.model_validate(weights.model_dump() | {first: whole - share, second: share}))
+        except ValidationError as e:
+            raise ConfigError(f"pareto: {names[0]} at {whole - share}, {names[1]} at {share}: {describe(e)}") from e
     return made
 
 
