@@ -111,7 +111,9 @@ class Processes:
         self.coordinator = home / "coordinator"
         self.public = self.coordinator / "public"
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self._ports = free_ports(9)
+        self._ports = free_ports(12)
+        self.spare_ports = self._ports + 9
+        """Three, for another coordinator."""
         self.names = tuple(sorted(rows or NAMES))
         (home / "compact.toml").write_text(terms or tiny_terms(home, steps))
         cards: list[str] = []
@@ -142,6 +144,12 @@ class Processes:
     def node(self, name: str) -> Path:
         return self.home / "nodes" / name
 
+    def home_of(self, name: str) -> Path:
+        """A daemon's folder: an institution's, the coordinator's, or that of another coordinator by its own name."""
+        if name in self.names:
+            return self.node(name)
+        return self.coordinator if name == "coordinator" else self.home / name
+
     # -- processes
 
     def command(self, *args: str | Path, code: int = 0) -> str:
@@ -152,10 +160,13 @@ class Processes:
 
     def start(self, name: str) -> None:
         """Start a daemon: ``coordinator``, or an institution."""
-        role, home = ("coordinator", self.coordinator) if name == "coordinator" else ("node", self.node(name))
-        with (home / "daemon.log").open("ab") as out:
+        self.launch(name, "coordinator" if name == "coordinator" else "node", "run", "--home", self.home_of(name))
+
+    def launch(self, name: str, *args: str | Path) -> None:
+        """Start a daemon by its command."""
+        with (self.home_of(name) / "daemon.log").open("ab") as out:
             self.running[name] = subprocess.Popen(
-                [PROGRAM, role, "run", "--home", str(home)], stdout=out, stderr=out, start_new_session=True
+                [PROGRAM, *map(str, args)], stdout=out, stderr=out, start_new_session=True
             )
 
     def start_all(self) -> None:
@@ -193,7 +204,7 @@ class Processes:
 
     def status(self, name: str) -> dict[str, object]:
         """What a daemon says of itself; empty before it says anything."""
-        home = self.coordinator if name == "coordinator" else self.node(name)
+        home = self.home_of(name)
         try:
             value: dict[str, object] = json.loads((home / "status.json").read_text())
         except (OSError, ValueError):
@@ -242,5 +253,5 @@ class Processes:
         raise AssertionError(f"waited {seconds:.0f} s for {what}, in vain:\n{words}")
 
     def last_words(self, name: str) -> str:
-        home = self.coordinator if name == "coordinator" else self.node(name)
+        home = self.home_of(name)
         return "\n".join((home / "daemon.log").read_text("utf-8", "replace").splitlines()[-15:])

@@ -579,7 +579,7 @@ def test_a_coordinators_bad_name_or_port_is_told_before_a_key_is_made(
     terms.write_text(TERMS)
     args = ("coordinator", "init", "--compact", terms, *cards, "--home", tmp_path / "hub")
     assert program(*args, option, value) == 2
-    assert f"coordinator init: {message}" in program.err
+    assert f"coordinator: {message}" in program.err
     assert not (tmp_path / "hub").exists()
 
 

@@ -6,56 +6,31 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 
 from commonweal_coordinator import daemon
 from commonweal_coordinator.blobs import BlobStore
-from commonweal_coordinator.config import CoordinatorConfig, LogSettings, load_config
+from commonweal_coordinator.config import LogSettings, load_config
 from commonweal_coordinator.draft import amend_compact, draft_compact, load_terms, parse_revocation
+from commonweal_coordinator.home import INVITE_FILE, check_settings, make_home, save_settings, second_vkey
 from commonweal_coordinator.signing import Draft
 from commonweal_coordinator.status import load_status, now
 from commonweal_coordinator.storage import StorageSource
-from commonweal_coordinator.tls import load_or_create_tls
+from commonweal_coordinator.succession_cli import fork, lint_compact, print_warnings, standby, succeed
 from commonweal_protocols.amendment import describe_changes
-from commonweal_protocols.cosignature import make_cosignature_verifier
-from commonweal_protocols.errors import ConfigError
-from commonweal_protocols.files import write_atomic
-from commonweal_protocols.join import Card, Invite
-from commonweal_protocols.keys import (
-    create_ml_dsa_key_file,
-    load_ml_dsa_key_file,
-    load_or_create_key_file,
-    load_passphrase,
-    public_hex,
-)
-from commonweal_protocols.note import format_vkey
-from commonweal_protocols.predicates import Coordinator
+from commonweal_protocols.join import Card, CoordinatorCard
+from commonweal_protocols.keys import load_passphrase
 from commonweal_protocols.replay import replay
-from commonweal_protocols.settings import describe
 
 app = typer.Typer(no_args_is_help=True, help="Sequence a consortium's log, run its rounds, publish its releases.")
 Home = Annotated[Path, typer.Option(help="The coordinator's folder: settings, keys, log, public records.")]
 DEFAULT_HOME = Path("coordinator-home")
-
-_CONFIG = """\
-# A coordinator's settings; what binds members is in the compact. Every key: see CoordinatorConfig.
-name = "{name}"
-origin = "{origin}"
-host = "{host}"
-public_host = "{public_host}"
-exchange_port = {exchange}
-records_port = {records}
-fleet_port = {fleet}
-rounds = {rounds}
-
-{log}"""
-_LOG_CONFIG = """\
-
-[log]
-store = "{store}"
-post_quantum = {post_quantum}
-"""
+for command in (standby, succeed, fork, lint_compact):
+    app.command()(command)
+Successor = Annotated[
+    list[Path] | None,
+    typer.Option(help="The card of a coordinator that is to follow should this one fail; in their order."),
+]
 
 
 @app.command()
@@ -68,6 +43,7 @@ def init(
     public_host: Annotated[str | None, typer.Option(help="How others reach this host; --host if not given.")] = None,
     base_port: Annotated[int, typer.Option(help="The first of three ports in a row.")] = 7400,
     rounds: Annotated[int, typer.Option(help="How many ratified releases to reach; 0: open no rounds.")] = 1,
+    successor: Successor = None,
     log_store: Annotated[str, typer.Option(help="s3://BUCKET/PREFIX for the log's tiles; a folder if not given.")] = "",
     log_endpoint: Annotated[str | None, typer.Option(help="The S3 server, where it is not Amazon's.")] = None,
     log_region: Annotated[str | None, typer.Option(help="Its region, where it is not in the environment.")] = None,
@@ -78,75 +54,24 @@ def init(
 
     Then send invite.json to the members, and start `commonweal coordinator run`. The log begins once all have signed.
     """
-    if (home / "coordinator.toml").exists():
-        raise ConfigError(f"{home}/coordinator.toml: exists already; a coordinator is set up once")
     terms = load_terms(compact)
     cards = [Card.load(path) for path in card]
+    successors = [CoordinatorCard.load(path).coordinator for path in successor or ()]
     passphrase = load_passphrase(passphrase_file)
-    reach = public_host or host
-    try:
-        # Names and ports are checked before a key is made.
-        check = Coordinator(name=name, key="0" * 64, log="not made yet")
-        ports = CoordinatorConfig(
-            name=check.name,
-            origin=reach,
-            host=host,
-            public_host=reach,
-            exchange_port=base_port,
-            records_port=base_port + 1,
-            fleet_port=base_port + 2,
-            rounds=rounds,
-            log=LogSettings(store=log_store, endpoint=log_endpoint, region=log_region, post_quantum=post_quantum),
-        )
-    except ValidationError as e:
-        raise ConfigError(f"coordinator init: {describe(e)}") from e
-    daemon.open_storage(home / "public", ports.log)
-    key = load_or_create_key_file(home / "keys/coordinator.pem", passphrase)
-    log_key = load_or_create_key_file(home / "keys/log.pem", passphrase)
-    origin = f"{reach}/{terms.consortium}/{public_hex(log_key)[:16]}"
-    vkey = format_vkey(origin, log_key.public_key().public_bytes_raw())
-    if post_quantum:
-        typer.echo(f"the log's ML-DSA-44 key: {_second_vkey(home / daemon.ML_DSA_KEY_FILE, origin, passphrase)}")
-    made, start = draft_compact(terms, cards, Coordinator(name=name, key=public_hex(key), log=vkey))
-    public = home / "public"
-    public.mkdir(exist_ok=True)
-    BlobStore(public).put_bytes(start)
-    consortium = Draft.store(home / "founding", made)
-    tls = load_or_create_tls(home / "tls", [reach, host])
-    invite = Invite(
-        consortium=consortium,
-        name=terms.consortium,
-        exchange=f"{reach}:{ports.exchange_port}",
-        records=f"https://{reach}:{ports.records_port}",
-        fleet=f"{reach}:{ports.fleet_port}",
-        ca_pem=tls.ca.read_text("ascii"),
+    store = LogSettings(store=log_store, endpoint=log_endpoint, region=log_region, post_quantum=post_quantum)
+    own, config = make_home(
+        home, check_settings(name, host, public_host, base_port, rounds, store), terms.consortium, passphrase
     )
-    invite.save(home / "invite.json")
-    write_atomic(home / "coordinator.toml", _format_config(ports.model_copy(update={"origin": origin})).encode())
+    if post_quantum:
+        typer.echo(f"the log's ML-DSA-44 key: {second_vkey(home, config.origin, passphrase)}")
+    made, start = draft_compact(terms, cards, own.coordinator, successors)
+    BlobStore(home / "public").put_bytes(start)
+    consortium = Draft.store(home / "founding", made)
+    own.invite(consortium, terms.consortium).save(home / INVITE_FILE)
+    save_settings(home, config)
+    print_warnings(made)
     typer.echo(f"consortium {terms.consortium} {consortium}: {len(cards)} members have to sign")
     typer.echo(f"next: send {home}/invite.json to each of them, and run: commonweal coordinator run --home {home}")
-
-
-def _format_config(config: CoordinatorConfig) -> str:
-    log = _LOG_CONFIG.format(store=config.log.store, post_quantum=str(config.log.post_quantum).lower())
-    log += f'endpoint = "{config.log.endpoint}"\n' if config.log.endpoint else ""
-    log += f'region = "{config.log.region}"\n' if config.log.region else ""
-    return _CONFIG.format(
-        name=config.name,
-        origin=config.origin,
-        host=config.host,
-        public_host=config.public_host,
-        exchange=config.exchange_port,
-        records=config.records_port,
-        fleet=config.fleet_port,
-        rounds=config.rounds,
-        log=log,
-    )
-
-
-def _second_vkey(path: Path, origin: str, passphrase: bytes | None) -> str:
-    make = load_ml_dsa_key_file if path.exists() else create_ml_dsa_key_file
-    return make_cosignature_verifier(origin, make(path, passphrase).public_key()).vkey
 
 
 @app.command()
@@ -161,6 +86,7 @@ def amend(
         list[str] | None,
         typer.Option(help="INSTITUTION@INDEX:REASON. Its key ends; what it signed from that entry on is suspect."),
     ] = None,
+    successor: Successor = None,
     dry_run: Annotated[bool, typer.Option(help="Say what would change, and draft nothing.")] = False,
 ) -> None:
     """Draft the next version of the compact. It is in force once the thresholds of both versions have signed it.
@@ -174,7 +100,10 @@ def amend(
     state = replay(StorageSource(daemon.open_storage(home / "public", settings))).state
     revocations = [parse_revocation(text, state) for text in revoke or ()]
     terms = load_terms(compact) if compact else None
-    made = amend_compact(state, terms, [Card.load(path) for path in card or ()], remove or [], revocations)
+    heirs = [CoordinatorCard.load(path).coordinator for path in successor] if successor else None
+    made = amend_compact(
+        state, terms, [Card.load(path) for path in card or ()], remove or [], revocations, successors=heirs
+    )
     typer.echo(f"version {made.version} of the compact of {made.consortium}:")
     for line in describe_changes(state.compact, made):
         typer.echo(f"  {line}")
@@ -182,6 +111,7 @@ def amend(
         f"wanted: {state.compact.quorum.amendments} signatures of the members of version {state.compact.version}, "
         f"{made.quorum.amendments} of those of version {made.version}, and of every key that joins"
     )
+    print_warnings(made)
     if dry_run:
         return
     Draft.discard(home / daemon.AMENDMENT)

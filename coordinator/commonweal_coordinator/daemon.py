@@ -5,6 +5,7 @@ Home folder::
     coordinator.toml   settings            public/    checkpoint, tile/, blob/: what anyone may read
     keys/              0600, this host      founding/  the founding compact and the members' signatures
                                             amendment/ the same of the next version, while it is a draft
+    mirror/            see ``standby``      succession/ see ``succession``
     tls/               certificate          lock.db    the log's lock database: never restore it from a backup
     flower/            Flower's own state   status.json
 """
@@ -32,6 +33,7 @@ from commonweal_coordinator.signing import Draft
 from commonweal_coordinator.status import CoordinatorStatus, now, save_status
 from commonweal_coordinator.storage import DiskStorage, Storage, StorageSource
 from commonweal_coordinator.submissions import Submissions
+from commonweal_coordinator.succession import MIRROR, Succession, begin_log
 from commonweal_coordinator.tls import TlsFiles, load_or_create_tls, own_host
 from commonweal_coordinator.upkeep import Freshness, reopen
 from commonweal_coordinator.web import RecordsServer
@@ -92,6 +94,7 @@ class Coordinator:
         self._key = load_key_file(home / "keys/coordinator.pem", passphrase)
         self._log_key = load_key_file(home / "keys/log.pem", passphrase)
         self._founding = Draft(home / "founding")
+        self._succession: Succession | None = None  # until the log has begun
         second = load_ml_dsa_key_file(home / ML_DSA_KEY_FILE, passphrase) if config.log.post_quantum else None
         self._signatures = Pool(usable_cores())
         self._cosigner = Cosigner(None, second)
@@ -108,31 +111,32 @@ class Coordinator:
         self._amendment = ""
 
     def run(self) -> None:
-        """Serve until told to stop: found the consortium if need be, then run rounds.
+        """Serve until told to stop: found the consortium or succeed another coordinator if need be, then run rounds.
 
         Raises:
             LocalError: A port is taken, the disk is full, the log is not what was signed last, or the disk has failed
                 to sync: then the next start finds out what it holds.
             PeerError: The log breaks its own compact.
         """
-        server = self._grpc_server()
-        # Of its own, since its threads read beside the writer.
-        elsewhere = open_storage(self._public, self._config.log) if self._config.log.store else None
-        records = RecordsServer(
-            self._public, self._config.host, self._config.records_port, self._tls.chain, self._tls.key, elsewhere
-        )
+        server, records = self._grpc_server(), None
         try:
             self._open_log()
+            if self._sequencer is None:
+                self._succession = Succession.open(self._home, self._founding.digest)
             server.start()
+            host, port = self._config.host, self._config.records_port
+            records = RecordsServer(self._public, host, port, self._tls.chain, self._tls.key, self._shown())
             records.start()
-            self._wait_for_founding()
+            self._wait_for_beginning()
+            records.show(self._shown())
             if not self._stopping.is_set():
                 self._drive()
         finally:
             if self._sequencer is not None:
                 self._sequencer.close()
             server.stop(_GRACE_SECONDS).wait()
-            records.stop()
+            if records is not None:
+                records.stop()
             self._signatures.close()
             self._cosigner.close()
             self._report("stopped")
@@ -175,15 +179,28 @@ class Coordinator:
             raise StorageError(f"exchange: {address} cannot be served; is the port taken?")
         return server
 
+    def _shown(self) -> Storage | None:
+        """Where the records are that are served now, if not in the folder; of its own, for its threads read beside us.
+
+        Before a succession these are the old log's, in which members are to find all that they have seen.
+        """
+        if self._succession is not None:
+            return DiskStorage(self._home / MIRROR)
+        return open_storage(self._public, self._config.log) if self._config.log.store else None
+
     def _member_keys(self) -> frozenset[str]:
         """Who may put blobs: the members in force, with the keys that they have now."""
-        compact = self._sequencer.state.compact if self._sequencer else self._founding.compact
+        compact = self._sequencer.state.compact if self._sequencer else self._first_draft().compact
         return frozenset(m.key for m in compact.members)
 
+    def _first_draft(self) -> Draft:
+        """What the log waits for to begin."""
+        return self._succession.draft if self._succession else self._founding
+
     def _draft(self) -> Draft:
-        """The draft that may be signed now: the founding one, and later that of the next version, if there is one."""
+        """The draft that may be signed now: the first one, and later that of the next version, if there is one."""
         if self._sequencer is None:
-            return self._founding
+            return self._first_draft()
         draft = Draft.open_amendment(self._home / AMENDMENT, self._sequencer.state)
         if draft is None:
             raise RuleError("draft: wanted a draft of the next version, got none; see `commonweal coordinator amend`")
@@ -191,16 +208,16 @@ class Coordinator:
 
     def _require_sequencer(self) -> Sequencer:
         if self._sequencer is None:
-            raise UnavailableError(f"log: not founded yet; missing: {', '.join(self._founding.missing())}")
+            raise UnavailableError(f"log: has not begun yet; not signed by: {', '.join(self._first_draft().missing())}")
         return self._sequencer
 
     def _admission(self) -> Admission:
         return Admission(self._require_sequencer(), self._blobs)
 
-    # -- founding
+    # -- the beginning
 
     def _open_log(self) -> None:
-        """Open the log if there is one. Where it has no published entry yet, the founding goes on."""
+        """Open the log if there is one. Where it has no published entry yet, the beginning goes on."""
         lock, storage = self._home / "lock.db", open_storage(self._public, self._config.log)
         if not lock.exists():
             return
@@ -222,36 +239,29 @@ class Coordinator:
             raise
         self._log = opened
 
-    def _wait_for_founding(self) -> None:
-        """Found the consortium once the last member has signed; a signature itself waits for nothing."""
+    def _wait_for_beginning(self) -> None:
+        """Begin the log once enough members have signed; a signature itself waits for nothing."""
+        phase = "succeeding" if self._succession else "founding"
         while self._sequencer is None and not self._stopping.is_set():
-            if missing := self._founding.missing():
-                self._report("founding", why=f"not signed yet: {', '.join(missing)}")
-            else:
-                try:
-                    self._found()
-                    self._trouble = ""
-                    return
-                except UnavailableError as e:
-                    # The first entry wants its witnesses as every other does, and nodes may start later.
-                    self._trouble = str(e)
-                    self._report("founding", why="waiting for the witnesses' quorum")
-                    self._stopping.wait(_WITNESS_RETRY_SECONDS)
-            self._signed.wait(_STEP_SECONDS)
-            self._signed.clear()
+            try:
+                self._begin(self._succession.entries() if self._succession else [self._founding.envelope()])
+                self._trouble = ""
+            except RuleError as e:
+                self._report(phase, why=str(e))  # not everybody has signed
+                self._signed.wait(_STEP_SECONDS)
+                self._signed.clear()
+            except UnavailableError as e:
+                # The first entry wants its witnesses as every other does, and nodes may start later.
+                self._trouble = str(e)
+                self._report(phase, why="waiting for the witnesses' quorum")
+                self._stopping.wait(_WITNESS_RETRY_SECONDS)
 
-    def _found(self) -> None:
-        """The one place where a log comes into being."""
-        lock, storage = self._home / "lock.db", open_storage(self._public, self._config.log)
-        make = Log.open if lock.exists() else Log.create
-        self._on_compact(self._founding.compact)
-        opened = make(storage, lock, self._config.origin, self._log_key, self._cosigner)
-        try:
-            opened.append([self._founding.envelope()])
-        except CommonwealError:
-            opened.close()
-            raise
-        self._load(opened, storage)
+    def _begin(self, entries: list[bytes]) -> None:
+        storage = open_storage(self._public, self._config.log)
+        self._on_compact(self._first_draft().compact)
+        lock = self._home / "lock.db"
+        self._load(begin_log(storage, lock, self._config.origin, self._log_key, self._cosigner, entries), storage)
+        self._succession = None
 
     # -- rounds
 

@@ -25,6 +25,7 @@ from commonweal_protocols.predicates import (
     Quorum,
     Recipe,
     Revocation,
+    Seen,
 )
 from commonweal_protocols.privacy_budget import PrivacyTerms
 from commonweal_protocols.rules import Rule
@@ -56,7 +57,9 @@ def load_terms(path: Path) -> CompactTerms:
     return load_toml(path, CompactTerms)
 
 
-def draft_compact(terms: CompactTerms, cards: Sequence[Card], coordinator: Coordinator) -> tuple[Compact, bytes]:
+def draft_compact(
+    terms: CompactTerms, cards: Sequence[Card], coordinator: Coordinator, successors: Sequence[Coordinator] = ()
+) -> tuple[Compact, bytes]:
     """Return the compact, and the bytes of the first round's start that it names.
 
     Raises:
@@ -78,6 +81,7 @@ def draft_compact(terms: CompactTerms, cards: Sequence[Card], coordinator: Coord
             coordinator=coordinator,
             witnesses=tuple(c.witness for c in cards if c.witness is not None),
             start=Blob(sha256=digest_of(start), size_bytes=len(start)),
+            successors=tuple(successors),
             round_deadline_seconds=terms.round_deadline_seconds,
             max_update_bytes=terms.max_update_bytes,
             encoding=terms.encoding,
@@ -94,6 +98,9 @@ def amend_compact(
     cards: Sequence[Card],
     remove: Sequence[Name],
     revocations: Sequence[Revocation],
+    *,
+    successors: Sequence[Coordinator] | None = None,
+    succession: tuple[Coordinator, Seen] | None = None,
 ) -> Compact:
     """Return the next version of the compact in force.
 
@@ -103,6 +110,9 @@ def amend_compact(
         cards: Institutions that join, or that get another key or witness.
         remove: Institutions that leave, and their witnesses with them.
         revocations: Keys that are no longer their owners' alone.
+        successors: Who is to follow this coordinator, in their order; None keeps those in force.
+        succession: Another coordinator that is to follow now, and the last checkpoint of the log that was. It is no
+            successor any more.
 
     Raises:
         ConfigError: Nobody of that name, too few members for the quorums, or another contradiction.
@@ -124,7 +134,12 @@ def amend_compact(
         "members": tuple(m for _, m in sorted(keys.items())),
         "witnesses": tuple(witnesses.values()),
         "revocations": tuple(revocations),
+        "successors": now.successors if successors is None else tuple(successors),
+        "succeeds": None,
     }
+    if succession is not None:
+        changes["coordinator"], changes["succeeds"] = succession
+        changes["successors"] = tuple(s for s in now.successors if s.name != succession[0].name)
     try:
         # Through the constructor, which holds the parts to one another; a copy would not.
         compact = Compact(**{name: getattr(now, name) for name in Compact.model_fields} | changes)

@@ -15,7 +15,7 @@ class CoordinatorStatus(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    phase: Literal["founding", "running", "stopped"]
+    phase: Literal["standby", "founding", "succeeding", "running", "stopped"]
     consortium: str
     pid: int
     written_at: float

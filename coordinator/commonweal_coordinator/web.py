@@ -86,15 +86,19 @@ class _Records(StaticFiles):
         self._folder = folder
         self._log = log
 
+    def show(self, log: Storage | None) -> None:
+        self._log = log
+
     async def get_response(self, path: str, scope: MutableMapping[str, Any]) -> Response:
-        if _LOG.fullmatch(path) and self._log is not None and scope["method"] in ("GET", "HEAD"):
-            response = await run_in_threadpool(_read, self._log, path)
+        log = self._log
+        if _LOG.fullmatch(path) and log is not None and scope["method"] in ("GET", "HEAD"):
+            response = await run_in_threadpool(_read, log, path)
         elif _LOG.fullmatch(path) or _BLOB.fullmatch(path):
             response = await super().get_response(path, scope)
         else:
             return Response(status_code=http.HTTPStatus.NOT_FOUND)
         if path == "checkpoint":
-            if response.status_code == http.HTTPStatus.OK and self._log is None:
+            if response.status_code == http.HTTPStatus.OK and log is None:
                 # All at once: a file response looks at the size first, and the file may be replaced after that.
                 response = Response((self._folder / path).read_bytes())
             response.headers["cache-control"] = "no-store"
@@ -146,7 +150,8 @@ class RecordsServer:
         """
         page = _read_page()
         routes = [_page_route("/", *page), _page_route("/verify.html", *page)]
-        app = Starlette(routes=[*routes, Mount("/", app=_Records(directory, log))])
+        self._records = _Records(directory, log)
+        app = Starlette(routes=[*routes, Mount("/", app=self._records)])
         self._host = host
         self.port = port
         self._server = uvicorn.Server(
@@ -164,6 +169,10 @@ class RecordsServer:
             )
         )
         self._thread: threading.Thread | None = None
+
+    def show(self, log: Storage | None) -> None:
+        """Serve the checkpoint and the tiles from there, from the next request on; None: from the folder."""
+        self._records.show(log)
 
     def start(self) -> None:
         """Start serving; returns once requests are answered.

@@ -3,6 +3,7 @@
 ::
 
     answers/<round entry's leaf>.dsse      the signed answer to a round
+    sent/<sha256>                          the delta that an answer names
     receipts/<leaf>.tlog-proof             the proof that an entry of ours is in the log
     own/round-<n>.safetensors              this community's own adapter after round n
     adopted/                               what serves now, as a PEFT folder
@@ -35,6 +36,18 @@ class Answers:
         """Return the answer that was given to a round, or None."""
         return _read(self._home / "answers" / f"{round_leaf}.dsse")
 
+    def save_delta(self, sha256: Digest, data: bytes) -> None:
+        """Keep a delta: should the coordinator be lost with it, its successor has it from us.
+
+        Raises:
+            StorageError: It cannot be kept.
+        """
+        write_atomic(self._delta(sha256), data)
+
+    def load_delta(self, sha256: Digest) -> bytes | None:
+        """Return a delta that was sent, or None."""
+        return _read(self._delta(sha256))
+
     def save_receipt(self, leaf: Digest, proof: bytes) -> None:
         """Keep the proof that an entry is in the log.
 
@@ -59,6 +72,9 @@ class Answers:
         """Return this community's own adapter after a round, or None."""
         data = _read(self._own(round_number))
         return None if data is None else read_adapter(data, self._spec)
+
+    def _delta(self, sha256: Digest) -> Path:
+        return self._home / "sent" / sha256
 
     def _receipt(self, leaf: Digest) -> Path:
         return self._home / "receipts" / f"{leaf}.tlog-proof"

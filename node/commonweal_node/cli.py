@@ -22,6 +22,7 @@ from commonweal_protocols.files import write_atomic
 from commonweal_protocols.join import Card, Invite
 from commonweal_protocols.keys import load_key_file, load_or_create_key_file, load_passphrase, public_hex
 from commonweal_protocols.predicates import BaseModelRef
+from commonweal_protocols.records import open_source
 from commonweal_protocols.settings import describe
 
 app = typer.Typer(no_args_is_help=True, help="Run an institution's node: train, sign, ratify, adopt.")
@@ -122,6 +123,10 @@ def init(
 def join(
     invite: Annotated[Path, typer.Argument(help="The coordinator's invite.json.")],
     home: Home = DEFAULT_HOME,
+    fork_source: Annotated[
+        str | None, typer.Option(help="The records that a fork comes from: an address, or a folder.")
+    ] = None,
+    fork_ca: Annotated[Path | None, typer.Option(help="A PEM of the authority behind that address.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Sign without asking.")] = False,
     passphrase_file: PassphraseFile = None,
 ) -> None:
@@ -132,7 +137,8 @@ def join(
     config = load_config(home / "node.toml")
     terms = Invite.load(invite)
     key = load_key_file(home / "keys/institution.pem", load_passphrase(passphrase_file))
-    payload, compact = check_draft(home, terms, config.institution, public_hex(key))
+    source = open_source(fork_source, fork_ca) if fork_source else None
+    payload, compact = check_draft(home, terms, config.institution, public_hex(key), source)
     console = Console(highlight=False, markup=False)
     console.print(f"compact of {compact.consortium}, {terms.consortium}")
     console.print(f"  base         {_shown(compact.base.reference)}, sha256 {compact.base.sha256[:16]}…")
@@ -144,6 +150,9 @@ def join(
     )
     console.print(f"  members      {', '.join(m.institution for m in compact.members)}")
     console.print(f"  coordinator  {compact.coordinator.name}")
+    if compact.forked_from is not None:
+        at = compact.forked_from.at
+        console.print(f"  forked from  {compact.forked_from.consortium} after {at.size} entries of {_shown(at.origin)}")
     if not yes:
         typer.confirm(f"Sign this compact as {config.institution}?", abort=True)
     signatures, wanted = sign_draft(terms, payload, key)
@@ -155,20 +164,33 @@ def join(
 @app.command()
 def amend(
     home: Home = DEFAULT_HOME,
+    invite: Annotated[
+        Path | None, typer.Option(help="The invite of a coordinator that is to succeed ours; ours if not given.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Sign without asking.")] = False,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Read the draft of the compact's next version, see what it changes, and sign it.
 
     It is held to the log as this host verifies it, and is in force once enough members of both versions have signed.
+    With the invite of a successor this node, running or not, says and cosigns nothing more under the old coordinator.
     """
-    from commonweal_node.founding import check_amendment_draft, sign_draft
+    from commonweal_node.founding import change_over, check_amendment_draft, sign_draft, succeeded_by
     from commonweal_node.keyring import KeyRing
 
     config = load_config(home / "node.toml")
-    invite = Invite.load(home / "invite.json")
+    own = Invite.load(home / "invite.json")
+    terms = Invite.load(invite) if invite else own
+    if terms.consortium != own.consortium:
+        raise ConfigError(f"{invite}: wanted an invite to consortium {own.consortium}, got one to {terms.consortium}")
+    if invite and (following := succeeded_by(home, terms)) is not None:
+        if not yes:
+            typer.confirm(f"Enough have signed: take {following.coordinator.name} as the coordinator?", abort=True)
+        change_over(home, terms, following)
+        typer.echo(f"in force already: version {following.version}; coordinator {following.coordinator.name}")
+        return
     ring = KeyRing(home, load_passphrase(passphrase_file))
-    payload, compact, state = check_amendment_draft(home, invite)
+    payload, compact, state = check_amendment_draft(home, terms)
     named = {m.key for m in compact.members} | signing_keys(state.compact, compact, state.size).keys()
     keys = [key for key in (ring.present, ring.next()) if key is not None and public_hex(key) in named]
     if not keys:
@@ -177,9 +199,13 @@ def amend(
     console.print(f"version {compact.version} of the compact of {compact.consortium}")
     for line in describe_changes(state.compact, compact):
         console.print(f"  {_shown(line)}")
+    if (last := compact.succeeds) is not None:
+        console.print(f"  another log: all {last.size} entries of {_shown(last.origin)} are carried over to it")
     if not yes:
         typer.confirm(f"Sign this version as {config.institution}?", abort=True)
-    signed = [sign_draft(invite, payload, key) for key in keys]
+    signed = [sign_draft(terms, payload, key) for key in keys]
+    if compact.succeeds is not None:
+        change_over(home, terms, compact)
     typer.echo(f"signed: {signed[-1][0]} signatures so far")
 
 

@@ -5,8 +5,9 @@ Home folder::
     node.toml     settings                 keys/      0600, this host; see ``keyring``
     card.json     for whoever drafts       invite.json  the consortium that was joined
     memory.json   newest verified checkpoint (keep it: it is what catches a rollback)
+    records/      a copy of the log, for a successor should the coordinator be gone
     compact.json  what was signed              witness/     what was cosigned: never restore it from a backup
-    answers/ own/ adopted/ receipts/       what was said, the own adapters, what serves now, proofs of being logged
+    answers/ sent/ own/ adopted/ receipts/ what was said, with which delta, the own adapters, what serves now, proofs
     training/ runs/                        the training that is going on, and a report of each that was
     flower/       Flower's own state       status.json, run/
 """
@@ -18,58 +19,27 @@ import threading
 from pathlib import Path
 
 from commonweal_node.charter import Charter, load_charter
-from commonweal_node.client import CoordinatorClient
 from commonweal_node.config import NodeConfig
 from commonweal_node.flower import SuperNode, SuperNodeSettings, transport_public_key
 from commonweal_node.institution import Institution
 from commonweal_node.keyring import KeyRing
 from commonweal_node.learner import Learner
+from commonweal_node.link import Link
 from commonweal_node.metrics import MetricsServer
 from commonweal_node.status import StatusBoard
 from commonweal_node.witnessing import NodeWitness
 from commonweal_protocols.errors import BaseModelError, CommonwealError, LocalError, PeerError, UnavailableError
-from commonweal_protocols.files import write_atomic
 from commonweal_protocols.follow import Follower
-from commonweal_protocols.join import Invite
 from commonweal_protocols.keys import public_hex
-from commonweal_protocols.predicates import Blob, Compact
-from commonweal_protocols.records import HttpSource
+from commonweal_protocols.predicates import Compact
 from commonweal_protocols.state import State
 
 log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 2
+_LOOK_SECONDS = 0.5
 _RETRY_SECONDS = 2.0
 _BASE_RETRY_SECONDS = 30.0
-
-
-class Link:
-    """The way to the coordinator, under this institution's key; counts what goes over it."""
-
-    def __init__(self, client: CoordinatorClient, keys: KeyRing, consortium: str, board: StatusBoard) -> None:
-        self._client = client
-        self._keys = keys
-        self._consortium = consortium
-        self._board = board
-
-    def submit(self, envelope: bytes) -> bytes:
-        """Have an envelope logged; returns its proof."""
-        self._board.set(sent_bytes=self._board.sent_bytes + len(envelope))
-        return self._client.submit(envelope)
-
-    def put_blob(self, data: bytes) -> Blob:
-        """Store bytes in the exchange."""
-        before = self._board.sent_bytes
-        return self._client.put_blob(
-            data, self._keys.present, self._consortium, lambda at: self._board.set(sent_bytes=before + at)
-        )
-
-    def get_blob(self, blob: Blob) -> bytes:
-        """Fetch bytes from the exchange, checked against their name."""
-        before = self._board.received_bytes
-        return self._client.get_blob(
-            blob.sha256, blob.size_bytes, lambda at: self._board.set(received_bytes=before + at)
-        )
 
 
 class Node:
@@ -78,15 +48,13 @@ class Node:
     def __init__(self, home: Path, config: NodeConfig, passphrase: bytes | None) -> None:
         self._home = home
         self._config = config
-        self._invite = Invite.load(home / "invite.json")
         self._keys = KeyRing(home, passphrase)
         self._witness = NodeWitness(home, config, passphrase) if config.witness_port else None
         self._charter: Charter = load_charter(config.charter)
         self._board = StatusBoard(home, config.institution)
         self._stopping = threading.Event()
-        self._ca = home / "run/ca.pem"
         (home / "run").mkdir(mode=0o700, exist_ok=True)
-        write_atomic(self._ca, self._invite.ca_pem.encode())
+        self._link = Link(home, self._keys, self._board)
 
     def run(self) -> None:
         """Follow the log, answer rounds, ratify and decide, until told to stop.
@@ -99,38 +67,65 @@ class Node:
         if self._witness is not None:
             self._witness.start()
         try:
-            self._follow()
+            with self._link:
+                watcher = threading.Thread(target=self._watch, name="invite", daemon=True)
+                watcher.start()
+                try:
+                    self._follow()
+                finally:
+                    self._stopping.set()
+                    watcher.join()
         finally:
             if metrics is not None:
                 metrics.stop()
             if self._witness is not None:
                 self._witness.stop()
 
+    def _watch(self) -> None:
+        """See to it that a succession that was signed here takes effect, whatever else is being done meanwhile."""
+        trouble = ""
+        while not self._stopping.wait(_LOOK_SECONDS):
+            try:
+                # First: the successor's very first checkpoint wants its witnesses.
+                if self._witness is not None and self._witness.refresh():
+                    log.info("witness: watches log %s from now on", self._witness.origin)
+                if self._link.refresh():
+                    log.info("coordinator: %s from now on", self._link.invite.exchange)
+                trouble = ""
+            except LocalError as e:
+                if str(e) != trouble:
+                    log.error("%s", e)
+                    self._board.set(trouble=str(e))
+                trouble = str(e)
+
     def _follow(self) -> None:
-        invite = self._invite
         transport = self._home / "keys/transport.pem"
-        with CoordinatorClient(invite.exchange, invite.ca_pem) as client:
-            follower = Follower(HttpSource(invite.records, self._ca), invite.consortium, self._home / "memory.json")
-            self._board.set(phase="waiting", doing="for the consortium's founding")
-            if not self._wait_for_founding(follower):
-                return
-            compact = follower.state.compact
-            learner = self._load_learner(compact)
-            if learner is None:
-                return
-            institution = Institution(
-                self._config.institution,
-                self._keys,
-                base64.b64encode(transport_public_key(transport)).decode(),
-                home=self._home,
-                charter=self._charter,
-                refuse=self._config.refuse,
-                follower=follower,
-                consortium=Link(client, self._keys, invite.consortium, self._board),
-                learner=learner,
-                on_phase=self._board.phase,
-            )
-            self._serve(institution, client, follower, transport)
+        follower = Follower(
+            self._link, self._link.invite.consortium, self._home / "memory.json", self._home / "records"
+        )
+        self._board.set(phase="waiting", doing="for the consortium's founding")
+        if not self._wait_for_founding(follower):
+            return
+        learner = self._load_learner(follower.state.compact)
+        if learner is None:
+            return
+        institution = Institution(
+            self._config.institution,
+            self._keys,
+            base64.b64encode(transport_public_key(transport)).decode(),
+            home=self._home,
+            charter=self._charter,
+            refuse=self._config.refuse,
+            follower=follower,
+            consortium=self._link,
+            learner=learner,
+            on_phase=self._board.phase,
+        )
+        try:
+            while not self._stopping.is_set():
+                self._serve(institution, follower, transport)
+        finally:
+            self._board.set(phase="stopped")
 
     def stop(self) -> None:
         """Ask ``run`` to end; safe from a signal handler."""
@@ -170,13 +165,15 @@ class Node:
                 self._stopping.wait(_BASE_RETRY_SECONDS)
         return None
 
-    def _serve(self, institution: Institution, client: CoordinatorClient, follower: Follower, transport: Path) -> None:
+    def _serve(self, institution: Institution, follower: Follower, transport: Path) -> None:
+        """Do a node's work under one coordinator, until it is another one."""
+        invite = self._link.invite
         supernode = SuperNode(
             SuperNodeSettings(
                 home=self._home / "flower",
-                fleet=self._invite.fleet,
+                fleet=invite.fleet,
                 port=self._config.flower_port,
-                ca=self._ca,
+                ca=self._link.ca,
                 transport_key=transport,
                 institution=self._config.institution,
             ),
@@ -184,12 +181,12 @@ class Node:
         )
         try:
             supernode.start()
+            institution.offer_again()
             self._board.set(phase="waiting", doing="for a round", trouble="")
-            while not self._stopping.is_set():
-                self._tend(institution, supernode, client, follower)
+            while not self._stopping.is_set() and self._link.invite is invite:
+                self._tend(institution, supernode, follower)
         finally:
             supernode.stop()
-            self._board.set(phase="stopped")
 
     def _answer(self, institution: Institution, round_number: int) -> bytes:
         """Answer an invitation; called from Flower's thread.
@@ -207,9 +204,7 @@ class Node:
         self._board.phase("waiting", round_number, "for the others")
         return envelope
 
-    def _tend(
-        self, institution: Institution, supernode: SuperNode, client: CoordinatorClient, follower: Follower
-    ) -> None:
+    def _tend(self, institution: Institution, supernode: SuperNode, follower: Follower) -> None:
         try:
             supernode.ensure_running()
             adoption = institution.tend()
@@ -222,7 +217,7 @@ class Node:
                     heldout=adoption.heldout,
                 )
             self._board.set(trouble="")
-            client.wait_for_checkpoint(follower.size, _WAIT_SECONDS)
+            self._link.wait_for_checkpoint(follower.size, _WAIT_SECONDS)
         except UnavailableError as e:
             self._board.set(trouble=str(e))
             self._stopping.wait(_RETRY_SECONDS)

@@ -18,6 +18,7 @@ from commonweal_node.blend import BlendWeights
 from commonweal_node.charter import Charter
 from commonweal_node.keyring import KeyRing
 from commonweal_node.outgoing import spell_delta
+from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.envelope import format_envelope, sign
 from commonweal_protocols.errors import RuleError
 from commonweal_protocols.follow import Follower
@@ -108,6 +109,7 @@ class Institution:
         self._on_phase = on_phase
         self._home = home
         self._turn = threading.RLock()
+        self._is_offer_due = True
         self._adapters: dict[str, GridTensors] = {}
 
     # -- saying
@@ -188,6 +190,7 @@ class Institution:
             answers.save_own(number, trained)
         self._on_phase("sending", number, "delta")
         delta = spell_delta(self._home, state, r, self._name, make_delta(start, trained, spec))
+        answers.save_delta(digest_of(delta), delta)
         return Update(
             round=number,
             round_leaf=r.leaf,
@@ -217,6 +220,7 @@ class Institution:
         with self._turn:
             self._follower.sync()
             state = self._follower.state
+            self._offer(state)
             if self._outstanding(state):
                 return None
             self._fetch_receipt(state)
@@ -264,6 +268,22 @@ class Institution:
         self._log(format_envelope(payload, [sign(payload, self._keys.present), sign(payload, following)]))
         self._keys.promote()
         return True
+
+    def offer_again(self) -> None:
+        """Say that the coordinator may be another one, which has yet to get the delta of our newest answer."""
+        self._is_offer_due = True
+
+    def _offer(self, state: State) -> None:
+        """See to it that the exchange has the delta of our newest answer, logged or not; if it does, this is cheap."""
+        if not self._is_offer_due:
+            return
+        answers = Answers(self._home, state.compact.adapter)
+        for r in state.rounds[-1:]:
+            answer = answers.load_answer(r.leaf)
+            predicate = open_entry(answer).statement.predicate if answer else None
+            if isinstance(predicate, Update) and (delta := answers.load_delta(predicate.delta.sha256)) is not None:
+                self._consortium.put_blob(delta)
+        self._is_offer_due = False
 
     def _outstanding(self, state: State) -> bool:
         """Whether an answer to the open round is on its way into the log; until then nothing else may be said."""

@@ -1,7 +1,9 @@
 """This node as a witness of its consortium's log: it cosigns a checkpoint once it has seen that nothing was taken back.
 
 A witness has a key and a store of its own, and starts before the consortium is founded: the very first entry wants its
-cosignature already. Which log it watches follows from the compact that this institution has signed.
+cosignature already. Which log it watches follows from the compact that this institution has signed. With a succession
+that is the new coordinator's log, and no longer the old one's: as soon as a quorum of witnesses has gone over, the old
+log is sealed, since nothing in it can be published any more. What was cosigned of it stays in the store.
 """
 
 import time
@@ -62,14 +64,34 @@ class NodeWitness:
             ConfigError: The address cannot be used.
         """
         key = load_key_file(home / _KEY_FILE, passphrase)
-        log = parse_vkey(signed_compact(home).coordinator.log)
+        self._home = home
+        self._log = parse_vkey(signed_compact(home).coordinator.log)
         self._store = WitnessStore(home / _STORE_FILE)
         try:
-            core = WitnessCore(config.institution, (key,), (log,), self._store, time.time)
-            self._server = WitnessServer(core, config.witness_host, config.witness_port)
+            self._core = WitnessCore(config.institution, (key,), (self._log,), self._store, time.time)
+            self._server = WitnessServer(self._core, config.witness_host, config.witness_port)
         except CommonwealError:
             self._store.close()
             raise
+
+    @property
+    def origin(self) -> str:
+        """The log that it watches."""
+        return self._log.name
+
+    def refresh(self) -> bool:
+        """Look again at the compact that this institution has signed; whether the log is another one now.
+
+        Raises:
+            StorageError: It is not there, or is none.
+            ConfigError: The log's key is this witness's own.
+        """
+        log = parse_vkey(signed_compact(self._home).coordinator.log)
+        if log == self._log:
+            return False
+        self._core.set_logs((log,))
+        self._log = log
+        return True
 
     def start(self) -> None:
         """Serve, in threads of its own."""

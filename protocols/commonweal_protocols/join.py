@@ -12,7 +12,7 @@ from pydantic import StringConstraints, ValidationError
 from commonweal_protocols.closed import Closed
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.files import write_atomic
-from commonweal_protocols.predicates import Digest, Name, PublicKey, Witness
+from commonweal_protocols.predicates import Coordinator, Digest, Name, PublicKey, Witness
 from commonweal_protocols.settings import describe
 
 _MAX_FILE_BYTES = 64 * 1024
@@ -20,13 +20,17 @@ Address = Annotated[str, StringConstraints(pattern=r"^[^\s/]{1,255}:[0-9]{1,5}$"
 
 
 class _File(Closed):
+    def to_bytes(self) -> bytes:
+        """Return the file's bytes."""
+        return (self.model_dump_json(indent=2) + "\n").encode()
+
     def save(self, path: Path) -> None:
         """Write the file.
 
         Raises:
             StorageError: It cannot be written.
         """
-        write_atomic(path, (self.model_dump_json(indent=2) + "\n").encode())
+        write_atomic(path, self.to_bytes())
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -56,11 +60,9 @@ class Card(_File):
     """The witness that its node offers to be."""
 
 
-class Invite(_File):
-    """A coordinator's invite: which consortium, where it is reached, and the authority behind its TLS certificate."""
+class _Reached(_File):
+    """Where a coordinator is reached, and the authority behind its TLS certificate."""
 
-    consortium: Digest
-    name: Name
     exchange: Address
     """gRPC: submissions and blobs."""
     records: Annotated[str, StringConstraints(pattern=r"^https://[^\s]{1,255}$")]
@@ -69,3 +71,21 @@ class Invite(_File):
     """Flower: invitations and answers."""
     # Without a certificate in it, TLS would trust every authority that this host's system does.
     ca_pem: Annotated[str, StringConstraints(max_length=32_768, pattern=r"^-----BEGIN CERTIFICATE-----\n")]
+
+
+class CoordinatorCard(_Reached):
+    """A coordinator's card: its keys and where it is reached, for a consortium that may want it as a successor."""
+
+    coordinator: Coordinator
+
+    def invite(self, consortium: Digest, name: Name) -> "Invite":
+        """Return the invite to a consortium that it coordinates, or is to coordinate."""
+        reached = self.model_dump(exclude={"coordinator"})
+        return Invite.model_validate({"consortium": consortium, "name": name, **reached})
+
+
+class Invite(_Reached):
+    """A coordinator's invite: which consortium, and where it is reached."""
+
+    consortium: Digest
+    name: Name

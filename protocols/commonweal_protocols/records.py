@@ -102,6 +102,17 @@ class HttpSource:
             raise UnavailableError(f"{self._url}/{path}: does not answer: {e}") from e
 
 
+def open_source(place: str, ca_file: Path | None = None) -> Source:
+    """Return the records at an ``http://`` or ``https://`` address, or in a folder.
+
+    Raises:
+        ConfigError: No such folder, or not a PEM file of authorities.
+    """
+    if place.startswith(("http://", "https://")):
+        return HttpSource(place, ca_file)
+    return DirectorySource(Path(place))
+
+
 def read_checkpoint(source: Source) -> bytes:
     """Return the published checkpoint, a note that nobody has verified yet.
 
