@@ -25,7 +25,15 @@ from commonweal_protocols.audit_report import Check, Finding, ReleaseReport, Rep
 from commonweal_protocols.audit_state import Line, Memory, kinds
 from commonweal_protocols.checker import checker_for
 from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
-from commonweal_protocols.contradiction import Published, contradicts, prove_bad_entry, read_published, stale
+from commonweal_protocols.contradiction import (
+    Published,
+    claimed_origin,
+    contradicts,
+    earlier_logs,
+    prove_bad_entry,
+    read_published,
+    stale,
+)
 from commonweal_protocols.cosignature import CosignatureVerifier
 from commonweal_protocols.errors import BlobError, ConfigError, LogError, PeerError
 from commonweal_protocols.evidence import Evidence
@@ -185,17 +193,24 @@ class _Audit:
         self.log = log
         if log is None:
             return
+        state = self.state
+        earlier = earlier_logs(self.source, self.journal, self.replica.tree) if state and state.origins else {}
         held: list[tuple[bytes, Tree | None]] = []
         if self.memory and self.memory.verifier == log:
             held.append((self.memory.note, self.memory.tree))
+        elif self.memory and earlier.get(self.memory.verifier.name) == self.memory.verifier:
+            self._contradict_earlier(self.memory.checkpoint)
         elif self.memory:
             self.blame_coordinator(f"log: wanted {self.memory.log} as before, got {log.name} with another key")
         for name, note in against.items():
+            signer = earlier.get(claimed_origin(note), log)
             try:
-                open_checkpoint(note, log)
+                seen = open_checkpoint(note, signer)
             except PeerError as e:
-                raise ConfigError(f"{name}: wanted a signed checkpoint of the log {log.name}: {e}") from e
-            if all(note != seen for seen, _ in held):
+                raise ConfigError(f"{name}: wanted a signed checkpoint of the log {signer.name}: {e}") from e
+            if signer != log:
+                self._contradict_earlier(seen)
+            elif all(note != other for other, _ in held):
                 held.append((note, None))
         if self.checkpoint is not None:
             published = Published(log, self.note, self.replica.tree, self.checkpoint.size)
@@ -213,6 +228,13 @@ class _Audit:
         if self.checkpoint is None and (state := self.state) is not None:
             proof = prove_bad_entry(self.source, published, self.journal, state.consortium)
             self.evidence += [proof] if proof else []
+
+    def _contradict_earlier(self, seen: Checkpoint) -> None:
+        """Hold the history to what a log that it was in before had signed."""
+        try:
+            self.replica.check_checkpoint(seen)
+        except LogError as e:
+            self.blame_coordinator(str(e))
 
     def _witnesses(self) -> list[CosignatureVerifier]:
         """Whoever should have prevented a fork: by the history that is shown here, and by the one that was seen."""
@@ -346,6 +368,8 @@ class _Audit:
             size=self.replica.size,
             root=self.checkpoint.root.hex() if self.checkpoint else None,
             entries=dict(kinds(journal)),
+            carried_over=dict(state.origins) if state else {},
+            forked_from=state.compact.forked_from if state else None,
             rounds=rounds,
             findings=tuple(self.findings),
         )

@@ -5,7 +5,7 @@ from typing import Literal
 from commonweal_protocols import canonical
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.closed import Closed
-from commonweal_protocols.predicates import Digest, Name, PublicKey
+from commonweal_protocols.predicates import Digest, Fork, Name, PublicKey
 
 Check = Literal["recomputed", "digests only", "failed"]
 
@@ -53,6 +53,10 @@ class Report(Closed):
     size: int
     root: Digest | None
     entries: dict[str, int]
+    carried_over: dict[str, int]
+    """The logs that this history was in before, each with how many entries it had when another coordinator followed."""
+    forked_from: Fork | None
+    """Where the consortium's start was taken over from. It is not made from a seed: the audit of that log vouches."""
     rounds: tuple[RoundReport, ...]
     findings: tuple[Finding, ...]
 

@@ -11,7 +11,7 @@ from commonweal_protocols.audit_state import Line
 from commonweal_protocols.checkpoint import open_checkpoint
 from commonweal_protocols.cosignature import CosignatureVerifier
 from commonweal_protocols.envelope import parse_envelope, verify_envelope
-from commonweal_protocols.errors import PeerError
+from commonweal_protocols.errors import LogError, PeerError
 from commonweal_protocols.evidence import (
     Conviction,
     EntryEvidence,
@@ -22,9 +22,9 @@ from commonweal_protocols.evidence import (
     prove_fork,
 )
 from commonweal_protocols.merkle import Tree, leaf_hash
-from commonweal_protocols.note import Verifier
+from commonweal_protocols.note import Verifier, parse_vkey
 from commonweal_protocols.policy import Cosigned
-from commonweal_protocols.predicates import Digest
+from commonweal_protocols.predicates import Compact, Digest
 from commonweal_protocols.records import Source, read_entries
 from commonweal_protocols.statement import parse_statement
 
@@ -101,6 +101,37 @@ def contradicts(
         sentence = f"log {log.name}: forked: {what}, and these are not the first {size} of those"
         return Contradiction(sentence, fork, convict_witnesses(fork, log, witnesses))
     return Contradiction(f"log {log.name}: rolled back: {what}", None)
+
+
+def earlier_logs(source: Source, journal: Sequence[Line], tree: Tree) -> dict[str, Verifier]:
+    """Return the logs that a verified history was in, by name, each under the key that the members named.
+
+    Args:
+        source: The public records.
+        journal: One line for each entry.
+        tree: Of these entries.
+
+    Raises:
+        PeerError: An entry is not served any more, or is another one now.
+        UnavailableError, StorageError: See :func:`read_published`.
+    """
+    logs: dict[str, Verifier] = {}
+    for index, line in enumerate(journal):
+        if line.kind != "compact":
+            continue
+        data = next(read_entries(source, index, tree.size))
+        if leaf_hash(data) != tree.node(0, index):
+            raise LogError(f"entry {index}: wanted the one that was verified, got another")
+        compact = parse_statement(parse_envelope(data).payload).predicate
+        if isinstance(compact, Compact):
+            verifier = parse_vkey(compact.coordinator.log)
+            logs[verifier.name] = verifier
+    return logs
+
+
+def claimed_origin(note: bytes) -> str:
+    """Return the log that an unverified checkpoint says it is of: good for which key to try, for nothing else."""
+    return note.partition(b"\n")[0].decode("utf-8", "replace")
 
 
 def stale(cosigned: Cosigned, not_before: int) -> str:

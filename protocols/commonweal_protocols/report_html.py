@@ -344,7 +344,15 @@ def _history(record: _Record, outcome: Outcome) -> Html:
     if outcome.note is not None:
         note = el("pre", outcome.note.decode("utf-8", "replace"), tabindex="0")
         witnesses = record.replica.policy.open(outcome.note).witnesses
+        before = [
+            ("Carried over from", foreign(f"log {origin}: all of its {n:,} entries"))
+            for origin, n in report.carried_over.items()
+        ]
+        if (fork := report.forked_from) is not None:
+            taken = f"consortium {fork.consortium}, log {fork.at.origin}, after {fork.at.size:,} entries"
+            before.append(("Start taken over from", foreign(taken)))
         proof = facts(
+            *before,
             ("Size", f"{size:,}"),
             ("Root", el("code", report.root or "")),
             ("Witnesses that cosigned it", foreign(", ".join(w.witness.name for w in witnesses) or "none")),

@@ -25,6 +25,11 @@ def print_report(report: Report, console: Console) -> None:
 
     line("consortium", f"{report.name or 'unknown'} {report.consortium or ''}")
     line("log", f"{report.origin or 'unknown'}: {report.size} entries, root {report.root or 'not reached'}")
+    for origin, size in report.carried_over.items():
+        line("before", f"log {origin}: all of its {size} entries are carried over")
+    if (fork := report.forked_from) is not None:
+        release = f"release {fork.release_leaf[:16]}…" if fork.release_leaf else "its first start"
+        line("start", f"taken over from {release} of consortium {fork.consortium} after {fork.at.size} entries")
     line("entries", ", ".join(f"{n} {kind}" for kind, n in report.entries.items()) or "none")
     for r in report.rounds:
         line(f"round {r.round}", f"updates of {', '.join(r.updates) or 'nobody'}")
