@@ -448,6 +448,8 @@ def test_another_rule_begins_with_nothing_kept() -> None:
         ({"quorum": {"updates": 2, "ratifications": 1, "amendments": 2}}, "ratifications: wanted more than half of 3"),
         ({"quorum": {"updates": 2, "ratifications": 2, "amendments": 1}}, "amendments: wanted more than half of 3"),
         ({"previous": "a" * 64}, "none for version 1"),
+        ({"rule": {"name": "share-a", "weights": "equal"}}, "keeps each B at home"),
+        ({"rule": {"name": "multi-krum", "weights": "equal", "hostile": 1}}, "fewer than half of the 2 updates"),
         ({"version": 2}, "the digest of the version before"),
         ({"coordinator": {"name": "coop", "key": "ab" * 32, "log": "x" * 20}}, "a name that no member has"),
         ({"coordinator": {"name": "hub", "key": public_hex(key_of("clinic")), "log": "x" * 20}}, "repeated"),

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -52,8 +53,12 @@ class Table:
     exported: list[tuple[GridTensors, GridTensors, BlendWeights, Path]] = field(default_factory=list)
     while_training: Callable[[], object] = lambda: None
     num_examples: int = 7
+    frozen: list[str | None] = field(default_factory=list)
 
-    def train(self, start: GridTensors, recipe: Recipe, what: str) -> GridTensors:
+    def train(
+        self, start: GridTensors, recipe: Recipe, what: str, frozen: Literal["A", "B"] | None = None
+    ) -> GridTensors:
+        self.frozen.append(frozen)
         self.while_training()
         step = 1000 * len(self.trained) + recipe.steps
         after = GridTensors({n: np.int32(step) + q for n, q in start.items()})
@@ -643,6 +648,12 @@ def test_every_statement_vouches_for_the_newest_checkpoint_that_was_verified(f: 
     assert header is not None
     assert header.seen == (node.source.seen(),)
     assert header.consortium == digest_of(founding)
+
+
+def test_nobody_trains_a_where_the_rule_freezes_it(node: Node) -> None:
+    under(node, rule={"name": "frozen-a", "weights": "equal"})
+    node.answer(2)
+    assert node.learner.frozen == ["A"]
 
 
 # -- keys

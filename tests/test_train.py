@@ -3,6 +3,7 @@
 import copy
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -119,6 +120,14 @@ def test_the_trained_adapter_has_the_specs_names_and_shapes_and_the_start_is_unt
     assert {n: v.shape for n, v in trained.items()} == wanted
     assert {v.dtype for v in trained.values()} == {np.dtype(np.float32)}
     assert all(np.array_equal(before[n], start[n]) for n in start)
+
+
+@pytest.mark.parametrize("frozen", ["A", "B"])
+def test_a_frozen_factor_keeps_every_bit_and_the_other_one_learns(frozen: Literal["A", "B"]) -> None:
+    start = random_adapter(SPEC, 3)
+    trained = train_adapter(MODEL, start, OBJECTIVES, RECIPE, 0, ignore, frozen=frozen).adapter
+    changed = {name for name, value in trained.items() if value.tobytes() != start[name].tobytes()}
+    assert changed == {s.name_b if frozen == "A" else s.name_a for s in slots(SPEC)}
 
 
 def test_training_lowers_the_loss_and_leaves_the_base_alone() -> None:

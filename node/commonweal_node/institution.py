@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from commonweal_adapters.delta import GridTensors, make_delta, read_adapter
 from commonweal_adapters.recompute import recompute_release
@@ -39,6 +39,7 @@ from commonweal_protocols.predicates import (
     Update,
 )
 from commonweal_protocols.proof import open_cosigned_proof
+from commonweal_protocols.rules import AnyRule, FrozenA
 from commonweal_protocols.state import LoggedRelease, RoundState, State
 from commonweal_protocols.statement import Author, Header, Statement, open_entry
 
@@ -55,8 +56,10 @@ class Learner(Protocol):
     def num_examples(self) -> int:
         """How many training rows the community has."""
 
-    def train(self, start: GridTensors, recipe: Recipe, what: str) -> GridTensors:
-        """Train from ``start`` by ``recipe`` and return the trained adapter, on the grid."""
+    def train(
+        self, start: GridTensors, recipe: Recipe, what: str, frozen: Literal["A", "B"] | None = None
+    ) -> GridTensors:
+        """Train from ``start`` by ``recipe``, all but one factor, and return the trained adapter, on the grid."""
 
     def heldout(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> int:
         """Return the reported held-out loss under a blend, in micronats for each supervised token."""
@@ -183,7 +186,7 @@ class Institution:
         start = self._adapter(state, r.round.start)
         before = self._learner.heldout(start, start, SHARED, f"round {number}: the start")
         self._on_phase("training", number, f"round {number}")
-        trained = self._learner.train(start, r.round.recipe, f"round {number}")
+        trained = self._learner.train(start, r.round.recipe, f"round {number}", _frozen(r.round.rule))
         after = self._learner.heldout(trained, trained, SHARED, f"round {number}: own update")
         if number == 1:
             # In round 1 all start from the same fresh adapter: what was trained here is this community's own too.
@@ -359,6 +362,11 @@ class Institution:
             own = self._learner.train(before, state.rounds[number - 1].round.recipe, f"own adapter, round {number}")
             answers.save_own(number, own)
         return own
+
+
+def _frozen(rule: AnyRule) -> Literal["A"] | None:
+    """The factor that nobody may train under a rule."""
+    return "A" if isinstance(rule, FrozenA) else None
 
 
 def _why(blend: BlendWeights) -> str:

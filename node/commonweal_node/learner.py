@@ -35,7 +35,7 @@ from commonweal_node.pareto import Point, sweep
 from commonweal_node.rows import Example, read_examples
 from commonweal_node.run_report import MembershipFigure, RunReport, save_report
 from commonweal_node.tensors import AdapterTensors
-from commonweal_node.train import EarlyStop, Progress, Trained, train_adapter
+from commonweal_node.train import EarlyStop, Factor, Progress, Trained, train_adapter
 from commonweal_node.training_rows import load_training_rows
 from commonweal_protocols.errors import ConfigError, UnavailableError
 from commonweal_protocols.predicates import AdapterSpec, BaseModelRef, Recipe
@@ -146,7 +146,7 @@ class Learner:
         """How many training rows the community has, of all kinds that its objectives train on."""
         return len(self._rows.conversations) + len(self._rows.texts) + len(self._rows.pairs)
 
-    def train(self, start: GridTensors, recipe: Recipe, what: str) -> GridTensors:
+    def train(self, start: GridTensors, recipe: Recipe, what: str, frozen: Factor | None = None) -> GridTensors:
         """Train from ``start`` and return the trained adapter, on the grid. A report of it is kept for the operator.
 
         Raises:
@@ -173,6 +173,7 @@ class Learner:
             batch_tokens=config.batch_tokens,
             checkpoint=CheckpointFile(self._home / "training/checkpoint.safetensors", config.checkpoint_seconds),
             early_stop=EarlyStop(self._tune, every, config.early_stop_patience) if every else None,
+            frozen=frozen,
         )
         made = to_grid(trained.adapter, bits)
         self._write_report(start, made, recipe, what, trained)

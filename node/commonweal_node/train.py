@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -32,6 +33,10 @@ from commonweal_protocols.predicates import Recipe
 GRADIENT_NORM = 1.0
 BATCH_TOKENS = 1024
 """Tokens that go forward and backward together; a larger step accumulates, so memory does not grow with the recipe."""
+
+
+Factor = Literal["A", "B"]
+"""One of the two matrices of each adapted layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,7 @@ def train_adapter(
     batch_tokens: int = BATCH_TOKENS,
     checkpoint: CheckpointFile | None = None,
     early_stop: EarlyStop | None = None,
+    frozen: Factor | None = None,
 ) -> Trained:
     """Train from ``start``.
 
@@ -94,6 +100,7 @@ def train_adapter(
         batch_tokens: See ``BATCH_TOKENS``; another number rounds otherwise, so it is part of what fixes the bytes.
         checkpoint: Where to go on from and to write to; None: a killed run begins anew.
         early_stop: None: all steps are taken.
+        frozen: The factor that stays what it is in ``start``, bit for bit.
 
     Raises:
         BlobError: ``start`` breaks the spec.
@@ -106,8 +113,8 @@ def train_adapter(
     with model.adapter(start) as parameters:
         for o, steps in zip(objectives, order, strict=True):
             o.prepare(model, sorted({i for step in steps for i in step}), batch_tokens)
-        run = _Run(model, parameters, recipe, early_stop)
-        identity = _identity(model, start, objectives, recipe, seed, batch_tokens, early_stop)
+        run = _Run(model, parameters, recipe, early_stop, frozen)
+        identity = _identity(model, start, objectives, recipe, seed, batch_tokens, early_stop, frozen)
         kept = checkpoint.load(identity) if checkpoint else None
         if kept is not None:
             run.restore(kept)
@@ -145,12 +152,19 @@ class _Run:
     """The moving parts of one training; lives inside of ``train_adapter``."""
 
     def __init__(
-        self, model: AdaptedModel, parameters: list[nn.Parameter], recipe: Recipe, early_stop: EarlyStop | None
+        self,
+        model: AdaptedModel,
+        parameters: list[nn.Parameter],
+        recipe: Recipe,
+        early_stop: EarlyStop | None,
+        frozen: Factor | None,
     ) -> None:
         self._model = model
         self._parameters = parameters
         self._recipe = recipe
         self._early_stop = early_stop
+        # Parameters are (A, B) of each slot in turn.
+        self._frozen = [] if frozen is None else parameters[0 if frozen == "A" else 1 :: 2]
         self._rate = recipe.learning_rate_micros / 1e6
         self._optimizer = torch.optim.AdamW(parameters, lr=self._rate, weight_decay=0.0, fused=True)
         self.course = Course()
@@ -173,6 +187,10 @@ class _Run:
             for part in objective.parts(self._model, rows, batch_tokens):
                 (part * objective.weight).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 losses[objective.name] += float(part.detach())
+        for parameter in self._frozen:
+            if parameter.grad is not None:
+                # Without a gradient the moments stay 0, and so does every step.
+                parameter.grad.zero_()
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, GRADIENT_NORM))
         # Refused before the optimiser can write it into the adapter.
         if not all(map(math.isfinite, (norm, *losses.values()))):
@@ -248,10 +266,11 @@ def _identity(
     seed: int,
     batch_tokens: int,
     early_stop: EarlyStop | None,
+    frozen: Factor | None,
 ) -> str:
     """What the bytes of the result depend on, in one digest."""
     watched = (early_stop.every_steps, early_stop.patience) if early_stop else ()
-    facts = (recipe.model_dump_json(), seed, batch_tokens, watched, model.describe(), torch.__version__)
+    facts = (recipe.model_dump_json(), seed, batch_tokens, watched, frozen, model.describe(), torch.__version__)
     digest = hashlib.sha256(repr(facts).encode())
     for name in sorted(start):
         digest.update(start[name].tobytes())

@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints, model_validator
 from commonweal_protocols.closed import Closed
 from commonweal_protocols.encoding import Encoding
 from commonweal_protocols.privacy_budget import PrivacyTerms
-from commonweal_protocols.rules import Rule
+from commonweal_protocols.rules import MultiKrum, Rule, ShareA, TrimmedMean
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 PublicKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -223,6 +223,14 @@ class Compact(Closed):
         for name in ("updates", "ratifications", "amendments"):
             if (wanted := getattr(self.quorum, name)) > len(self.members):
                 raise ValueError(f"quorum.{name}: wanted at most {len(self.members)} (the members), got {wanted}")
+        if isinstance(self.rule, ShareA):
+            raise ValueError("rule: share-a keeps each B at home, which rounds do not carry; wanted another rule")
+        hostile = self.rule.hostile if isinstance(self.rule, TrimmedMean | MultiKrum) else 0
+        if self.quorum.updates <= 2 * hostile:
+            raise ValueError(
+                f"rule.hostile: wanted fewer than half of the {self.quorum.updates} updates that are enough for a "
+                f"release, got {hostile}"
+            )
         if self.quorum.witnesses > len(self.witnesses):
             raise ValueError(
                 f"quorum.witnesses: wanted at most {len(self.witnesses)} (those named), got {self.quorum.witnesses}"
