@@ -302,6 +302,15 @@ def test_a_group_stands_for_the_statements_that_were_planted_for_it(three: Voice
             assert t.times_others_millis == round(1000 * share / Fraction(rest[0] + 1, sum(rest) + 2))
 
 
+def test_what_a_group_says_no_more_than_the_others_is_not_typical_of_it(tmp_path: Path) -> None:
+    few = Planted((30, 20), ((0.9, 0.9, 0.1, 0.1, 0.5), (0.1, 0.1, 0.9, 0.9, 0.5)), silent=0.0)
+    voices = listen(load_export(write_export(tmp_path, few)))
+    for group in voices.groups:
+        assert {(t.statement, t.side) for t in group.typical} == {
+            (s, "agree" if (s < 2) == (group.group == "A") else "disagree") for s in range(4)
+        }
+
+
 def test_without_votes_the_prior_alone_speaks_and_says_half() -> None:
     assert shares(np.zeros((1, 1, 3), np.int64)).tolist() == [[0.5]]
 
@@ -354,6 +363,25 @@ def test_what_the_moderators_rejected_has_no_part_in_anything(three: Voices) -> 
     assert listen(Conversation(conversation.statements, votes, conversation.digest)) == three
     accepted = changed(conversation, lambda s: s.model_copy(update={"moderated": 1}))
     assert THREE.statements - 1 in {s.statement for s in listen(accepted).statements}
+
+
+def test_votes_on_a_rejected_statement_have_no_part_even_in_who_comes_first(tmp_path: Path) -> None:
+    """Where there are no groups to find, the starts of k-means decide, and so does whose row comes first."""
+    undecided = Planted((60,), (tuple([0.5] * 14),))
+    found = []
+    for votes in ("as they are", "turned"):
+        path = write_pair(tmp_path / votes, undecided)
+        rejected = path.with_name("planted.statements.jsonl")
+        lines = rejected.read_text().splitlines()
+        first = {**json.loads(lines[0]), "moderated": -1, "agree": 0, "disagree": 0}
+        rejected.write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
+        if votes == "turned":
+            rows = path.read_text().splitlines()
+            turned = [re.sub(r",0,(-?1)$", lambda m: f",0,{-int(m[1])}", row) for row in rows]
+            assert turned != rows
+            path.write_text("\n".join(turned) + "\n")
+        found.append(said(without_digest(listen(load_export(path)))))
+    assert found[0] == found[1]
 
 
 def test_a_statement_without_a_text_is_left_out(three: Voices) -> None:
