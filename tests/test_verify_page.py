@@ -33,17 +33,29 @@ from commonweal_coordinator.tls import TlsFiles, load_or_create_tls
 from commonweal_coordinator.web import RecordsServer
 from commonweal_protocols import canonical, envelope
 from commonweal_protocols.canonical import Json
+from commonweal_protocols.charter import CharterRecord, Clause, DataTerms
 from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
 from commonweal_protocols.cosignature import cosign, make_cosignature_verifier
 from commonweal_protocols.errors import PeerError
+from commonweal_protocols.governance import (
+    Ballot,
+    Closing,
+    Exit,
+    Motion,
+    OpenedBallot,
+    Resolution,
+    SealedBallot,
+    seal,
+)
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.kinds import PREDICATES
 from commonweal_protocols.merkle import Tree, leaf_hash, verify_consistency
 from commonweal_protocols.note import encode_vkey, format_vkey, open_note, parse_vkey, sign_note
 from commonweal_protocols.predicates import Compact, Identity, Incident, Refusal, Rejection
 from commonweal_protocols.proof import format_proof, open_proof, parse_proof
+from commonweal_protocols.publication import publish as publish_charter
 from commonweal_protocols.records import DirectorySource, read_entries
-from commonweal_protocols.statement import Header, Statement, parse_statement
+from commonweal_protocols.statement import Header, Statement, open_entry, parse_statement
 from commonweal_protocols.tiles import encode_bundle
 from tests.federation import NAMES, ORIGIN, Federation, key_of, two_rounds
 
@@ -298,6 +310,37 @@ def publish(home: Path, entries: list[bytes], federation: Federation) -> tuple[P
     return home / "public", receipts
 
 
+def deliberate(f: Federation) -> None:
+    """A charter, and two motions from their making to their end: one with open ballots, and one with sealed ones."""
+    f.say("clinic", publish_charter(CHARTER, "clinic", None, bytes(32)))
+    for opens_until in (None, 2_000):
+        sentence = Resolution(kind="resolution", text="We meet in May.")
+        f.say(
+            "clinic",
+            Motion(title="May", reasons="spring", proposal=sentence, closes_at=1_000, opens_until=opens_until),
+        )
+        motion, salt = open_entry(f.entries[-1]).leaf, "5a" * 32
+        for name in NAMES:
+            commitment = seal(motion, name, "no", salt)
+            ballot = Ballot(motion=motion, choice="no", reason="too early")
+            f.say(name, SealedBallot(motion=motion, commitment=commitment) if opens_until else ballot)
+        f.say("hub", Closing(motion=motion, checkpoint=None))
+        if opens_until:
+            for name in NAMES:
+                f.say(name, OpenedBallot(motion=motion, choice="no", salt=salt, reason=None))
+            f.say("hub", Closing(motion=motion, checkpoint=None))
+
+
+CHARTER = CharterRecord(
+    community="Valley",
+    version=1,
+    principles=(Clause(id="ask-first", text="Ask first."),),
+    public=("ask-first",),
+    objectives={"supervised_millis": 1000},
+    data_policy=DataTerms(text="by consent", stages_sha256=None),
+)
+
+
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
     f = two_rounds()
@@ -311,10 +354,12 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
     leaf = f.state.rounds[-1].leaf
     f.say("coop", Refusal(round=4, round_leaf=leaf, reason=HOSTILE))
     f.say("hub", Incident(round=4, round_leaf=leaf, reason="too few updates"))
+    deliberate(f)
     # The last of all, or every later entry under the new key would be undecided when it is looked at by itself.
-    while len(f.entries) < SIZE - 1:
+    while len(f.entries) < SIZE - 2:
         name = NAMES[len(f.entries) % 3]
         f.say(name, Identity(institution=name, transport_key=f"{len(f.entries):044d}"))
+    f.say("school", Exit(institution="school", reason="it has closed"))
     f.rotate("coop", "coop's next key")
     public, receipts = publish(tmp_path_factory.mktemp("records"), f.entries, f)
     return Records(f, public, receipts)
@@ -419,6 +464,12 @@ def test_an_honest_log_holds_in_every_entry_of_every_kind(records: Records, site
     assert "found the consortium “three”" in kinds["compact"]
     assert kinds["rejection"] == "hub (coordinator) sets the update of coop in round 3 aside: “the blob is missing”"
     assert kinds["ratification"].startswith("clinic ratifies the release of round 1: adapter ")
+    assert kinds["ballot"].endswith(": “too early”")
+    assert (
+        "publishes version 1 of its charter: 1 public principle, a safety floor of 0 items, and 5" in kinds["charter"]
+    )
+    assert kinds["closing"].endswith(", since everybody has voted")
+    assert kinds["exit"] == "school leaves: “it has closed”"
     assert kinds["adoption"].endswith("for itself: blend: “better on our rows”")
     assert tab.faults() == []
     asked = [e["params"]["request"]["url"] for e in tab.browser.events if e["method"] == "Network.requestWillBeSent"]
