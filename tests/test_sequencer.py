@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_coordinator.log import Log, Sequenced, no_witness
+from commonweal_coordinator.log import Cosign, Log, Sequenced, no_witness
 from commonweal_coordinator.sequencer import Sequencer
 from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
 from commonweal_protocols.errors import (
@@ -81,9 +81,9 @@ class Hub:
 
 
 @contextmanager
-def founded(home: Path, f: Federation | None = None) -> Iterator[Hub]:
+def founded(home: Path, f: Federation | None = None, cosign: Cosign = no_witness) -> Iterator[Hub]:
     f = f or Federation()
-    log = Log.create(home / "public", home / "lock.db", ORIGIN, f.log_key)
+    log = Log.create(home / "public", home / "lock.db", ORIGIN, f.log_key, cosign)
     hub = Hub(f, home, log, Sequencer(log, Replica(), f.coordinator))
     try:
         for data in f.entries:

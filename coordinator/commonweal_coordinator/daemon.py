@@ -25,6 +25,7 @@ from commonweal_coordinator.cosigning import Cosigner
 from commonweal_coordinator.exchange import ExchangeService, Limits
 from commonweal_coordinator.flower import SuperLink, SuperLinkSettings
 from commonweal_coordinator.log import Log
+from commonweal_coordinator.motions import Clerk
 from commonweal_coordinator.patience import REQUEST_SECONDS, RequestDeadline
 from commonweal_coordinator.rounds import RoundDriver, Step
 from commonweal_coordinator.sequencer import Sequencer
@@ -288,6 +289,7 @@ class Coordinator:
     def _run_rounds(self, superlink: SuperLink, opened: Log, sequencer: Sequencer) -> None:
         """Go on until the daemon or the log stops."""
         registered: set[str] = set()
+        clerk = Clerk(sequencer, self._blobs, self._home / AMENDMENT)
         driver = RoundDriver(sequencer, self._blobs, superlink, self._config.rounds, self._on_step)
         while opened.failure is None and not self._stopping.is_set():
             try:
@@ -296,6 +298,7 @@ class Coordinator:
                     if identity.transport_key not in registered:
                         superlink.register(parse_base64(identity.transport_key))
                         registered.add(identity.transport_key)
+                clerk.step()
                 self._amend(sequencer)
                 if sequencer.state.compact.witnesses:
                     self._freshness.step(opened)
@@ -324,7 +327,7 @@ class Coordinator:
             if draft is None:
                 self._amendment = ""
                 return
-            envelope = draft.envelope()
+            envelope = draft.envelope(self._key)
         except RuleError as e:
             # Signatures are missing, or the log has gone on without this draft: no reason for rounds to wait.
             self._amendment = str(e)

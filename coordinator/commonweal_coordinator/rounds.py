@@ -8,7 +8,7 @@ The one thing outside the log is the deadline's start: it counts from when this 
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -48,18 +48,22 @@ class Engine(Protocol):
 class Step:
     """What to do next, and why."""
 
-    act: Literal["open", "collect", "merge", "close", "await ratification", "rest"]
+    act: Literal["open", "collect", "merge", "merge again", "close", "await ratification", "rest"]
     why: str
 
 
-def decide(state: State, *, target: int, elapsed_seconds: float) -> Step:
+def decide(state: State, *, target: int, elapsed_seconds: float, impossible: Collection[Digest] = ()) -> Step:
     """Return the next step.
 
     Args:
         state: The log's state.
         target: How many ratified releases are wanted.
-        elapsed_seconds: Since this daemon first saw the newest round in its present stage (open, or over).
+        elapsed_seconds: Since this daemon first saw the newest round in its present stage (open, released, or over).
+        impossible: Round entries whose recalled release could not be made again.
     """
+    if (again := _recalled(state, impossible)) is not None:
+        left = ", ".join(name for name, _ in again.accepted())
+        return Step("merge again", f"round {again.round.round}: recalled; now of {left} alone")
     last = state.rounds[-1] if state.rounds else None
     overdue = last is not None and elapsed_seconds > last.round.deadline_seconds
     if last is not None and last.is_open:
@@ -85,6 +89,11 @@ def decide(state: State, *, target: int, elapsed_seconds: float) -> Step:
     if silent := sorted({m.institution for m in state.compact.members} - set(state.identities)):
         return Step("rest", f"not yet announced: {', '.join(silent)}")
     return Step("open", f"round {len(state.rounds) + 1}")
+
+
+def _recalled(state: State, impossible: Collection[Digest]) -> RoundState | None:
+    """The first round whose release is to be made again without an update that the members have recalled."""
+    return next((r for r in state.rounds if r.wants_release_again and r.leaf not in impossible), None)
 
 
 def _shortfall(r: RoundState, quorum: int) -> str:
@@ -113,12 +122,13 @@ class RoundDriver:
         self._engine = engine
         self._target = target
         self._on_step = on_step
-        self._stage: tuple[int, bool] = (0, False)
+        self._stage: tuple[int, bool, Digest | None] = (0, False, None)
         self._clock = clock
         self._since = clock()
         self._run: int | None = None
         self._run_started: float | None = None
         self._checked: set[str] = set()
+        self._impossible: set[Digest] = set()
 
     def step(self) -> None:
         """Look at the state and do the one next thing.
@@ -130,11 +140,12 @@ class RoundDriver:
         # Whatever counts towards the decision has been checked, also what came in while something else was.
         while self._set_aside_bad_updates(state := self._sequencer.state):
             pass
-        stage = (len(state.rounds), state.open_round is not None)
+        release = state.rounds[-1].release if state.rounds else None
+        stage = (len(state.rounds), state.open_round is not None, release.leaf if release else None)
         if stage != self._stage:
             self._stage, self._since = stage, self._clock()
         elapsed = self._clock() - self._since
-        step = decide(state, target=self._target, elapsed_seconds=elapsed)
+        step = decide(state, target=self._target, elapsed_seconds=elapsed, impossible=self._impossible)
         self._on_step(state, step)
         match step.act:
             case "open":
@@ -143,6 +154,8 @@ class RoundDriver:
                 self._collect(state, elapsed)
             case "merge":
                 self._merge(state)
+            case "merge again":
+                self._merge_again(state)
             case "close":
                 self._close(state, step.why)
             case "await ratification" | "rest":
@@ -215,13 +228,34 @@ class RoundDriver:
         r = state.open_round
         if r is None:
             return
-        inputs, spec = release_inputs(state, r), state.compact.adapter
         try:
-            made = merge_release(spec, r.round.start, r.round.rule, inputs, r.state_before, self._read)
+            release = self._made(state, r)
         except BlobError as e:
             self._close(state, f"the merge is not possible: {e}"[:500])
             return
-        release = Release(
+        try:
+            self._sequencer.say(release)
+        except RuleError:
+            if self._sequencer.state.open_round == r:
+                raise
+            log.info("round %d: an update came in during the merge; merging again with it", r.round.round)
+
+    def _merge_again(self, state: State) -> None:
+        r = _recalled(state, self._impossible)
+        if r is None:
+            return
+        try:
+            self._sequencer.say(self._made(state, r))
+        except BlobError as e:
+            # The round is long over, so there is nothing to close: the release before it stays in its place.
+            log.error("round %d: its release cannot be made again: %s", r.round.round, e)
+            self._impossible.add(r.leaf)
+
+    def _made(self, state: State, r: RoundState) -> Release:
+        """Merge a round's accepted updates, and store what comes of it."""
+        inputs, spec = release_inputs(state, r), state.compact.adapter
+        made = merge_release(spec, r.round.start, r.round.rule, inputs, r.state_before, self._read)
+        return Release(
             round=r.round.round,
             start=r.round.start,
             rule=r.round.rule,
@@ -231,12 +265,6 @@ class RoundDriver:
             state_after=tuple(self._blobs.put_bytes(data) for data in made.state),
             figures=made.figures,
         )
-        try:
-            self._sequencer.say(release)
-        except RuleError:
-            if self._sequencer.state.open_round == r:
-                raise
-            log.info("round %d: an update came in during the merge; merging again with it", r.round.round)
 
     def _close(self, state: State, why: str) -> None:
         r = state.open_round

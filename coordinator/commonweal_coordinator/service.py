@@ -10,7 +10,8 @@ from commonweal_coordinator.sequencer import Sequencer
 from commonweal_coordinator.signing import Draft
 from commonweal_coordinator.submissions import Submissions
 from commonweal_protocols.errors import BlobError, CommonwealError
-from commonweal_protocols.predicates import Update
+from commonweal_protocols.governance import Amendment, Motion
+from commonweal_protocols.predicates import Blob, Update
 from commonweal_protocols.state import State
 from commonweal_protocols.statement import Entry
 from commonweal_protocols.wire import commonweal_pb2 as pb
@@ -27,14 +28,21 @@ class Admission:
         self._blobs = blobs
 
     def check(self, entry: Entry, state: State) -> None:
-        """An update counts only once its delta is here, or the round could not be merged."""
-        predicate = entry.statement.predicate
-        if isinstance(predicate, Update):
-            delta = predicate.delta
-            if not self._blobs.has(delta.sha256):
-                raise BlobError(f"update: wanted delta {delta.sha256} in the exchange first, got none")
-            if (got := self._blobs.path(delta.sha256).stat().st_size) != delta.size_bytes:
-                raise BlobError(f"update: wanted a delta of {delta.size_bytes} bytes, got {got}")
+        """An update counts only once its delta is here, or the round could not be merged; and so for a compact.
+
+        Whoever is to vote on a compact can then read it.
+        """
+        match entry.statement.predicate:
+            case Update(delta=delta):
+                self._check_blob("update", "delta", delta)
+            case Motion(proposal=Amendment(compact=compact)):
+                self._check_blob("motion", "compact", compact)
+
+    def _check_blob(self, kind: str, what: str, blob: Blob) -> None:
+        if not self._blobs.has(blob.sha256):
+            raise BlobError(f"{kind}: wanted {what} {blob.sha256} in the exchange first, got none")
+        if (got := self._blobs.path(blob.sha256).stat().st_size) != blob.size_bytes:
+            raise BlobError(f"{kind}: wanted a {what} of {blob.size_bytes} bytes, got {got}")
 
     def submit(self, envelope: bytes) -> bytes:
         """Sequence a member's envelope and return its proof.

@@ -9,9 +9,12 @@ import shutil
 import threading
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from commonweal_protocols.amendment import check_amendment, check_signers, signing_keys, unsigned
 from commonweal_protocols.canonical import digest_of
-from commonweal_protocols.envelope import Signature, format_envelope, parse_envelope, verify_envelope
+from commonweal_protocols.deliberation import approving
+from commonweal_protocols.envelope import Signature, format_envelope, parse_envelope, sign, verify_envelope
 from commonweal_protocols.errors import RuleError, StorageError
 from commonweal_protocols.files import write_atomic
 from commonweal_protocols.predicates import Compact, Digest, Name, PublicKey
@@ -133,12 +136,18 @@ class Draft:
             members |= signing_keys(self._state.compact, self.compact, self._state.size)
         return members
 
-    def envelope(self) -> bytes:
+    def envelope(self, carrier: Ed25519PrivateKey | None = None) -> bytes:
         """The signed compact, as it enters the log.
+
+        Args:
+            carrier: The coordinator's key: it brings what members have voted for, and its signature counts for nothing.
 
         Raises:
             RuleError: Signatures are missing; says whose.
         """
-        index = self._state.size if self._state else 0
-        check_signers(self._current, self.compact, self._signers(), index)
-        return format_envelope(self.payload, self._signatures())
+        voters = approving(self._state, self.digest) if self._state else frozenset()
+        index, signatures = self._state.size if self._state else 0, self._signatures()
+        check_signers(self._current, self.compact, self._signers(), index, voters)
+        if carrier is not None and voters:
+            signatures.append(sign(self.payload, carrier))
+        return format_envelope(self.payload, signatures)

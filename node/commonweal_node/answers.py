@@ -7,14 +7,19 @@
     receipts/<leaf>.tlog-proof             the proof that an entry of ours is in the log
     own/round-<n>.safetensors              this community's own adapter after round n
     adopted/                               what serves now, as a PEFT folder
+    adopted.leaf                           the release entry that it is from; empty once that was recalled
+    recalled/<release entry's leaf>/       what served until its release was recalled
 """
 
+import os
 from pathlib import Path
 
 from commonweal_adapters.delta import GridTensors, read_adapter, write_adapter
 from commonweal_protocols.errors import StorageError
-from commonweal_protocols.files import write_atomic
+from commonweal_protocols.files import sync_directory, write_atomic
 from commonweal_protocols.predicates import AdapterSpec, Digest
+
+_ADOPTED_FROM = "adopted.leaf"
 
 
 class Answers:
@@ -59,6 +64,37 @@ class Answers:
     def has_receipt(self, leaf: Digest) -> bool:
         """Whether the proof of an entry is kept."""
         return self._receipt(leaf).exists()
+
+    def save_adopted_from(self, release_leaf: Digest) -> None:
+        """Remember which release serves from now on.
+
+        Raises:
+            StorageError: It cannot be kept.
+        """
+        write_atomic(self._home / _ADOPTED_FROM, release_leaf.encode())
+
+    def adopted_from(self) -> str | None:
+        """Return the release that serves; empty where it was withdrawn, None where none was ever adopted."""
+        data = _read(self._home / _ADOPTED_FROM)
+        return None if data is None else data.decode("ascii", "replace")
+
+    def withdraw_adopted(self, release_leaf: Digest) -> Path:
+        """Move what serves away, in one step; returns where it lies.
+
+        Raises:
+            StorageError: It cannot be moved.
+        """
+        serving, away = self._home / "adopted", self._home / "recalled" / release_leaf
+        try:
+            away.parent.mkdir(exist_ok=True)
+            if serving.exists():
+                os.replace(serving, away)
+                sync_directory(self._home)
+        except OSError as e:
+            raise StorageError(f"{serving}: wanted to move it to {away}: {e.strerror}") from e
+        # Last: after a crash before this it is found gone already, and all of it is done again.
+        write_atomic(self._home / _ADOPTED_FROM, b"")
+        return away
 
     def save_own(self, round_number: int, adapter: GridTensors) -> None:
         """Keep this community's own adapter after a round.

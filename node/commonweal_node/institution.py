@@ -24,6 +24,7 @@ from commonweal_protocols.errors import RuleError
 from commonweal_protocols.follow import Follower
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.kinds import Predicate
+from commonweal_protocols.membership import LEFT
 from commonweal_protocols.merkle import leaf_hash
 from commonweal_protocols.predicates import (
     Adoption,
@@ -223,6 +224,10 @@ class Institution:
         with self._turn:
             self._follower.sync()
             state = self._follower.state
+            if (left := state.retired.get(public_hex(self._keys.present))) is not None and left.reason == LEFT:
+                raise RuleError(
+                    f"{self._name}: has left the consortium, entry {left.at_index}; this node can be stopped"
+                )
             self._offer(state)
             if self._outstanding(state):
                 return None
@@ -233,16 +238,40 @@ class Institution:
             if known is None or known.transport_key != self._transport_key:
                 self._say(Identity(institution=self._name, transport_key=self._transport_key))
                 return None
+            if self._withdraw(state):
+                return None
             for r in state.rounds:
                 # Whoever joined later need not compute the releases of all the years before.
-                due = r.is_pending or self._name in r.round.cohort
-                if r.release is not None and due and r.incident is None and self._name not in r.release.ratified_by:
+                due = r.is_pending or (self._name in r.round.cohort and r.incident is None)
+                if r.release is None or r.release.recalled_by is not None:
+                    continue
+                if due and self._name not in r.release.ratified_by:
                     self._ratify(state, r.round.round, r.release)
                     return None
             newest = state.ratified()
-            if newest is not None and self._name not in newest.adoptions:
+            if newest is not None and self._is_to_decide(state, newest):
                 return self._adopt(state, newest)
             return None
+
+    def _withdraw(self, state: State) -> bool:
+        """Take what serves out of its place if its release was recalled. Whether it was."""
+        answers = Answers(self._home, state.compact.adapter)
+        leaf = answers.adopted_from()
+        standing = (r.release for r in state.rounds if r.release is not None and r.release.recalled_by is None)
+        if not leaf or any(release.leaf == leaf for release in standing):
+            return False
+        where = answers.withdraw_adopted(leaf)
+        log.warning("the release that was adopted here was recalled by the members: it lies in %s now", where)
+        self._on_phase("waiting", len(state.rounds), "the adopted release was recalled and is withdrawn here")
+        return True
+
+    def _is_to_decide(self, state: State, newest: LoggedRelease) -> bool:
+        """Whether the newest ratified release waits for our decision: also once the adopted one is recalled."""
+        decided = newest.adoptions.get(self._name)
+        if decided is None:
+            return True
+        adopted = Answers(self._home, state.compact.adapter).adopted_from()
+        return adopted == "" and decided.decision != "refuse"
 
     def _rotate(self, state: State) -> bool:
         """Put the next key in the place of the present one, in the log and then here. Whether anything was done.
@@ -349,6 +378,7 @@ class Institution:
         )
         if adoption.decision != "refuse":
             self._learner.export(shared, own, blend, self._home / "adopted")
+            Answers(self._home, state.compact.adapter).save_adopted_from(logged.leaf)
         self._say(adoption)
         return adoption
 

@@ -19,7 +19,9 @@ GROUPS = {
     "audit": "Re-check a consortium from its public records, and re-compute its releases.",
     "charter": "Write a community's charter, compare and publish it, and draft clauses from a deliberation.",
     "coordinator": "Sequence a consortium's log, run its rounds, publish its releases.",
+    "motion": "Propose what a consortium is to decide, and see what is proposed.",
     "node": "Run an institution's node: train, sign, ratify, adopt.",
+    "vote": "Vote on motions, and see how they are counted.",
     "witness": "Cosign the checkpoints of logs that keep their history.",
 }
 """Each group, and what it is for: said here so that help needs no group to be loaded."""
@@ -29,8 +31,10 @@ _EXTRA = {
     "audit": "'commonweal[recompute]', or give --no-recompute to check signatures and digests only",
     "charter": "'commonweal[node]'",
     "coordinator": "'commonweal[coordinator]'",
+    "motion": "'commonweal[node]'",
     "node": "'commonweal[node]'",
     "node data": "'commonweal[node,data]'",
+    "vote": "'commonweal[node]'",
 }
 _OURS = ("commonweal_protocols", "commonweal_adapters", "commonweal_node", "commonweal_coordinator")
 

@@ -7,7 +7,6 @@ A closing ends a stage when everybody has acted, or when a quorum of witnesses s
 Nothing is decided by whoever closes: the outcome is a function of the ballots before that.
 """
 
-from collections.abc import Collection
 from dataclasses import replace
 
 from commonweal_protocols.errors import PeerError, RuleError
@@ -83,7 +82,7 @@ def cast_opened(state: State, name: Name, ballot: OpenedBallot) -> State:
     m = _at(state, "opened ballot", ballot.motion, "opening", name)
     if name in m.ballots:
         raise RuleError(f"opened ballot: {name} has opened its ballot already")
-    in_time = _sealed_in_time(m)
+    in_time = sealed_in_time(m)
     if name not in in_time:
         raise RuleError(f"opened ballot: {name} has sealed none in time")
     if seal(ballot.motion, name, ballot.choice, ballot.salt) != in_time[name]:
@@ -100,27 +99,66 @@ def close(state: State, closing: Closing) -> State:
     m = state.motions.get(closing.motion)
     if m is None or not m.is_open:
         raise RuleError(f"closing: wanted an open motion, got {closing.motion}")
-    opening = m.stage == "opening"
-    acted: Collection[Name] = m.sealed if m.motion.is_secret and not opening else m.ballots
-    due_at = m.motion.closes_at if m.motion.opens_until is None or not opening else m.motion.opens_until
     cutoff = None
     if closing.checkpoint is not None:
-        cutoff = _shown_at(state, m, closing.checkpoint, due_at)
-    else:
-        # At the opening, only those who sealed one in time have something to open.
-        may_act = _sealed_in_time(m).keys() if opening else set(m.electorate)
-        awaited = may_act & {x.institution for x in state.compact.members}
-        if silent := sorted(awaited - set(acted)):
-            raise RuleError(
-                f"closing: wanted a checkpoint that shows the time, since {', '.join(silent)} may still act"
-            )
-    if m.motion.is_secret and not opening:
+        cutoff = _shown_at(state, m, closing.checkpoint)
+    elif silent := awaited(state, m):
+        raise RuleError(f"closing: wanted a checkpoint that shows the time, since {', '.join(silent)} may still act")
+    if m.motion.is_secret and m.stage == "open":
         return _with(state, closing.motion, replace(m, stage="opening", cutoff=cutoff))
     outcome = _outcome(m, cutoff)
     state = _with(state, closing.motion, replace(m, stage="closed", cutoff=cutoff, outcome=outcome))
     if outcome.result == "passed" and isinstance(m.motion.proposal, Recall):
         state = _recall(state, closing.motion, m.motion.proposal)
     return state
+
+
+def awaited(state: State, m: MotionState) -> tuple[Name, ...]:
+    """Return the members who have not acted yet in the present stage of an open motion, and may."""
+    if m.stage == "opening":
+        # Only those who sealed one in time have something to open.
+        may, have = set(sealed_in_time(m)), set(m.ballots)
+    else:
+        may, have = set(m.electorate), set(m.sealed if m.motion.is_secret else m.ballots)
+    return tuple(sorted((may & {x.institution for x in state.compact.members}) - have))
+
+
+def due_at(m: MotionState) -> int:
+    """Return the log time at which the present stage of an open motion ends at the latest."""
+    return m.motion.opens_until if m.stage == "opening" and m.motion.opens_until is not None else m.motion.closes_at
+
+
+def due_closing(state: State, motion: Digest, note: bytes) -> Closing | None:
+    """Return what ends the present stage of an open motion, if it may end now.
+
+    Args:
+        state: The state as it is.
+        motion: The motion's entry.
+        note: The newest signed checkpoint, as its witnesses have cosigned it.
+    """
+    m = state.motions[motion]
+    if not awaited(state, m):
+        return Closing(motion=motion, checkpoint=None)
+    try:
+        _shown_at(state, m, note.decode("utf-8", "replace"))
+    except RuleError:
+        return None
+    return Closing(motion=motion, checkpoint=note.decode())
+
+
+def standing(m: MotionState) -> Outcome:
+    """Return the outcome; of a motion that is not over, what it would be if it ended here."""
+    return m.outcome or _outcome(m, m.cutoff)
+
+
+def sealed_in_time(m: MotionState) -> dict[Name, Digest]:
+    """Return each voter's newest commitment of those that were in time, once sealing is over."""
+    newest: dict[Name, Digest] = {}
+    for name, sealed in m.sealed.items():
+        in_time = [s.commitment for s in sealed if m.cutoff is None or s.index < m.cutoff]
+        if in_time:
+            newest[name] = in_time[-1]
+    return newest
 
 
 def approving(state: State, compact_sha256: Digest) -> frozenset[PublicKey]:
@@ -163,7 +201,7 @@ def _with(state: State, leaf: Digest, m: MotionState) -> State:
     return replace(state, motions={**state.motions, leaf: m})
 
 
-def _shown_at(state: State, m: MotionState, note: str, due_at: int) -> int:
+def _shown_at(state: State, m: MotionState, note: str) -> int:
     """Return the size of a checkpoint by which the time has come. That it is of this history, ``replica`` checks."""
     try:
         cosigned = policy_of(state.compact).open(note.encode())
@@ -174,19 +212,9 @@ def _shown_at(state: State, m: MotionState, note: str, due_at: int) -> int:
         raise RuleError(f"closing: wanted a checkpoint of size {m.index + 1} to {state.size}, got {size}")
     if cosigned.quorum_at is None:
         raise RuleError("closing: the compact has no quorum of witnesses, so no time is shown; everybody must act")
-    if cosigned.quorum_at < due_at:
-        raise RuleError(f"closing: wanted log time {due_at} or later, got {cosigned.quorum_at}")
+    if cosigned.quorum_at < (wanted := due_at(m)):
+        raise RuleError(f"closing: wanted log time {wanted} or later, got {cosigned.quorum_at}")
     return size
-
-
-def _sealed_in_time(m: MotionState) -> dict[Name, Digest]:
-    """Each voter's newest commitment of those that were in time, once sealing is over."""
-    newest: dict[Name, Digest] = {}
-    for name, sealed in m.sealed.items():
-        in_time = [s.commitment for s in sealed if m.cutoff is None or s.index < m.cutoff]
-        if in_time:
-            newest[name] = in_time[-1]
-    return newest
 
 
 def _counted(m: MotionState, cutoff: int | None) -> dict[Name, Choice]:

@@ -25,6 +25,8 @@ from commonweal_protocols.state import Chain, State
 from commonweal_protocols.statement import Entry, Header
 
 T = TypeVar("T")
+LEFT = "left the consortium"
+"""Why a key has ended whose owner is a member no more, by its own word."""
 
 
 def found(entry: Entry) -> State:
@@ -159,5 +161,5 @@ def leave(state: State, name: Name, exit_: Exit) -> State:
     key = state.key(name)
     if key is None:
         return state
-    retired = {**state.retired, key: Retired(name, state.size, None, "left the consortium")}
+    retired = {**state.retired, key: Retired(name, state.size, None, LEFT)}
     return replace(state, compact=without_member(state.compact, name), retired=retired)
