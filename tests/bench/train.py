@@ -44,7 +44,7 @@ COMMUNITIES = ("coop-commons", "health-medquad", "region-assam", "teachers-mathd
 SIDES = ("ours", "stock-bf16", "stock-fp32")
 SEED = 0
 RATE_MICROS = 1000
-HELDOUT_ROWS = 40
+HELDOUT_ROWS = 12
 """Of each community."""
 
 
@@ -151,6 +151,7 @@ def train_stock(data: Path, recipe: Recipe, dtype: torch.dtype) -> tuple[dict[st
                 per_device_train_batch_size=recipe.batch_size,
                 train_sampling_strategy="sequential",
                 save_strategy="no",
+                logging_strategy="no",
                 report_to=[],
                 disable_tqdm=True,
                 use_cpu=device() == "cpu",
