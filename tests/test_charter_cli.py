@@ -45,6 +45,7 @@ from tests.federation import key_of, save_key
 from tests.test_cli import Terminal, program
 from tests.test_exchange import serving
 from tests.test_sequencer import Hub, founded
+from tests.voices import HERE
 
 __all__ = ["program"]  # a fixture
 
@@ -433,6 +434,24 @@ def test_a_weight_that_changes_between_rounds_is_an_entry(place: Place, program:
     assert one.sealed == two.sealed, "and nothing else has changed"
     assert program("charter", "show", "--dir", place.hub.public, "--institution", "clinic") == 0
     assert program.out.splitlines()[-1].strip() == "~ objectives: supervised_millis: 1000 -> 500"
+
+
+def test_a_charter_of_which_more_is_public_than_an_entry_holds_is_not_published(
+    place: Place, program: Terminal
+) -> None:
+    many = [f"long-{n}" for n in range(40)]
+    public = ", ".join(f'"{n}"' for n in many)
+    clauses = "".join(f'[[principles]]\nid = "{n}"\ntext = "{"x" * 2000}"\n' for n in many)
+    place.charter.write_text(VALLEY.replace('public = ["ask-first"', f'public = [{public}, "ask-first"') + clauses)
+    assert program("charter", "publish", "--home", place.home) == 1
+    assert "envelope: wanted at most 65535 bytes, got" in program.err
+    assert place.published() == []
+
+
+def test_a_charter_that_is_not_there_is_named(program: Terminal, tmp_path: Path) -> None:
+    for command in (("draft", HERE, "--into"), ("new", tmp_path / "new.toml", "--after"), ("check",)):
+        assert program("charter", *command, tmp_path / "none.toml") == 2
+        assert f"{tmp_path / 'none.toml'}: wanted a" in program.err
 
 
 def test_the_same_version_is_not_published_twice(place: Place, program: Terminal) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from commonweal_node.charter import Charter, load_charter
-from commonweal_node.charter_file import Kind, add_clause, new_charter, next_version, parse_charter
+from commonweal_node.charter_file import Kind, add_clause, load_text, new_charter, next_version, parse_charter
 from commonweal_node.config import load_config
 from commonweal_node.voices.cli import draft, shown, voices
 from commonweal_protocols import canonical
@@ -36,15 +36,6 @@ Ca = Annotated[Path | None, typer.Option(help="PEM of the authority behind --url
 Institution = Annotated[str | None, typer.Option(help="Whose published charter.")]
 DEFAULT_HOME = Path("node-home")
 _SECRET = "keys/charter.secret"  # noqa: S105 - where it is, and not what
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except FileNotFoundError as e:
-        raise ConfigError(f"{path}: wanted a charter, got none; see: commonweal charter new") from e
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path}: cannot be read as UTF-8: {e}") from e
 
 
 def _replay(url: str | None, directory: Path | None, ca: Path | None) -> State:
@@ -92,7 +83,7 @@ def new(
         raise ConfigError("charter new: wanted one of --community and --after")
     if file.exists():
         raise ConfigError(f"{file}: wanted a name that is not taken")
-    text = next_version(_read(after), str(after)) if after else new_charter(community or "")
+    text = next_version(load_text(after), str(after)) if after else new_charter(community or "")
     write_atomic(file, text.encode())
     typer.echo(f"{file}: version {parse_charter(text, str(file)).version}; next: commonweal charter check {file}")
 
@@ -200,7 +191,7 @@ def import_clause(
     kind, found = kinds[clause]
     changed = {**found.model_dump(), "id": name or clause, "provenance": (*found.provenance, origin)}
     imported = Addendum.model_validate(changed) if isinstance(found, Addendum) else Clause.model_validate(changed)
-    write_atomic(into, add_clause(_read(into), kind, imported, str(into)).encode())
+    write_atomic(into, add_clause(load_text(into), kind, imported, str(into)).encode())
     typer.echo(f"{into}: {imported.id}, from {clause} of {origin.charter}")
 
 

@@ -1,11 +1,12 @@
 """A charter's file as its community edits it: what a command adds, it adds as text, and comments stay.
 
 Each function takes a file's text and returns another, which it has parsed again to see that it says what was meant.
-Pure.
+Pure but for ``load_text``.
 """
 
 import json
 import re
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel
@@ -45,6 +46,20 @@ id = "first"
 text = "Write here what your community holds to, a clause each."
 # probes = ["humility"]         # evaluations that show whether a model does
 """
+
+
+def load_text(path: Path) -> str:
+    """Read a charter's text.
+
+    Raises:
+        ConfigError: There is none, or it is not UTF-8.
+    """
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError as e:
+        raise ConfigError(f"{path}: wanted a charter, got none; see: commonweal charter new") from e
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: cannot be read as UTF-8: {e}") from e
 
 
 def new_charter(community: str) -> str:

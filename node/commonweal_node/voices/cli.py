@@ -7,6 +7,7 @@ import typer
 
 from commonweal_protocols import canonical
 from commonweal_protocols.files import write_atomic
+from commonweal_protocols.report_text import printable
 
 Export = Annotated[Path, typer.Argument(help="A Polis export: its folder, or a file NAME.votes.csv.")]
 What = Annotated[str | None, typer.Option("--name", help="What the deliberation is called; its file if not given.")]
@@ -15,7 +16,7 @@ INFORMS = "This informs; a recorded motion decides."
 
 def shown(text: str) -> str:
     """Return what somebody else wrote as one line that cannot move the cursor of whoever reads it."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return printable(" ".join(text.split()))
 
 
 def _called(name: str | None, export: Path) -> str:
@@ -62,7 +63,7 @@ def draft(
     name: What = None,
 ) -> None:
     """Draft clauses of the statements that hold across opinion groups, each with its numbers and its dissent."""
-    from commonweal_node.charter_file import add_clause, clause_toml
+    from commonweal_node.charter_file import add_clause, clause_toml, load_text
     from commonweal_node.voices.consensus import listen
     from commonweal_node.voices.draft import draft_clauses
     from commonweal_node.voices.export import load_export
@@ -71,7 +72,7 @@ def draft(
     if into is None:
         typer.echo("\n".join(clause_toml("principles", c) for c in clauses))
     else:
-        text = into.read_text("utf-8")
+        text = load_text(into)
         for c in clauses:
             text = add_clause(text, "principles", c, str(into))
         write_atomic(into, text.encode())
