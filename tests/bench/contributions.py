@@ -28,7 +28,7 @@ from commonweal_protocols.predicates import AdapterSpec, Recipe
 ROOT = Path(__file__).parents[2]
 TERMS = ROOT / "deploy/demo/compact.toml"
 SEED = 0
-RECIPE = Recipe(steps=36, batch_size=8, learning_rate_micros=2000, max_tokens=400)
+RECIPE = Recipe(steps=30, batch_size=8, learning_rate_micros=2000, max_tokens=320)
 COMMUNITIES = (
     "civic-18f",
     "coop-commons",
