@@ -111,9 +111,9 @@ class Processes:
         self.coordinator = home / "coordinator"
         self.public = self.coordinator / "public"
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self._ports = free_ports(12)
+        self._ports = free_ports(15)
         self.spare_ports = self._ports + 9
-        """Three, for another coordinator."""
+        """Six, for two other coordinators."""
         self.names = tuple(sorted(rows or NAMES))
         (home / "compact.toml").write_text(terms or tiny_terms(home, steps))
         cards: list[str] = []

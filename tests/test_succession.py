@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,7 @@ class Succeeded:
         self.heir = heir
         self.old = entries_of(p.public)
         self.carried: list[bytes] = []
+        self.late = ""
         self.seconds: dict[str, float] = {}
 
 
@@ -81,9 +83,15 @@ def after(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Succeeded]:
         assert f"history: {len(told.carried)} entries" in drafted
         p.launch("heir", "coordinator", "run", "--home", heir)
         p.wait("the successor to answer", lambda: p.status("heir").get("phase") == "succeeding")
-        for name in NAMES:
+        for name in NAMES[:2]:
             p.command("node", "amend", "--home", p.node(name), "--invite", heir / "invite.json", "--yes")
         told.seconds["signed"] = time.monotonic() - began
+        # Wherever in its beginning that meets it.
+        p.wait("the lock of the new log", (heir / "lock.db").exists)
+        p.kill("heir")
+        p.launch("heir", "coordinator", "run", "--home", heir)
+        p.wait("the successor again", lambda: p.status("heir").get("phase") == "running")
+        told.late = p.command("node", "amend", "--home", p.node(NAMES[2]), "--invite", heir / "invite.json", "--yes")
         p.coordinator, p.public = heir, heir / "public"
         p.wait("the new log", lambda: p.state())
         told.seconds["log"] = time.monotonic() - began
@@ -102,6 +110,11 @@ def after(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Succeeded]:
         yield told
 
 
+def audit(p: Processes, *options: str | Path, code: int = 0) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(p.command("audit", "run", *options, "--no-memory", "--json", code=code))
+    return report
+
+
 def test_training_goes_on_within_a_minute(after: Succeeded) -> None:
     assert after.seconds["work"] < WITHIN_SECONDS
 
@@ -115,6 +128,7 @@ def test_the_open_round_ends_with_everybodys_update(after: Succeeded) -> None:
         assert r.release is not None
         assert r.release.is_ratified
     assert (state.compact.version, state.compact.coordinator.name) == (2, "heir")
+    assert "in force already: version 2; coordinator heir" in after.late, "whoever is late takes what the others signed"
 
 
 def test_no_entry_is_lost_and_every_receipt_holds_in_the_new_history(after: Succeeded) -> None:
@@ -127,4 +141,83 @@ def test_no_entry_is_lost_and_every_receipt_holds_in_the_new_history(after: Succ
         for path in (after.p.node(name) / "receipts").iterdir():
             assert leaves[parse_proof(path.read_bytes()).index] == path.name.removesuffix(".tlog-proof")
             receipts += 1
-    assert receipts >= 3 * (1 + 2 + 2 + 2), "identity, two updates, ratifications and adoptions of each"
+    assert receipts >= 3 * (1 + 2 + 2), "identity, ratifications and adoptions of each at least"
+
+
+def test_the_successors_log_audits_from_a_folder_and_over_https_and_names_the_old_one(after: Succeeded) -> None:
+    p, old = after.p, after.p.home / "coordinator/public/checkpoint"
+    invite = invite_of(p)
+    by_folder = audit(p, "--dir", p.public)
+    assert by_folder == audit(p, "--url", invite["records"], "--ca", p.coordinator / "tls/ca.pem")
+    assert by_folder["verdict"] == "pass"
+    assert list(by_folder["carried_over"].values()) == [len(after.carried)]
+    receipts = [x for path in (p.node(NAMES[0]) / "receipts").iterdir() for x in ("--against", path)]
+    assert audit(p, "--dir", p.public, *receipts, "--against", after.heir / "mirror/checkpoint")["verdict"] == "pass"
+    # The disk of the one that is gone may have one entry more, which nobody else has seen.
+    left_behind = len(after.old) > len(after.carried)
+    report = audit(p, "--dir", p.public, "--against", old, code=1 if left_behind else 0)
+    assert ("left behind" in str(report["findings"])) == left_behind
+
+
+def test_nodes_neither_speak_to_the_old_coordinator_nor_cosign_its_log_any_more(after: Succeeded) -> None:
+    p = after.p
+    for name in NAMES:
+        assert (p.node(name) / "invite.json").read_bytes() == (after.heir / "invite.json").read_bytes()
+    before = entries_of(p.home / "coordinator/public")
+    p.coordinator, p.public = p.home / "coordinator", p.home / "coordinator/public"
+    try:
+        p.start("coordinator")
+        p.wait("no quorum", lambda: "witnesses: wanted a quorum" in p.last_words("coordinator"))
+        assert entries_of(p.public) == before, "sealed: without its witnesses it publishes nothing"
+        p.stop("coordinator")
+    finally:
+        p.coordinator, p.public = after.heir, after.heir / "public"
+
+
+def test_a_history_that_lacks_what_a_node_has_seen_is_not_signed(after: Succeeded, tmp_path: Path) -> None:
+    p, home = after.p, tmp_path / "late"
+    p.stop("heir")
+    try:
+        p.command("coordinator", "standby", "--home", home, "--name", "late", "--base-port", str(p.spare_ports + 3))
+        consortium, copy = invite_of(p)["consortium"], after.heir / "mirror"
+        p.command("coordinator", "succeed", "--home", home, "--consortium", consortium, "--records", copy)
+        (p.home / "late").mkdir()
+        p.launch("late", "coordinator", "run", "--home", home)
+        p.wait("it to answer", lambda: (home / "status.json").exists())
+        invite, node = home / "invite.json", p.node(NAMES[0])
+        p.command("node", "amend", "--home", node, "--invite", invite, "--yes", code=1)
+        assert (node / "invite.json").read_bytes() == (after.heir / "invite.json").read_bytes()
+        p.stop("late")
+    finally:
+        p.launch("heir", "coordinator", "run", "--home", after.heir)
+
+
+def test_two_members_fork_from_the_first_release(after: Succeeded, tmp_path: Path) -> None:
+    p, home = after.p, tmp_path / "spring"
+    state = p.finished(2)
+    assert state is not None
+    first = state.rounds[0].release
+    assert first is not None
+    at = max(first.ratified_by.values()) + 1
+    cards: list[str | Path] = []
+    for name in NAMES[:2]:
+        rows = p.home / f"{name}.jsonl"
+        p.command("node", "init", "--home", tmp_path / name, "--institution", name, "--data", rows)
+        cards += ["--card", tmp_path / name / "card.json"]
+    p.command(
+        "coordinator", "fork", "--from", p.public, "--at", str(at), "--name", "spring", "--home", home, *cards,
+        "--base-port", str(p.spare_ports + 3),
+    )  # fmt: skip
+    (p.home / "spring").mkdir()
+    p.launch("spring", "coordinator", "run", "--home", home)
+    p.wait("it to answer", lambda: (home / "status.json").exists())
+    invite = home / "invite.json"
+    p.command("node", "join", invite, "--home", tmp_path / NAMES[0], "--yes", code=2)
+    for name in NAMES[:2]:
+        p.command("node", "join", invite, "--home", tmp_path / name, "--yes", "--fork-source", p.public)
+    p.wait("its log", (home / "public/tile/entries").exists)
+    p.wait("its first entry", lambda: len(entries_of(home / "public")) == 1)
+    report = audit(p, "--dir", home / "public")
+    assert (report["verdict"], report["forked_from"]["release_leaf"]) == ("pass", first.leaf)
+    p.command("coordinator", "lint-compact", home / "founding/compact.json", code=1)
+    p.stop("spring")
