@@ -21,6 +21,7 @@ from commonweal_protocols.audit_state import load_memory
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.checker import usable_cores
 from commonweal_protocols.cosignature import CosignatureVerifier, parse_cosigner_vkey
+from commonweal_protocols.departure_cli import departure
 from commonweal_protocols.errors import ConfigError, MalformedError, PeerError, SignatureError
 from commonweal_protocols.evidence import (
     MAX_EVIDENCE_BYTES,
@@ -41,6 +42,7 @@ from commonweal_protocols.webhook import check_webhook, post_webhook
 
 app = typer.Typer(no_args_is_help=True, help="Re-check a consortium from its public records alone.")
 app.command()(story)
+app.command()(departure)
 
 Url = Annotated[str | None, typer.Option(help="Where the public records are served, https://HOST:PORT.")]
 Directory = Annotated[Path | None, typer.Option("--dir", help="A folder of public records: a mirror, a disk.")]
