@@ -14,6 +14,7 @@ from rich.table import Table
 
 from commonweal_node.config import NodeConfig, load_config
 from commonweal_node.data_cli import data_app
+from commonweal_node.exit_cli import leave
 from commonweal_node.status import load_status, now
 from commonweal_node.train_cli import train
 from commonweal_protocols.amendment import describe_changes, signing_keys
@@ -28,6 +29,7 @@ from commonweal_protocols.settings import describe
 app = typer.Typer(no_args_is_help=True, help="Run an institution's node: train, sign, ratify, adopt.")
 app.add_typer(data_app, name="data")
 app.command(name="train")(train)
+app.command(name="exit")(leave)
 DEFAULT_HOME = Path("node-home")
 Home = Annotated[Path, typer.Option(help="The node's folder: settings, keys, adapters.")]
 PassphraseFile = Annotated[Path | None, typer.Option(help="The file with the key's passphrase.")]
