@@ -302,6 +302,28 @@ def test_a_training_that_was_cut_off_or_could_not_be_sent_is_answered_next_time(
     f.add(node.answer())
 
 
+@pytest.mark.parametrize("logged", [False, True])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_coordinator_that_lacks_the_delta_of_our_answer_gets_it_again(
+    f: Federation, node: Node, logged: bool, restarted: bool
+) -> None:
+    envelope = node.answer()
+    if logged:
+        f.add(envelope)
+    node.tend()
+    update = said_in(envelope)
+    assert isinstance(update, Update)
+    delta = f.blobs.pop(update.delta.sha256)
+    node.tend()
+    assert update.delta.sha256 not in f.blobs, "under one coordinator it is sent once"
+    if restarted:
+        node.start()
+    else:
+        node.institution.offer_again()
+    node.tend()
+    assert f.blobs[update.delta.sha256] == delta
+
+
 def no_round(f: Federation) -> None:
     del f.entries[-1]
     again = Federation()
