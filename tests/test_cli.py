@@ -544,7 +544,11 @@ BAD_TERMS: list[tuple[str, str, str]] = [
     ("consortium =", "mood = 1\nconsortium =", "compact.toml: mood: Extra inputs are not permitted, got '1'"),
     ("rank = 8", "rank = 0", "compact.toml: adapter.rank: Input should be greater than or equal to 1, got '0'"),
     ("grid_bits = 20", "grid_bits = 24", "compact.toml: adapter.grid_bits: Input should be less than or equal to 23"),
-    ('name = "factor-mean"', 'name = "vibes"', "compact.toml: rule: Input tag 'vibes' found using 'name' does not match any of the expected tags"),
+    (
+        'name = "factor-mean"',
+        'name = "vibes"',
+        "compact.toml: rule: Input tag 'vibes' found using 'name' does not match any of the expected tags",
+    ),
     ("\nupdates = 2", "\nupdates = 4", "compact: quorum.updates: wanted at most 3 (the members), got 4"),
     ("ratifications = 2", "ratifications = 1", "quorum.ratifications: wanted more than half of 3 members, got 1"),
     ("[recipe]", "[recipe", "compact.toml: wanted TOML, got: "),

@@ -546,7 +546,9 @@ def test_a_failed_write_either_may_be_tried_again_or_stops_the_log_until_it_is_o
                 lambda: log.checkpoint,
             ]
             for use in uses:
-                with pytest.raises(StorageError, match=f"^log {ORIGIN}: stopped after: .*; nothing is taken until it is opened anew"):
+                with pytest.raises(
+                    StorageError, match=f"^log {ORIGIN}: stopped after: .*; nothing is taken until it is opened anew"
+                ):
                     use()
             assert fault.calls == calls, "nothing is tried again by itself"
     held = [*old, *new] if outcome == "again" or entered else old

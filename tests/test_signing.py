@@ -292,7 +292,12 @@ BAD_TERMS: list[tuple[str, str, str, str]] = [
     ("rank = 2", 'rank = "2"', r"adapter\.rank: Input should be a valid integer, got '2'", "text for a number"),
     ("rank = 2", "rank = 2.0", r"adapter\.rank: Input should be a valid integer, got '2\.0'", "a float for a number"),
     ("rank = 2", "rank = true", r"adapter\.rank: Input should be a valid integer, got 'True'", "a truth for a number"),
-    ('"equal"', '"loudest"', r"rule\.factor-mean\.weights: Input should be 'equal' or 'examples', got 'loudest'", "no such choice"),
+    (
+        '"equal"',
+        '"loudest"',
+        r"rule\.factor-mean\.weights: Input should be 'equal' or 'examples', got 'loudest'",
+        "no such choice",
+    ),
     ('"three"', '"Three!"', r"consortium: String should match pattern .*, got 'Three!'", "not a name"),
     ('"mlp.up_proj"', '"self_attn.q_proj"', "adapter: modules: a name is repeated", "a contradiction"),
     ("rank = 2", "rank = ", "wanted TOML, got: Invalid value", "not TOML"),

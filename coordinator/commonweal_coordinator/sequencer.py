@@ -78,8 +78,9 @@ class _Group:
 class Sequencer:
     """The log, and the state that it stands for. Thread-safe.
 
-    Callers wait in a bounded queue; one thread takes what waits, until it has :data:`BATCH_ENTRIES`, as one batch. So the cost of a sync and of a round trip to the witnesses is shared by whoever comes at the same time, and
-    an entry that comes alone waits for nobody.
+    Callers wait in a bounded queue; one thread takes what waits, until it has :data:`BATCH_ENTRIES`, as one batch. So
+    the cost of a sync and of a round trip to the witnesses is shared by whoever comes at the same time, and an entry
+    that comes alone waits for nobody.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ _PART_ITEMS = 64
 """What one worker is given of a request, so that a single sender keeps several busy."""
 
 Slot = int | Place | PeerError | None
-"""What will become of an item: what the request's group is told at that place, a known one, a refusal, or nothing known."""
+"""What will become of an item: what the request's group is told at that place, a known place, a refusal, or nothing."""
 
 
 class _Taken(NamedTuple):

@@ -24,6 +24,7 @@ from commonweal_protocols.join import Card, Invite
 from commonweal_protocols.keys import load_key_file, load_or_create_key_file, load_passphrase, public_hex
 from commonweal_protocols.predicates import BaseModelRef
 from commonweal_protocols.records import open_source
+from commonweal_protocols.rules import weights_name
 from commonweal_protocols.settings import describe
 
 app = typer.Typer(no_args_is_help=True, help="Run an institution's node: train, sign, ratify, adopt.")
@@ -145,7 +146,7 @@ def join(
     console.print(f"compact of {compact.consortium}, {terms.consortium}")
     console.print(f"  base         {_shown(compact.base.reference)}, sha256 {compact.base.sha256[:16]}…")
     console.print(f"  adapter      rank {compact.adapter.rank}, alpha {compact.adapter.alpha}")
-    console.print(f"  rule         {compact.rule.name}, weights {compact.rule.weights}")
+    console.print(f"  rule         {compact.rule.name}, weights {weights_name(compact.rule)}")
     console.print(f"  quorum       {compact.quorum.updates} updates, {compact.quorum.ratifications} ratifications")
     console.print(
         f"  witnesses    {compact.quorum.witnesses} of {', '.join(w.name for w in compact.witnesses) or 'none'}"

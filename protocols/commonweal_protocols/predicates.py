@@ -362,8 +362,8 @@ class Figures(Closed):
     """What whoever re-computes a release finds of it, published so that it can be held to that.
 
     ``error_micros``: how far the adapter is from the exact merge of the products, as a share of that merge; None where
-    that is zero and the adapter is not. ``diversity_micros``: how far apart the deltas lie. ``counted_micros``: how much
-    each input counted in the end, in their order: who counts little may be hostile, or a minority.
+    that is zero and the adapter is not. ``diversity_micros``: how far apart the deltas lie. ``counted_micros``: how
+    much each input counted in the end, in their order: who counts little may be hostile, or a minority.
     """
 
     error_micros: Natural | None

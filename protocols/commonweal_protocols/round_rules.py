@@ -35,6 +35,7 @@ def release_inputs(state: State, r: RoundState) -> tuple[Input, ...]:
 
 
 def with_round(state: State, r: RoundState) -> State:
+    """Return the state with another form of one round."""
     rounds = (*state.rounds[: r.round.round - 1], r, *state.rounds[r.round.round :])
     return replace(state, rounds=rounds)
 
@@ -57,12 +58,22 @@ def _voice(state: State, r: RoundState, name: Name, update: Update) -> Voice:
 
 
 def on_identity(state: State, name: Name, identity: Identity) -> State:
+    """A member announces itself, or anew.
+
+    Raises:
+        RuleError: It speaks for another.
+    """
     if identity.institution != name:
         raise RuleError(f"identity: wanted institution {name} (the author), got {identity.institution}")
     return replace(state, identities={**state.identities, name: identity})
 
 
 def on_round(state: State, leaf: Digest, r: Round) -> State:
+    """The coordinator opens a round, within the compact's bounds.
+
+    Raises:
+        RuleError: Not in this state, or not by the compact.
+    """
     compact = state.compact
     if state.open_round:
         raise RuleError(f"round: wanted round {state.open_round.round.round} closed first")
@@ -105,6 +116,11 @@ def _answering(state: State, kind: str, name: Name, number: int, leaf: Digest) -
 
 
 def on_update(state: State, leaf: Digest, name: Name, update: Update) -> State:
+    """A member contributes to the open round.
+
+    Raises:
+        RuleError: Not in this state, or not by the compact.
+    """
     r = _answering(state, "update", name, update.round, update.round_leaf)
     if update.delta.size_bytes > state.compact.max_update_bytes:
         raise RuleError(
@@ -115,12 +131,22 @@ def on_update(state: State, leaf: Digest, name: Name, update: Update) -> State:
 
 
 def on_refusal(state: State, name: Name, refusal: Refusal) -> State:
+    """A member declines the open round.
+
+    Raises:
+        RuleError: Not in this state, or not by the compact.
+    """
     r = _answering(state, "refusal", name, refusal.round, refusal.round_leaf)
     refusals, answered_at = {**r.refusals, name: refusal.reason}, {**r.answered_at, name: state.size}
     return with_round(state, replace(r, refusals=refusals, answered_at=answered_at))
 
 
 def on_rejection(state: State, rejection: Rejection) -> State:
+    """The coordinator sets a logged update aside.
+
+    Raises:
+        RuleError: Not in this state, or not by the compact.
+    """
     r = _open(state, "rejection", rejection.round, None)
     logged = r.updates.get(rejection.institution)
     if logged is None or logged.leaf != rejection.leaf:
@@ -132,6 +158,11 @@ def on_rejection(state: State, rejection: Rejection) -> State:
 
 
 def on_release(state: State, leaf: Digest, release: Release) -> State:
+    """The coordinator publishes the merge of all that was accepted, or makes a recalled release again.
+
+    Raises:
+        RuleError: Not in this state, or not by the compact.
+    """
     again = release.round <= len(state.rounds) and state.rounds[release.round - 1].wants_release_again
     r = state.rounds[release.round - 1] if again else _open(state, "release", release.round, None)
     if release.start != r.round.start or release.rule != r.round.rule:
@@ -159,6 +190,11 @@ def _released(state: State, kind: str, number: int, leaf: Digest) -> tuple[Round
 
 
 def on_ratification(state: State, name: Name, ratification: Ratification) -> State:
+    """A member stands by a release.
+
+    Raises:
+        RuleError: Not in this state, or not by the compact.
+    """
     r, logged = _released(state, "ratification", ratification.round, ratification.release_leaf)
     if logged.recalled_by is not None:
         raise RuleError(f"ratification: the release of round {ratification.round} was recalled by {logged.recalled_by}")
@@ -175,6 +211,11 @@ def on_ratification(state: State, name: Name, ratification: Ratification) -> Sta
 
 
 def on_adoption(state: State, name: Name, adoption: Adoption) -> State:
+    """A member decides for itself on a ratified release.
+
+    Raises:
+        RuleError: Not in this state, or not by the compact.
+    """
     r, logged = _released(state, "adoption", adoption.round, adoption.release_leaf)
     if not logged.is_ratified:
         raise RuleError(f"adoption: the release of round {adoption.round} is not ratified yet")

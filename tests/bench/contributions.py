@@ -1,8 +1,9 @@
 """What institutions bring to a merge, trained for real: honest ones, and ones with spoiled rows.
 
-``python -m tests.bench.contributions --data FOLDER --out FOLDER`` trains one adapter for each community and variant from
-the round's start, and keeps each as a delta on the grid. What is there already is left; the folder's ``recipe.json``
-says with what it was made, and another recipe wants another folder. ``quality.py`` merges what lies there.
+``python -m tests.bench.contributions --data FOLDER --out FOLDER`` trains one adapter for each community and variant
+from the round's start, and keeps each as a delta on the grid. What is there already is left; the folder's
+``recipe.json`` says with what it was made, and another recipe wants another folder. ``quality.py`` merges what lies
+there.
 """
 
 import argparse
