@@ -21,7 +21,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, Protocol
 
-from commonweal_protocols.audit_report import Check, Finding, ReleaseReport, Report, RoundReport
+from commonweal_protocols.audit_report import (
+    Check,
+    Finding,
+    ReleaseReport,
+    Report,
+    RoundReport,
+    report_keys,
+    report_motions,
+)
 from commonweal_protocols.audit_state import Line, Memory, kinds
 from commonweal_protocols.checker import checker_for
 from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
@@ -343,6 +351,7 @@ class _Audit:
                 inputs=tuple(i.institution for i in r.release.release.inputs),
                 ratified_by=tuple(sorted(r.release.ratified_by)),
                 adoptions={name: a.decision for name, a in sorted(r.release.adoptions.items())},
+                recalled_by=self.replica.state.motions[motion].index if (motion := r.release.recalled_by) else None,
                 check=check,
             )
         return RoundReport(
@@ -368,6 +377,9 @@ class _Audit:
             size=self.replica.size,
             root=self.checkpoint.root.hex() if self.checkpoint else None,
             entries=dict(kinds(journal)),
+            compact_version=state.compact.version if state else None,
+            motions=report_motions(state) if state else (),
+            ended_keys=report_keys(state) if state else (),
             carried_over=dict(state.origins) if state else {},
             forked_from=state.compact.forked_from if state else None,
             rounds=rounds,

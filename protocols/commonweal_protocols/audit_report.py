@@ -6,6 +6,8 @@ from commonweal_protocols import canonical
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.closed import Closed
 from commonweal_protocols.predicates import Digest, Fork, Name, PublicKey
+from commonweal_protocols.state import State
+from commonweal_protocols.story import describe_proposal
 
 Check = Literal["recomputed", "digests only", "failed"]
 
@@ -27,6 +29,8 @@ class ReleaseReport(Closed):
     inputs: tuple[Name, ...]
     ratified_by: tuple[Name, ...]
     adoptions: dict[Name, str]
+    recalled_by: int | None
+    """The entry of the motion that withdrew it."""
     check: Check
 
 
@@ -42,6 +46,31 @@ class RoundReport(Closed):
     release: ReleaseReport | None
 
 
+class MotionReport(Closed):
+    """A motion, and what came of it."""
+
+    index: int
+    author: Name
+    title: str
+    proposal: str
+    stage: Literal["open", "opening", "closed"]
+    result: Literal["passed", "failed", "tied"] | None
+    steps: tuple[str, ...]
+    """How it was counted."""
+    dissent: dict[Name, str]
+    """Who voted no and said why, in their own words."""
+
+
+class EndedKey(Closed):
+    """A key that signs no more; of a revoked one, from which entry on what it has said is suspect."""
+
+    key: PublicKey
+    owner: Name
+    at_index: int
+    suspect_from_index: int | None
+    reason: str
+
+
 class Report(Closed):
     """The verdict and what it rests on: a function of the records and of what the auditor was asked, nothing else."""
 
@@ -53,6 +82,10 @@ class Report(Closed):
     size: int
     root: Digest | None
     entries: dict[str, int]
+    compact_version: int | None
+    """The one in force."""
+    motions: tuple[MotionReport, ...]
+    ended_keys: tuple[EndedKey, ...]
     carried_over: dict[str, int]
     """The logs that this history was in before, each with how many entries it had when another coordinator followed."""
     forked_from: Fork | None
@@ -67,3 +100,39 @@ class Report(Closed):
     def sha256(self) -> Digest:
         """The digest of that spelling: what a verdict names."""
         return digest_of(self.to_bytes())
+
+
+def report_motions(state: State) -> tuple[MotionReport, ...]:
+    """Return every motion, in the order of the log."""
+    return tuple(
+        MotionReport(
+            index=m.index,
+            author=m.author,
+            title=m.motion.title,
+            proposal=describe_proposal(m.motion.proposal),
+            stage=m.stage,
+            result=m.outcome.result if m.outcome else None,
+            steps=m.outcome.steps if m.outcome else (),
+            dissent={
+                name: casts[-1].reason
+                for name, casts in sorted(m.ballots.items())
+                if casts[-1].choice == "no" and casts[-1].reason is not None
+            },
+        )
+        for m in state.motions.values()
+    )
+
+
+def report_keys(state: State) -> tuple[EndedKey, ...]:
+    """Return every key that has ended, in the order in which they did."""
+    ended = (
+        EndedKey(
+            key=key,
+            owner=r.owner,
+            at_index=r.at_index,
+            suspect_from_index=r.suspect_from_index,
+            reason=r.reason,
+        )
+        for key, r in state.retired.items()
+    )
+    return tuple(sorted(ended, key=lambda e: (e.at_index, e.key)))

@@ -14,6 +14,7 @@ from commonweal_protocols.evidence import format_evidence, verify_evidence
 from commonweal_protocols.html_page import Html, el, facts, foreign, join, page, table
 from commonweal_protocols.predicates import Adoption, Blob, Input, Name
 from commonweal_protocols.replica import Replica
+from commonweal_protocols.report_decisions import render_decisions
 from commonweal_protocols.report_style import STYLE
 from commonweal_protocols.rules import weights_name
 from commonweal_protocols.state import RoundState, State
@@ -24,7 +25,7 @@ MAX_LEDGER = 2000
 """Entries that the ledger lists one by one."""
 
 _KINDS = {
-    "compact": "the founding rules",
+    "compact": "the rules, or their next version",
     "identity": "an institution announces itself",
     "round": "a round is opened",
     "update": "a contribution",
@@ -34,6 +35,14 @@ _KINDS = {
     "release": "a shared adapter is published",
     "ratification": "a member stands by a release",
     "adoption": "an institution decides for itself",
+    "rotation": "a new key takes the place of one",
+    "charter": "an institution publishes its charter",
+    "motion": "a motion is made",
+    "ballot": "a member votes",
+    "sealedballot": "a member votes in secret",
+    "openedballot": "a member opens its ballot",
+    "closing": "a motion is ended",
+    "exit": "a member leaves",
 }
 _WEIGHTS = {
     "equal": "count equally",
@@ -118,7 +127,12 @@ def render_html(outcome: Outcome) -> bytes:
         body.append(_findings(report.findings, outcome))
     if outcome.journal:
         record = _record(outcome)
-        body += [_founders(record), _rounds(record, report.rounds), _history(record, outcome)]
+        body += [
+            _founders(record),
+            *render_decisions(report, record.proof),
+            _rounds(record, report.rounds),
+            _history(record, outcome),
+        ]
     body.append(_how())
     return page(f"Audit of {name}", STYLE, el("main", *body))
 
@@ -198,19 +212,22 @@ def _founders(record: _Record) -> Html:
     compact = record.state.compact
     rows = [(foreign(m.institution), el("code", m.key)) for m in compact.members]
     rule = _WEIGHTS[weights_name(compact.rule)]
+    are = "founded this consortium, and each of them signed the same rules"
+    if compact.version > 1 or record.state.retired:
+        are = f"are its members now, under version {compact.version} of the rules"
     return el(
         "section",
         el("h2", "Who decides", id="founders"),
         el(
             "p",
-            f"{len(compact.members)} institutions founded this consortium, and each of them signed the same rules. ",
+            f"{len(compact.members)} institutions {are}. ",
             f"A merge needs {compact.quorum.updates} contributions; a release is valid once "
             f"{compact.quorum.ratifications} members stand by it. Contributions {rule}. The coordinator ",
             foreign(compact.coordinator.name),
             " puts entries in order and has no vote. ",
             f"Witnesses that must cosign its history: {compact.quorum.witnesses}.",
         ),
-        table("The founding institutions and the keys that speak for them", ("Institution", "Public key"), rows),
+        table("The institutions and the keys that speak for them", ("Institution", "Public key"), rows),
         record.proof(
             0,
             ("Consortium", el("code", record.state.consortium)),
@@ -237,6 +254,8 @@ def _round(record: _Record, report: RoundReport, r: RoundState) -> Html:
     number = report.round
     ratified = r.release is not None and r.release.is_ratified
     end = "ratified" if ratified else "released, not ratified" if r.release else "ended without a release"
+    if r.release is not None and r.release.recalled_by is not None:
+        end = "released, and recalled by the members"
     if r.is_open:
         end = "still open"
     told = f"{len(report.updates)} of {len(report.cohort)} invited institutions contributed."

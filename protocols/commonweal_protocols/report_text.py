@@ -31,6 +31,15 @@ def print_report(report: Report, console: Console) -> None:
         release = f"release {fork.release_leaf[:16]}…" if fork.release_leaf else "its first start"
         line("start", f"taken over from {release} of consortium {fork.consortium} after {fork.at.size} entries")
     line("entries", ", ".join(f"{n} {kind}" for kind, n in report.entries.items()) or "none")
+    if report.compact_version is not None:
+        line("compact", f"version {report.compact_version}")
+    for e in report.ended_keys:
+        suspect = "" if e.suspect_from_index is None else f"; suspect from entry {e.suspect_from_index} on"
+        line("ended key", f"{e.key[:16]}… of {e.owner}, entry {e.at_index}: {printable(e.reason)}{suspect}")
+    for m in report.motions:
+        line("motion", f"{printable(m.title)} (entry {m.index}, of {m.author}): {m.result or m.stage}")
+        for name, why in m.dissent.items():
+            line("", f"dissent of {name}: {printable(why)}")
     for r in report.rounds:
         line(f"round {r.round}", f"updates of {', '.join(r.updates) or 'nobody'}")
         for name, why in {**r.refusals, **r.rejections}.items():
@@ -40,6 +49,8 @@ def print_report(report: Report, console: Console) -> None:
             continue
         out = r.release
         line("", f"release {out.adapter_sha256[:16]}…, {_CHECKS[out.check]}; ratified by {', '.join(out.ratified_by)}")
+        if out.recalled_by is not None:
+            line("", f"recalled by the motion in entry {out.recalled_by}")
         if out.adoptions:
             line("", "decisions: " + ", ".join(f"{name} {decision}" for name, decision in out.adoptions.items()))
     for finding in report.findings:
