@@ -10,18 +10,19 @@ from commonweal_protocols.audit_report import Report
 from commonweal_protocols.audit_state import Memory
 from commonweal_protocols.checkpoint import Checkpoint
 from commonweal_protocols.errors import ConfigError
-from commonweal_protocols.note import sign_note
+from commonweal_protocols.note import format_vkey, sign_note
+from commonweal_protocols.predicates import Coordinator
 from commonweal_protocols.records import DirectorySource
 from tests.federation import ORIGIN, Federation, key_of, two_rounds
 from tests.shelf import beginning, note_of, tree_of
 from tests.test_successor import LOG_KEY, OTHER, heir
 
 
-def succeed(f: Federation) -> None:
+def succeed(f: Federation, by: Coordinator | None = None) -> None:
     """Another coordinator follows, with all that there is."""
     last = f.replica.checkpoint()
     seen = {"origin": last.origin, "size": last.size, "root": last.root.hex()}
-    f.add(f.amendment(f.amended(coordinator=heir().model_dump(), succeeds=seen), *f.keys))
+    f.add(f.amendment(f.amended(coordinator=(by or heir()).model_dump(), succeeds=seen), *f.keys))
     f.coordinator, f.log_key = key_of("heir"), LOG_KEY
 
 
@@ -58,6 +59,20 @@ def test_checkpoints_and_receipts_of_the_old_log_hold_in_the_new_one(f: Federati
     old = two_rounds()
     against = {"checkpoint": note_of(old, old.entries), "earlier": note_of(old, old.entries[:9])}
     assert examined(f.publish(tmp_path), against=against).report.findings == ()
+
+
+def test_every_log_of_a_history_is_known_by_the_key_that_the_members_named_for_it(
+    f: Federation, tmp_path: Path
+) -> None:
+    of_second = sign_note(f.replica.checkpoint().text(), OTHER, LOG_KEY)
+    size, third = f.replica.size, key_of("third log")
+    log = format_vkey("log.test/third", third.public_key().public_bytes_raw())
+    succeed(f, heir("third").model_copy(update={"log": log}))
+    f.log_key = third
+    first = two_rounds()
+    against = {"first": note_of(first, first.entries), "second": of_second}
+    report = examined(f.publish(tmp_path), against=against).report
+    assert (report.findings, report.carried_over) == ((), {ORIGIN: 26, OTHER: size})
 
 
 def test_what_was_left_behind_is_found_by_who_has_seen_it(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from commonweal_adapters import recompute
 from commonweal_coordinator.draft import CompactTerms
 from commonweal_coordinator.fork_draft import draft_fork
 from commonweal_protocols.audit import audit
-from commonweal_protocols.errors import ConfigError, LogError, PeerError, RuleError
+from commonweal_protocols.errors import ConfigError, LogError, RuleError, SignatureError
 from commonweal_protocols.forking import check_fork, fork_of, replay_to
 from commonweal_protocols.join import Card
 from commonweal_protocols.keys import public_hex
-from commonweal_protocols.note import format_vkey
+from commonweal_protocols.note import format_vkey, sign_note
 from commonweal_protocols.predicates import Compact, Coordinator, Quorum
 from commonweal_protocols.records import DirectorySource
 from tests.federation import NAMES, Federation, key_of, two_rounds
@@ -103,8 +103,11 @@ def test_an_old_log_that_does_not_hold_or_is_too_short_vouches_for_nothing() -> 
     made = forked(f)
     with pytest.raises(LogError, match="wanted at least 15 entries, got 9"):
         check_fork(made, shelf(f, f.entries[:9]))
-    with pytest.raises(PeerError):
-        check_fork(made, shelf(f, note=note_of(f, f.entries[:-1], 25) + b"x"))
+    text = f.replica.checkpoint().text()
+    with pytest.raises(SignatureError):
+        check_fork(made, shelf(f, note=sign_note(text, f.replica.log.name, key_of("well"))))
+    with pytest.raises(LogError, match="forked: at size 26"):
+        check_fork(made, shelf(f, note=note_of(f, [*f.entries[:-1], b"another"])))
     with pytest.raises(RuleError, match="wanted a compact that says where it comes from"):
         check_fork(f.compact, shelf(f))
 
