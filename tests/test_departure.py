@@ -4,11 +4,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from commonweal_node.config import load_config
 from commonweal_node.leaving import write_departure
+from commonweal_node.motions import follow
 from commonweal_protocols.canonical import digest_of, encode
 from commonweal_protocols.departure import Departure, check_departure, check_whole
 from commonweal_protocols.errors import ConfigError, LogError, PeerError, RuleError, SignatureError
@@ -16,10 +18,10 @@ from commonweal_protocols.governance import Exit
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.note import format_vkey, parse_vkey
 from commonweal_protocols.policy import NO_QUORUM, Policy, PolicyLog, format_policy
-from commonweal_protocols.predicates import Quorum
+from commonweal_protocols.predicates import Quorum, Seen
 from commonweal_protocols.quorum import policy_of
 from commonweal_protocols.statement import open_entry
-from tests.federation import NAMES, ORIGIN, Federation, key_of
+from tests.federation import NAMES, ORIGIN, Federation, key_of, save_key
 from tests.test_cli import program
 from tests.test_motions import Town, town
 
@@ -28,11 +30,15 @@ __all__ = ["program", "town"]  # fixtures
 
 @pytest.fixture
 def left(town: Town) -> tuple[Town, Path]:
-    """Coop has announced itself, voted and left."""
+    """Coop has announced itself, voted, gone over to another key and left."""
     hub, home = town.hub, town.home("coop")
     hub.announce()
     motion = town.moves("clinic", "--resolution", "x")
     town.does("coop", "vote", "cast", motion, "no", "--reason", "not like this")
+    hub.catch_up()
+    hub.sequencer.submit(hub.f.rotation("coop", "coop-2"))
+    (home / "keys/institution.pem").unlink()
+    save_key(home / "keys/institution.pem", key_of("coop-2"))
     (home / "own").mkdir()
     (home / "own/round-1.safetensors").write_bytes(b"an adapter")
     (home / "adopted").mkdir()
@@ -51,9 +57,10 @@ def test_an_institution_leaves_with_all_that_it_has_said(left: tuple[Town, Path]
     assert "coop" not in {m.institution for m in state.compact.members}
     checked = check_departure(out, policy_of(state.compact))
     entries = town.hub.f.entries
-    own = [i for i, data in enumerate(entries) if open_entry(data).signers == (public_hex(key_of("coop")),)]
+    keys = {public_hex(key_of("coop")), public_hex(key_of("coop-2"))}
+    own = [i for i, data in enumerate(entries) if i and keys & set(open_entry(data).signers)]
     assert checked.departure.entries == tuple(own)
-    assert len(own) == 3, "its announcement, its ballot, its exit"
+    assert len(own) == 4, "its announcement, its ballot, its rotation, its exit"
     assert checked.last == Exit(institution="coop", reason="no funds")
     for index in own:
         assert (out / f"entries/{index}.dsse").read_bytes() == entries[index]
@@ -72,7 +79,7 @@ def test_its_rows_and_keys_stay_where_they_were(left: tuple[Town, Path]) -> None
 def test_anybody_checks_it_by_the_program(left: tuple[Town, Path], tmp_path: Path) -> None:
     town, out = left
     assert town.program("audit", "departure", out) == 0
-    assert "coop: all 3 entries, from its first to its exit, and nothing else" in town.program.out
+    assert "coop: all 4 entries, from its first to its exit, and nothing else" in town.program.out
     assert "the log and its witnesses are those that the folder names" in town.program.out
     policy = tmp_path / "policy"
     policy.write_text(format_policy(policy_of(town.state().compact)))
@@ -106,6 +113,19 @@ def test_who_is_still_a_member_has_no_departure(town: Town) -> None:
     assert not (town.folder / "departure").exists()
 
 
+def test_a_log_that_shows_another_history_while_one_leaves_is_caught(
+    left: tuple[Town, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    town, _ = left
+    home, other = town.home("coop"), Federation(witnesses=3)
+    other.announce()
+    seen = Seen(origin=ORIGIN, size=4, root=other.replica.tree.root(4).hex())
+    _, source = follow(home)
+    monkeypatch.setattr("commonweal_node.leaving.follow", lambda _: (SimpleNamespace(seen=(seen,)), source))
+    with pytest.raises(LogError, match="forked: at size 4"):
+        write_departure(home, load_config(home / "node.toml"), tmp_path / "another")
+
+
 # -- a folder that somebody has changed
 
 
@@ -137,10 +157,22 @@ def other_words(out: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"sig":"', b'"sig":"A', 1))
 
 
+def another_place(out: Path) -> None:
+    first = json.loads((out / "departure.json").read_text())["entries"][0]
+    for kind in ("dsse", "tlog-proof"):
+        (out / f"entries/{first}.{kind}").rename(out / f"entries/0.{kind}")
+
+    def change(manifest: dict[str, list[int]]) -> None:
+        manifest["entries"][0] = 0
+
+    rewritten(out, change)  # type: ignore[arg-type]
+
+
 CHANGES: list[tuple[str, Callable[[Path], object], str]] = [
     ("the first entry is left out", drop(0), "wanted number 0 of the entries of coop, after None; got 1"),
     ("one in the middle is left out", drop(1), "wanted number 1 of the entries of coop"),
-    ("the exit is left out", drop(2), "wanted the exit of coop as the last entry, got Ballot"),
+    ("the exit is left out", drop(3), "wanted the exit of coop as the last entry, got Rotation"),
+    ("a place that is another entry's", another_place, "wanted the proof of this place"),
     ("a proof of another place", swap_proofs, "inclusion|leaf|root"),
     ("an entry in other words", other_words, "inclusion|leaf|root"),
     ("a file is changed", lambda out: (out / "charter.toml").write_text("x"), "charter.toml: wanted sha256"),

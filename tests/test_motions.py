@@ -311,9 +311,10 @@ def test_a_compact_that_was_voted_for_is_carried_into_the_log_by_the_coordinator
     assert draft is not None
     town.hub.sequencer.submit(draft.envelope(town.hub.f.coordinator))
     assert town.state().compact.round_deadline_seconds == 60
+    Draft.discard(town.drafts)
     town.restart()
     town.clerk.step()
-    assert Draft.open_amendment(town.drafts, town.state()) is None, "it is in force"
+    assert not town.drafts.exists(), "it is in force, and no draft any more"
 
 
 @pytest.mark.parametrize(
@@ -380,6 +381,20 @@ def test_what_was_voted_for_and_is_no_compact_is_left_alone(town: Town) -> None:
     town.clerk.step()
     town.clerk.step()
     assert not town.drafts.exists()
+
+
+def test_a_compact_that_was_voted_down_leaves_an_operators_draft_alone(town: Town) -> None:
+    hub, f = town.hub, town.hub.f
+    Draft.store(town.drafts, f.amended(round_deadline_seconds=30))
+    payload = Statement(None, f.amended(round_deadline_seconds=60)).payload()
+    hub.say("clinic", a_motion(Amendment(kind="amendment", compact=town.blobs.put_bytes(payload))))
+    for name in NAMES:
+        hub.say(name, ballot(hub.f, "no"))
+    town.clerk.step()
+    town.clerk.step()
+    draft = Draft.open_amendment(town.drafts, town.state())
+    assert draft is not None
+    assert draft.compact.round_deadline_seconds == 30
 
 
 def test_a_newer_voted_compact_takes_the_place_of_an_operators_draft(town: Town) -> None:

@@ -79,6 +79,16 @@ def test_the_coordinator_makes_a_recalled_release_again_of_what_is_left(desk: De
     assert desk.step() == "rest"
 
 
+def test_a_release_that_is_made_again_has_its_own_time_to_be_ratified(desk: Desk) -> None:
+    desk.now += 100_000
+    assert desk.step() == "rest"
+    recall_coop(desk)
+    assert desk.step() == "merge again"
+    assert desk.step() == "await ratification"
+    desk.now += 100_000
+    assert desk.step() == "open"
+
+
 def test_a_release_that_cannot_be_made_again_does_not_keep_rounds_waiting(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ def told() -> Federation:
     f = with_a_release(0)
     propose(f)
     for name in NAMES:
-        f.say(name, ballot(f, "no" if name == "coop" else "yes", WHY if name == "coop" else None))
+        f.say(name, ballot(f, "no" if name == "coop" else "yes", WHY if name == "coop" else "it is time"))
     close(f)
     revoked = [{"key": public_hex(key_of("clinic")), "from_index": 4, "reason": "laptop stolen"}]
     f.add(f.amendment(f.amended(members=f.members(clinic="clinic-2"), revocations=revoked), *NAMES[1:], "clinic-2"))
@@ -60,6 +60,13 @@ def test_a_revoked_key_stands_in_the_report_with_where_it_is_suspect(tmp_path: P
             reason="revoked: laptop stolen",
         ),
     )  # fmt: skip
+
+
+def test_keys_stand_in_the_order_in_which_they_ended(tmp_path: Path) -> None:
+    f = Federation()
+    for name in NAMES:
+        f.rotate(name, f"{name}-2")
+    assert [e.owner for e in report_of(f, tmp_path).ended_keys] == list(NAMES)
 
 
 def test_a_recalled_release_names_the_motion_that_withdrew_it(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from commonweal_protocols.replica import Replica
 from commonweal_protocols.state import State
 from commonweal_protocols.statement import Entry, open_entry
 from commonweal_protocols.story import Claim, tell
-from tests.federation import Federation
+from tests.federation import Federation, key_of
 from tests.year import DISSENT, a_year
 
 NOW = 10**9
@@ -154,6 +154,15 @@ def test_a_log_that_breaks_its_compact_is_not_told(tmp_path: Path, capsys: pytes
     public = f.publish(tmp_path, [*f.entries, stranger.entries[1]])
     assert run(["audit", "story", f"--dir={public}"]) == 1
     assert "wanted consortium" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_log_lets_nothing_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    f = Federation()
+    public = f.publish(tmp_path)
+    f.log_key = key_of("stranger")
+    (public / "checkpoint").write_bytes(f.note())
+    assert run(["audit", "story", f"--dir={public}"]) == 1
+    assert "wanted a signature of log.test/three" in capsys.readouterr().err
 
 
 # -- the fold over a whole year
