@@ -146,9 +146,9 @@ class Processes:
 
     def home_of(self, name: str) -> Path:
         """A daemon's folder: an institution's, the coordinator's, or that of another coordinator by its own name."""
-        if name in self.names:
-            return self.node(name)
-        return self.coordinator if name == "coordinator" else self.home / name
+        if name == "coordinator":
+            return self.coordinator
+        return self.node(name) if self.node(name).is_dir() else self.home / name
 
     # -- processes
 
