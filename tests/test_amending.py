@@ -113,6 +113,26 @@ def test_the_coordinator_comes_back_to_the_version_in_force(p: Processes) -> Non
     p.wait("the file to change", lambda: key_of(p, "library") != old)
 
 
+def test_what_members_vote_for_the_coordinator_carries_and_an_exit_is_whole(p: Processes) -> None:
+    terms = p.home / "terms.toml"
+    terms.write_text("round_deadline_seconds = 77\n")
+    words = ["--title", "shorter rounds", "--reasons", "we are quick", "--terms", terms]
+    motion = p.command("motion", "new", *words, "--home", p.node("clinic")).split()[1]
+    for name in ("clinic", "coop", "library", "school"):
+        p.command("vote", "cast", motion, "yes", "--home", p.node(name))
+    p.wait("version 4 in force", lambda: version(p, 4))
+    state = p.state()
+    assert state is not None
+    assert state.compact.round_deadline_seconds == 77
+    assert "wanted 3 yes of 4 members, got 4" in p.command(
+        "vote", "tally", motion, "--explain", "--home", p.node("school")
+    )
+    # A quorum of four of four witnesses goes on as one of three of three: the leaver's witness leaves with it.
+    p.command("node", "exit", "--yes", "--reason", "done", "--out", p.home / "departure", "--home", p.node("library"))
+    p.wait("its node to say so", lambda: "has left the consortium" in p.trouble("library"))
+    assert "from its first to its exit" in p.command("audit", "departure", p.home / "departure")
+
+
 def test_the_whole_of_it_audits(p: Processes) -> None:
     out = p.command("audit", "run", "--dir", p.public, "--no-memory")
     assert "verdict    pass" in out
