@@ -116,7 +116,7 @@ def test_the_coordinator_comes_back_to_the_version_in_force(p: Processes) -> Non
 def test_what_members_vote_for_the_coordinator_carries_and_an_exit_is_whole(p: Processes) -> None:
     terms = p.home / "terms.toml"
     terms.write_text("round_deadline_seconds = 77\n")
-    words = ["--title", "shorter rounds", "--reasons", "we are quick", "--terms", terms]
+    words: list[str | Path] = ["--title", "shorter rounds", "--reasons", "we are quick", "--terms", terms]
     motion = p.command("motion", "new", *words, "--home", p.node("clinic")).split()[1]
     for name in ("clinic", "coop", "library", "school"):
         p.command("vote", "cast", motion, "yes", "--home", p.node(name))
