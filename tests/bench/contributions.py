@@ -29,7 +29,7 @@ from commonweal_protocols.predicates import AdapterSpec, Recipe
 ROOT = Path(__file__).parents[2]
 TERMS = ROOT / "deploy/demo/compact.toml"
 SEED = 0
-RECIPE = Recipe(steps=30, batch_size=8, learning_rate_micros=2000, max_tokens=320)
+RECIPE = Recipe(steps=24, batch_size=8, learning_rate_micros=2000, max_tokens=256)
 COMMUNITIES = (
     "civic-18f",
     "coop-commons",
