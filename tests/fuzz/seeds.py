@@ -27,6 +27,7 @@ from commonweal_protocols.merkle import EMPTY_ROOT
 from commonweal_protocols.note import sign_note
 from commonweal_protocols.predicates import Witness
 from commonweal_protocols.proof import format_proof
+from commonweal_protocols.publication import Opening
 from commonweal_protocols.secure_messages import sign_message
 from commonweal_protocols.statement import parse_statement
 from commonweal_protocols.tiles import encode_bundle
@@ -36,6 +37,7 @@ from tests.federation import TINY, key_of, two_rounds
 from tests.fuzz.targets import CHECKPOINT, ENTRIES, KEY, LOG, NOTE, PERMIT, SIGNER, TREE, VKEY, permit_fields
 from tests.shelf import shelf
 from tests.test_secure_messages import BODIES
+from tests.year import a_year
 
 CORPUS = Path(__file__).parent / "corpus"
 FOUND = "found-"
@@ -45,7 +47,7 @@ def make_seeds() -> Mapping[str, Mapping[str, bytes]]:
     """Return every target's samples, by name."""
     federation = two_rounds()
     payloads: dict[str, bytes] = {}
-    for data in federation.entries:
+    for data in (*federation.entries, *a_year().federation.entries):
         payload = parse_envelope(data).payload
         payloads.setdefault(type(parse_statement(payload).predicate).__name__.lower(), payload)
     floats = {k: np.arange(a * b, dtype=np.float32).reshape(a, b) for k, (a, b) in tensor_shapes(TINY).items()}
@@ -120,6 +122,7 @@ def make_seeds() -> Mapping[str, Mapping[str, bytes]]:
             "group": f"{policy}group any-of-all any one two\nquorum any-of-all\n".encode(),
             "none": f"log {VKEY}\nquorum none\n".encode(),
         },
+        "opening": {"part": Opening("bars", {"mean": [1, "é"]}, "5a" * 32).to_bytes()},
         "proof": {"plain": proof, "extra": proof.replace(b"@v1\n", b"@v1\nextra ZXh0cmE=\n")},
         "request": {
             "first": format_request(0, [], NOTE),

@@ -31,6 +31,7 @@ from commonweal_protocols.note import Verifier, encode_vkey, make_verifier, open
 from commonweal_protocols.permit import parse_blob, sign_permit, verify_permit
 from commonweal_protocols.policy import format_policy, parse_policy
 from commonweal_protocols.proof import format_proof, open_proof, parse_proof
+from commonweal_protocols.publication import parse_opening
 from commonweal_protocols.records import unverified_size
 from commonweal_protocols.secure_messages import (
     Advertisement,
@@ -226,6 +227,12 @@ def permit_fields(signature: bytes, key: str = SIGNER, consortium: str = "c0" * 
     return "\n".join([key, signature.hex(), consortium, BLOB.sha256, str(BLOB.size_bytes)]).encode()
 
 
+def _opening(data: bytes) -> None:
+    opening = parse_opening(data)
+    assert opening.to_bytes() == data
+    opening.seal()
+
+
 def _permit(data: bytes) -> None:
     fields = _text(data).split("\n")
     if len(fields) != 5:
@@ -271,6 +278,7 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "json": _json,
     "layout": _layout,
     "note": _note,
+    "opening": _opening,
     "permit": _permit,
     "policy": _policy,
     "proof": _proof,
