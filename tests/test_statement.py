@@ -2,16 +2,18 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from commonweal_protocols import canonical
 from commonweal_protocols.envelope import parse_envelope, sign_envelope
 from commonweal_protocols.errors import MalformedError
+from commonweal_protocols.governance import Charter
 from commonweal_protocols.kinds import PREDICATES
 from commonweal_protocols.predicates import Compact, Identity, Refusal, Seen
 from commonweal_protocols.statement import Header, Statement, open_entry, parse_statement
@@ -98,10 +100,24 @@ def second_parse(payload: bytes) -> Statement:
         raise MalformedError(str(e)) from e
     if (header is None) != isinstance(statement.predicate, Compact):
         raise MalformedError("header")
-    # As text: to Python true is 1.
-    if json.dumps(statement.to_json(), sort_keys=True) != json.dumps(value, sort_keys=True):
+    # As bytes: to Python true is 1.
+    if canonical.encode(whole(statement)) != payload:
         raise MalformedError("not what its parts make")
     return statement
+
+
+def whole(statement: Statement) -> canonical.Json:
+    """What in-toto's specification says of its form, as a value."""
+    subject, header = statement.predicate.subject(), statement.header
+    return {
+        "predicate": {
+            "body": statement.predicate.model_dump(mode="json"),
+            "header": header.model_dump(mode="json") if header else None,
+        },
+        "subject": [{"name": subject.name, "digest": {"sha256": subject.sha256}}],
+        "predicateType": statement.predicate.URI,
+        "_type": "https://in-toto.io/Statement/v1",
+    }
 
 
 def judged(parse: Callable[[bytes], Statement], payload: bytes) -> Statement | None:
@@ -200,6 +216,58 @@ def test_a_payload_in_any_other_spelling_is_refused(old: bytes, new: bytes, why:
     for parse in (parse_statement, second_parse):
         with pytest.raises(MalformedError):
             parse(payload)
+
+
+PLAIN = {
+    "bool", "default", "definition-ref", "definitions", "dict", "function-after", "int", "literal", "model",
+    "model-field", "model-fields", "no-info", "none", "nullable", "str", "tagged-union", "tuple", "union",
+}  # fmt: skip
+
+
+def nodes(schema: object) -> Iterator[dict[str, object]]:
+    """Every node of pydantic's own schema of a model: a mapping that says its type."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("type"), str):
+            yield schema
+        for value in schema.values():
+            yield from nodes(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from nodes(value)
+
+
+@pytest.mark.parametrize("model", [Header, *PREDICATES.values()], ids=lambda m: m.__name__)
+def test_no_schema_has_what_pydantic_would_write_otherwise_than_rfc8785(model: type[BaseModel]) -> None:
+    for node in nodes(model.__pydantic_core_schema__):
+        assert node["type"] in PLAIN
+        if node["type"] == "int":
+            assert -(2**53) < cast(int, node["ge"]) <= cast(int, node["le"] if "le" in node else node["lt"]) < 2**53
+        if node["type"] == "str":
+            assert {"pattern", "max_length"} & node.keys()
+        # Only mappings that a validator sorts: see the test of the objectives below.
+        if node["type"] == "dict":
+            assert cast(dict[str, str], node["keys_schema"])["pattern"] == r"^[a-z0-9_]{1,40}$"
+        if isinstance(fields := node.get("fields"), dict):
+            assert list(fields) == sorted(fields)
+
+
+def test_objectives_in_another_order_are_refused() -> None:
+    charter = Charter(
+        institution="clinic", version=1, previous=None, safety_items=0, community=None, bars=None,
+        objectives={"z": 1, "a": 2, "_": 3}, data_policy=None, dissent=None, principles=(), safety=(), addenda=(),
+        sealed=(),
+    )  # fmt: skip
+    payload = Statement(STATEMENT.header, charter).payload()
+    for parse in (parse_statement, second_parse):
+        assert parse(payload).predicate == charter
+        with pytest.raises(MalformedError):
+            parse(payload.replace(b'"_":3,"a":2,"z":1', b'"z":1,"a":2,"_":3'))
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfff"])
+def test_bounded_text_that_is_not_unicode_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="unable to parse raw data as a unicode string"):
+        Refusal(round=1, round_leaf="a" * 64, reason=text)
 
 
 def test_a_payload_larger_than_an_entry_is_refused_before_it_is_parsed() -> None:

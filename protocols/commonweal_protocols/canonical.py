@@ -18,9 +18,12 @@ from commonweal_protocols.errors import MalformedError
 Json = None | bool | int | str | list["Json"] | dict[str, "Json"]
 """A JSON value as records use it: no floating-point numbers, so that no number has two spellings."""
 
-_CLOSED = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+# Of ASCII, and of any text, it writes the same bytes as rfc8785, several times faster.
+_PLAIN = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
 _MAX_INTEGER = 2**53 - 1
+_PADDED = {1: frozenset("AEIMQUYcgkosw048"), 2: frozenset("AQgw")}
+"""The last characters before so many "=" whose unused low bits are zero."""
 _HEX32 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -55,14 +58,16 @@ def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     return value
 
 
-def encode_closed(value: Json) -> bytes:
-    """Return the RFC 8785 bytes of a value whose keys are ASCII and whose integers are within ±(2^53 − 1).
+def encode_text(text: str) -> bytes:
+    """Return the RFC 8785 bytes of a text.
 
-    Of such a value, as each of a closed schema is, the standard library writes the same bytes as :func:`encode` several
-    times faster: only where a key is not ASCII does RFC 8785 section 3.2.3 (by UTF-16 code units) sort otherwise. Text
-    that is not valid Unicode has no bytes; what it gives here equals no input.
+    Raises:
+        MalformedError: Not valid Unicode.
     """
-    return _CLOSED.encode(value).encode("utf-8", "replace")
+    try:
+        return _PLAIN.encode(text).encode()
+    except UnicodeEncodeError as e:
+        raise MalformedError(f"canonical JSON: {e}") from e
 
 
 def parse(data: bytes, *, max_bytes: int) -> Json:
@@ -81,7 +86,8 @@ def parse(data: bytes, *, max_bytes: int) -> Json:
             parse_float=_no_float,
             parse_constant=_no_float,
         )
-        again = encode_closed(value) if data.isascii() else encode(value)
+        # Only where a key is not ASCII does RFC 8785 section 3.2.3 (by UTF-16 code units) sort otherwise.
+        again = _PLAIN.encode(value).encode() if data.isascii() else encode(value)
     # RecursionError: a few thousand "[" fit into any sensible bound; what can just be read may be too deep to write.
     except (ValueError, RecursionError) as e:
         raise MalformedError(f"canonical JSON: {e}") from e
@@ -111,8 +117,9 @@ def parse_base64(text: str, *, size: int | None = None) -> bytes:
         value = binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError) as e:
         raise MalformedError(f"base64: {e}") from e
-    # Strict mode ignores the unused low bits of the last character; we must not.
-    if binascii.b2a_base64(value, newline=False).decode() != text:
+    # Strict mode passes over unused low bits that are not zero, and padding behind a whole group; we must not.
+    end = text.endswith("=") + text.endswith("==")
+    if len(text) % 4 or (end and text[-1 - end] not in _PADDED[end]):
         raise MalformedError("base64: not the canonical spelling")
     if size is not None and len(value) != size:
         raise MalformedError(f"base64: wanted {size} bytes, got {len(value)}")

@@ -60,7 +60,7 @@ class Charter(Closed):
 
     def digest(self) -> Digest:
         """By what the next version, and whoever imports a clause, names this one."""
-        return canonical.digest_of(canonical.encode(self.model_dump(mode="json")))
+        return canonical.digest_of(self.to_canonical())
 
     def subject(self) -> Subject:
         """This version."""
@@ -135,7 +135,7 @@ class Motion(Closed):
 
     def subject(self) -> Subject:
         """The proposal."""
-        return Subject(name=self.title, sha256=canonical.digest_of(canonical.encode(self.proposal.model_dump())))
+        return Subject(name=self.title, sha256=canonical.digest_of(self.proposal.to_canonical()))
 
 
 class Ballot(Closed):

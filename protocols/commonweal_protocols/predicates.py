@@ -7,7 +7,7 @@ is ``fold``'s concern, not this module's.
 """
 
 import hashlib
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -37,10 +37,10 @@ class Blob(Closed):
     size_bytes: Annotated[int, Field(ge=1, le=MAX_BLOB_BYTES)]
 
 
-class Subject(Closed):
+class Subject(NamedTuple):
     """What a statement is about (in-toto ResourceDescriptor); matched by digest, the name is advisory."""
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    name: str
     sha256: Digest
 
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from commonweal_protocols import canonical
-from commonweal_protocols.canonical import Json, digest_of
+from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.closed import Closed
 from commonweal_protocols.envelope import parse_envelope, sign_envelope, verify_envelope
 from commonweal_protocols.errors import MalformedError
@@ -27,6 +27,11 @@ from commonweal_protocols.tiles import MAX_ENTRY_BYTES
 P = TypeVar("P", bound=Predicate)
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+# in-toto's keys, in RFC 8785's order.
+_FORM = (
+    b'{"_type":"%s","predicate":{"body":%%b,"header":%%b},"predicateType":"%%b",'
+    b'"subject":[{"digest":{"sha256":"%%b"},"name":%%b}]}'
+) % STATEMENT_TYPE.encode()
 
 
 class Header(Closed):
@@ -45,21 +50,16 @@ class Statement:
     header: Header | None
     predicate: Predicate
 
-    def to_json(self) -> Json:
-        """Return the statement as in-toto writes it."""
-        subject = self.predicate.subject()
-        body: Json = self.predicate.model_dump(mode="json")
-        header: Json = self.header.model_dump(mode="json") if self.header else None
-        return {
-            "_type": STATEMENT_TYPE,
-            "subject": [{"name": subject.name, "digest": {"sha256": subject.sha256}}],
-            "predicateType": self.predicate.URI,
-            "predicate": {"header": header, "body": body},
-        }
-
     def payload(self) -> bytes:
         """Return the statement's canonical bytes: what is signed."""
-        return canonical.encode(self.to_json())
+        subject = self.predicate.subject()
+        return _FORM % (
+            self.predicate.to_canonical(),
+            self.header.to_canonical() if self.header else b"null",
+            self.predicate.URI.encode(),
+            subject.sha256.encode(),
+            canonical.encode(subject.name),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def parse_statement(payload: bytes) -> Statement:
     statement = Statement(said.header, said.body)
     if (statement.header is None) != isinstance(statement.predicate, Compact):
         raise MalformedError(f"statement {uri}: wanted a header on everything but a compact")
-    if canonical.encode_closed(statement.to_json()) != payload:
+    if statement.payload() != payload:
         raise MalformedError(
             f"statement {uri}: wanted the canonical JSON of its header and body; got another spelling, or a type or "
             "subject that is not what its predicate says"
