@@ -414,7 +414,7 @@ def test_a_suspect_refusal_is_gone_too() -> None:
     f.open_round()
     f.say("clinic", Refusal(round=1, round_leaf=f.state.rounds[-1].leaf, reason="says the thief"))
     revoke(f, 5)
-    assert f.state.rounds[-1].awaited() == ("clinic", "coop", "school")
+    assert f.state.awaited(f.state.rounds[-1]) == ("clinic", "coop", "school")
 
 
 def test_a_release_made_with_a_suspect_update_can_no_longer_be_ratified() -> None:

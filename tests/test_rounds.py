@@ -19,6 +19,7 @@ from commonweal_coordinator.rounds import RoundDriver, Step, decide
 from commonweal_protocols.audit import audit
 from commonweal_protocols.encoding import Encoding
 from commonweal_protocols.errors import StorageError, UnavailableError
+from commonweal_protocols.governance import Exit
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.predicates import AdapterSpec, Incident, Input, Refusal, Rejection, Release, Round
 from commonweal_protocols.records import DirectorySource, read_entries
@@ -70,6 +71,34 @@ def rejects(name: str) -> Callable[[Federation], None]:
         f.say("hub", Rejection(round=r.round.round, institution=name, leaf=r.updates[name].leaf, reason="not a delta"))
 
     return reject
+
+
+def leaves(name: str) -> Callable[[Federation], None]:
+    def leave(f: Federation) -> None:
+        f.say(name, Exit(institution=name, reason="no funds"))
+
+    return leave
+
+
+def loses_key(name: str, another: str | None) -> Callable[[Federation], None]:
+    """The others give a member another key, or leave it out."""
+
+    def change(f: Federation) -> None:
+        compact = f.amended(members=f.members(**{name: another}))
+        f.add(f.amendment(compact, *(n for n in NAMES if n != name), *([another] if another else [])))
+
+    return change
+
+
+def expires(name: str) -> Callable[[Federation], None]:
+    """A member's key ends with the version that says so."""
+
+    def change(f: Federation) -> None:
+        at = f.state.size + 1
+        members = [m | {"expires_at_index": at} if m["institution"] == name else m for m in f.members()]
+        f.add(f.amendment(f.amended(members=members), *NAMES))
+
+    return change
 
 
 def closes(f: Federation) -> None:
@@ -165,6 +194,62 @@ DECISIONS: list[tuple[Callable[[], State], int, float, str, str, str]] = [
         "close",
         "wanted 2 updates, got 1; clinic was rejected: not a delta; coop was rejected: not a delta",
         "rejections took the quorum away",
+    ),
+    (
+        at(opens, updates("coop", "clinic"), leaves("school")),
+        1,
+        0,
+        "merge",
+        "2 of 3 updates",
+        "nobody waits for who has left",
+    ),
+    (
+        at(opens, updates("coop", "school"), leaves("school")),
+        1,
+        0,
+        "collect",
+        "awaiting clinic",
+        "who has left is not awaited, the others still are",
+    ),
+    (
+        at(opens, ALL, leaves("school")),
+        1,
+        0,
+        "merge",
+        "3 of 3 updates",
+        "what was logged before its author left is merged",
+    ),
+    (
+        at(opens, updates("coop"), leaves("school"), refuses("clinic")),
+        1,
+        0,
+        "close",
+        "wanted 2 updates, got 1; clinic refused: harvest; no answer from school",
+        "an exit that makes the quorum unreachable closes the round at once",
+    ),
+    (
+        at(opens, updates("coop", "clinic"), loses_key("school", None)),
+        1,
+        0,
+        "merge",
+        "2 of 3 updates",
+        "nobody waits for who was removed",
+    ),
+    (
+        at(opens, updates("coop", "clinic"), expires("school")),
+        1,
+        0,
+        "merge",
+        "2 of 3 updates",
+        "an expired key can answer nothing",
+    ),
+    (
+        at(opens, updates("coop", "clinic"), loses_key("school", "school-2")),
+        1,
+        0,
+        "collect",
+        "awaiting school",
+        "whoever has a new key can still answer with it",
     ),
     (
         at(*FAILED),

@@ -352,7 +352,7 @@ class Coordinator:
             step=step.act,
             why=step.why,
             round=len(state.rounds),
-            awaited=r.awaited() if r else (),
+            awaited=state.awaited(r) if r else (),
             size=state.size,
             ratified=sum(x.release is not None and x.release.is_ratified for x in state.rounds),
         )

@@ -67,7 +67,7 @@ def decide(state: State, *, target: int, elapsed_seconds: float, impossible: Col
     last = state.rounds[-1] if state.rounds else None
     overdue = last is not None and elapsed_seconds > last.round.deadline_seconds
     if last is not None and last.is_open:
-        accepted, awaited, quorum = len(last.accepted()), last.awaited(), last.quorum.updates
+        accepted, awaited, quorum = len(last.accepted()), state.awaited(last), last.quorum.updates
         if awaited and not overdue:
             return Step("collect", f"awaiting {', '.join(awaited)}")
         if accepted >= quorum:
@@ -100,8 +100,8 @@ def _shortfall(r: RoundState, quorum: int) -> str:
     parts = [f"wanted {quorum} updates, got {len(r.accepted())}"]
     parts += [f"{name} refused: {why}" for name, why in sorted(r.refusals.items())]
     parts += [f"{name} was rejected: {x.reason}" for name, x in sorted(r.rejected.items())]
-    if r.awaited():
-        parts.append(f"no answer from {', '.join(r.awaited())}")
+    if r.unanswered():
+        parts.append(f"no answer from {', '.join(r.unanswered())}")
     return "; ".join(parts)[:500]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from commonweal_protocols.amendment import Retired
+from commonweal_protocols.amendment import Retired, is_expired
 from commonweal_protocols.encoding import Encoding
 from commonweal_protocols.governance import Charter, Choice, Motion
 from commonweal_protocols.predicates import (
@@ -110,7 +110,7 @@ class RoundState:
         """The updates that a release must contain, by institution: all that were logged and not set aside."""
         return tuple((name, u) for name, u in sorted(self.updates.items()) if name not in self.rejected)
 
-    def awaited(self) -> tuple[Name, ...]:
+    def unanswered(self) -> tuple[Name, ...]:
         """The cohort members that have given neither an update nor a refusal."""
         return tuple(n for n in self.round.cohort if n not in self.updates and n not in self.refusals)
 
@@ -202,6 +202,14 @@ class State:
     def open_round(self) -> RoundState | None:
         """The round that takes updates, if there is one."""
         return self.rounds[-1] if self.rounds and self.rounds[-1].is_open else None
+
+    def awaited(self, r: RoundState) -> tuple[Name, ...]:
+        """The cohort members from whom an answer may still come: nobody waits for who has left, or whose key expired.
+
+        Whoever has a key again is awaited again.
+        """
+        able = {m.institution for m in self.compact.members if not is_expired(m, self.size)}
+        return tuple(n for n in r.unanswered() if n in able)
 
     def ratified(self) -> LoggedRelease | None:
         """The newest ratified release."""
