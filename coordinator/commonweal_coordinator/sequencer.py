@@ -1,8 +1,8 @@
 """The one writer of a consortium's log: check an envelope, make it durable, only then let it count.
 
 Every thread of the daemon goes through here. An entry that is refused leaves no trace; an entry that is answered is on
-disk under a signed checkpoint. After a failed write nothing more is taken until the daemon is started anew, because
-what the disk holds is then unknown.
+disk under a signed checkpoint. After a failed write beyond staging nothing more is taken here, because what the disk
+holds is then unknown: ``upkeep`` opens the log anew.
 """
 
 import threading

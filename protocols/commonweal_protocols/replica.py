@@ -14,13 +14,14 @@ from commonweal_protocols.governance import Closing
 from commonweal_protocols.merkle import Tree
 from commonweal_protocols.note import Verifier, parse_vkey
 from commonweal_protocols.policy import Policy
-from commonweal_protocols.predicates import Compact, Seen
+from commonweal_protocols.predicates import Compact, Digest, Seen
 from commonweal_protocols.quorum import policy_of
 from commonweal_protocols.state import State
 from commonweal_protocols.statement import Entry, open_entry
 
 # Asked for with every entry, and the same for a log's whole life.
 _verifier = functools.lru_cache(maxsize=8)(parse_vkey)
+_MAX_ROOTS = 256
 
 
 class Replica:
@@ -29,6 +30,7 @@ class Replica:
     def __init__(self) -> None:
         self._tree = Tree()
         self._state: State | None = None
+        self._roots: dict[int, Digest] = {}  # some that were asked for: authors who speak at one time have seen the same
 
     def copy(self) -> "Replica":
         """Return a replica that grows on its own from here."""
@@ -132,8 +134,15 @@ class Replica:
             )
         if seen.size > self.size:
             raise LogError(f"log {seen.origin}: rolled back: {seen.size} entries were seen, {self.size} are here")
-        if (root := self._tree.root(seen.size).hex()) != seen.root:
+        if (root := self._root(seen.size)) != seen.root:
             raise LogError(f"log {seen.origin}: forked: at size {seen.size}, root {seen.root} was seen, {root} is here")
+
+    def _root(self, size: int) -> Digest:
+        if (root := self._roots.get(size)) is None:
+            if len(self._roots) == _MAX_ROOTS:
+                self._roots.clear()
+            root = self._roots[size] = self._tree.root(size).hex()
+        return root
 
     def add(self, data: bytes) -> Entry:
         """Check an entry and add it.

@@ -10,6 +10,7 @@ Only signatures and the bytes they are on get here, and one bit for each comes b
 to be trusted, and an answer of a frame always fits into a pipe, so neither side waits for the other in a circle.
 """
 
+import os
 import signal
 import struct
 import sys
@@ -98,6 +99,8 @@ def main() -> int:
     """Answer until there is no more to read; 1 if what was read is not of the form."""
     # Ctrl-C reaches the whole group of processes; whoever started this one ends it by closing its input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # All workers wait for the one process that started them, so it comes first where they share a core.
+    os.nice(1)
     try:
         while (claims := read_frame(sys.stdin.buffer)) is not None:
             sys.stdout.buffer.write(answer(claims))

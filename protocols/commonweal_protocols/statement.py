@@ -58,7 +58,7 @@ class Statement:
             self.header.to_canonical() if self.header else b"null",
             self.predicate.URI.encode(),
             subject.sha256.encode(),
-            canonical.encode(subject.name),
+            canonical.encode_text(subject.name),
         )
 
 
