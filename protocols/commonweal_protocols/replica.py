@@ -30,7 +30,8 @@ class Replica:
     def __init__(self) -> None:
         self._tree = Tree()
         self._state: State | None = None
-        self._roots: dict[int, Digest] = {}  # some that were asked for: authors who speak at one time have seen the same
+        # Some that were asked for: authors who speak at one time have seen the same.
+        self._roots: dict[int, Digest] = {}
 
     def copy(self) -> "Replica":
         """Return a replica that grows on its own from here."""
