@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from commonweal_node.charter import NO_CHARTER, Bars, Charter, load_charter
-from commonweal_protocols.charter import Clause
+from commonweal_protocols.charter import Clause, ProbeBar
 from commonweal_protocols.errors import ConfigError
-from commonweal_protocols.predicates import HeldoutLoss, Round
+from commonweal_protocols.predicates import HeldoutLoss, Measure, ProbeResult, Round
 from tests.federation import Federation
 
 COMMUNITIES = sorted((Path(__file__).parents[1] / "deploy/demo/communities").glob("*.charter.toml"))
@@ -94,7 +94,7 @@ def test_a_missing_charter_is_named(tmp_path: Path) -> None:
 
 
 def charter(**bars: int) -> Charter:
-    return NO_CHARTER.model_copy(update={"bars": Bars(**bars)})
+    return NO_CHARTER.model_copy(update={"bars": Bars.model_validate(bars)})
 
 
 def offered(cohort: int, steps: int) -> Round:
@@ -146,3 +146,136 @@ def test_a_bar_refuses_a_release_beyond_its_bound_and_lets_it_pass_there(
 def test_an_objection_states_by_how_much() -> None:
     loss = HeldoutLoss(base_micronats=1_000_000, local_micronats=0, shared_micronats=0, blend_micronats=1_012_000)
     assert charter(max_rise_over_base_millis=7).objection(loss).endswith("above the base on held-out rows, got 12")
+
+
+# -- bars on probes
+
+BARS: list[tuple[dict[str, int], Measure, int, int, str, str]] = [
+    # bar, measure, the base's and the blend's millionths, what is said, why
+    ({"min_accuracy_millis": 600}, "accuracy", 0, 600_000, "", "at the bar"),
+    (
+        {"min_accuracy_millis": 600},
+        "accuracy",
+        0,
+        599_999,
+        "an accuracy of at least 600 thousandths, got 599.999",
+        "a hair",
+    ),
+    ({"max_distance_millis": 250}, "distance", 0, 250_000, "", "at the bar"),
+    ({"max_distance_millis": 250}, "distance", 0, 300_000, "a distance of at most 250 thousandths, got 300", "too far"),
+    ({"max_worse_than_base_millis": 50}, "accuracy", 500_000, 450_000, "", "as much as may be lost"),
+    (
+        {"max_worse_than_base_millis": 50},
+        "accuracy",
+        500_000,
+        449_999,
+        "at most 50 thousandths worse than the base's 500, got 449.999",
+        "a lower accuracy is worse",
+    ),
+    ({"max_worse_than_base_millis": 0}, "accuracy", 500_000, 900_000, "", "a higher accuracy is not"),
+    (
+        {"max_worse_than_base_millis": 0},
+        "distance",
+        300_000,
+        310_000,
+        "at most 0 thousandths worse than the base's 300, got 310",
+        "a longer distance is worse",
+    ),
+    ({"max_worse_than_base_millis": 0}, "distance", 300_000, 100_000, "", "a shorter distance is not"),
+    (
+        {"min_accuracy_millis": 400, "max_worse_than_base_millis": 0},
+        "accuracy",
+        900_000,
+        500_000,
+        "at most 0 thousandths worse than the base's 900, got 500",
+        "both parts of a bar bind",
+    ),
+    (
+        {"min_accuracy_millis": 0},
+        "distance",
+        0,
+        0,
+        "an accuracy, got the distance",
+        "a bar on the other measure is never met",
+    ),
+]
+
+
+@pytest.mark.parametrize(("bar", "measure", "base", "blend", "said", "why"), BARS, ids=[b[-1] for b in BARS])
+def test_a_bar_on_a_probe_refuses_a_blend_beyond_its_bound_and_lets_it_pass_there(
+    bar: dict[str, int], measure: Measure, base: int, blend: int, said: str, why: str
+) -> None:
+    wanted = f"charter: clause ask, kind: probe seed: wanted {said} (40 items)" if said else ""
+    assert objection(ProbeBar(probe="seed", **bar), measure, base, blend) == wanted
+
+
+def objection(bar: ProbeBar, measure: Measure, base: int, blend: int) -> str:
+    clauses = tuple(Clause(id=i, text=i, probes=("seed",)) for i in ("ask", "kind"))
+    held = Charter(**{**NO_CHARTER.__dict__, "principles": clauses, "bars": Bars(probes=(bar,))})
+    loss = HeldoutLoss(base_micronats=2, local_micronats=2, shared_micronats=2, blend_micronats=1)
+    found = ProbeResult(
+        probe="seed",
+        measure=measure,
+        items=40,
+        base_micros=base,
+        # The other two have no say in it.
+        local_micros=0 if measure == "accuracy" else 10**6,
+        shared_micros=0 if measure == "accuracy" else 10**6,
+        blend_micros=blend,
+    )
+    return held.objection(loss, (found,))
+
+
+PROBED = """\
+community = "Valley"
+version = 2
+data_policy = "by consent"
+[[principles]]
+id = "ask"
+text = "ask first"
+probes = ["seed"]
+[[bars.probes]]
+probe = "seed"
+min_accuracy_millis = 600
+"""
+BAD_BARS: list[tuple[str, str, str, str]] = [
+    (
+        "a probe of no clause",
+        'probe = "seed"',
+        'probe = "sead"',
+        "bars.probes: wanted probes that a clause names, got sead",
+    ),
+    (
+        "nothing is barred",
+        "min_accuracy_millis = 600\n",
+        "",
+        "bars.probes.0: seed: wanted min_accuracy_millis, max_dist",
+    ),
+    ("beyond all", "= 600", "= 1001", "bars.probes.0.min_accuracy_millis: .* less than or equal to 1000, got '1001'"),
+    (
+        "both measures",
+        "= 600",
+        "= 600\nmax_distance_millis = 1",
+        "bars.probes.0: seed: wanted an accuracy or a distance",
+    ),
+    (
+        "two bars on one",
+        "= 600",
+        '= 600\n[[bars.probes]]\nprobe = "seed"\nmax_worse_than_base_millis = 0',
+        "bars.probes: wanted one bar on each probe, got seed again",
+    ),
+    ("an unknown key", "= 600", "= 600\nmin_mood = 1", "bars.probes.0.min_mood: Extra inputs are not permitted"),
+]
+
+
+@pytest.mark.parametrize(("why", "old", "new", "message"), BAD_BARS, ids=[b[0] for b in BAD_BARS])
+def test_a_bar_on_a_probe_that_cannot_bind_is_refused(
+    tmp_path: Path, why: str, old: str, new: str, message: str
+) -> None:
+    path = tmp_path / "charter.toml"
+    path.write_text(PROBED)
+    assert load_charter(path).bars.probes == (ProbeBar(probe="seed", min_accuracy_millis=600),)
+    assert PROBED.count(old) == 1
+    path.write_text(PROBED.replace(old, new))
+    with pytest.raises(ConfigError, match=message):
+        load_charter(path)

@@ -12,11 +12,15 @@ import safetensors.numpy
 
 from commonweal_adapters.delta import GridTensors, read_adapter, read_delta
 from commonweal_adapters.feedback import encode_with_feedback, no_residual
+from commonweal_node.answers import Answers
 from commonweal_node.blend import BlendWeights
 from commonweal_node.charter import NO_CHARTER, Bars, Charter
 from commonweal_node.institution import Institution
 from commonweal_node.keyring import KeyRing
+from commonweal_node.probes import Item, Probe
+from commonweal_node.rows import Message
 from commonweal_protocols.canonical import digest_of
+from commonweal_protocols.charter import Clause, ProbeBar
 from commonweal_protocols.encoding import Encoding
 from commonweal_protocols.envelope import format_envelope, sign
 from commonweal_protocols.errors import LogError, RuleError, SignatureError, StorageError, UnavailableError
@@ -28,6 +32,7 @@ from commonweal_protocols.predicates import (
     HeldoutLoss,
     Identity,
     Incident,
+    ProbeResult,
     Ratification,
     Recipe,
     Refusal,
@@ -49,6 +54,7 @@ class Table:
 
     best: BlendWeights = SHARED
     losses: dict[BlendWeights, int] = field(default_factory=dict)
+    probed: dict[tuple[str, BlendWeights], int] = field(default_factory=dict)
     trained: list[tuple[GridTensors, GridTensors]] = field(default_factory=list)
     exported: list[tuple[GridTensors, GridTensors, BlendWeights, Path]] = field(default_factory=list)
     while_training: Callable[[], object] = lambda: None
@@ -67,6 +73,9 @@ class Table:
 
     def heldout(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> int:
         return self.losses.get(blend, 150)
+
+    def probe(self, probe: Probe, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> int:
+        return self.probed.get((probe.name, blend), 0)
 
     def choose(self, shared: GridTensors, own: GridTensors) -> BlendWeights:
         return self.best
@@ -109,6 +118,7 @@ class Node:
     f: Federation
     learner: Table = field(default_factory=Table)
     charter: Charter = NO_CHARTER
+    probes: tuple[Probe, ...] = ()
     refuse: str = ""
     transport_key: str = "A" * 44
     phases: list[str] = field(default_factory=list)
@@ -128,6 +138,7 @@ class Node:
             self.transport_key,
             home=self.home,
             charter=self.charter,
+            probes=self.probes,
             refuse=self.refuse,
             follower=follower(self.source, self.f, self.home),
             consortium=self.line,
@@ -598,6 +609,65 @@ def test_a_charter_that_objects_refuses_with_zero_weights(
         assert node.learner.exported == []
     else:
         assert (adoption.decision, adoption.shared_millis, adoption.own_millis) == ("blend", 700, 700)
+
+
+SEED = Probe("seed", "accuracy", (Item("seed, line 1", (Message("user", "may I?"),), ("yes", "no"), (1.0, 0.0)),) * 4)
+MIX = BlendWeights(700, 700)
+
+
+def held_to(node: Node, **bar: int) -> None:
+    """A charter whose one clause is held by one probe, which measures 3/4 of the base and 1/4 of everything else."""
+    clause = Clause(id="ask-first", text="Ask first.", probes=("seed",))
+    node.charter = Charter(
+        **{**NO_CHARTER.__dict__, "principles": (clause,), "bars": Bars(probes=(ProbeBar(probe="seed", **bar),))}
+    )
+    node.probes = (SEED,)
+    node.learner.best = MIX
+    node.learner.probed = {("seed", b): 250_000 for b in (OWN, SHARED, MIX)} | {("seed", BASE): 750_000}
+    node.start()
+
+
+def test_a_blend_below_a_bar_on_a_probe_is_refused_and_the_entry_says_by_which_clause_and_result(
+    f: Federation, node: Node
+) -> None:
+    held_to(node, max_worse_than_base_millis=499)
+    finish(f, *f.keys)
+    adoption = node.tend()
+    assert adoption is not None
+    assert (adoption.decision, adoption.shared_millis, adoption.own_millis) == ("refuse", 0, 0)
+    assert adoption.reason == (
+        "charter: clause ask-first: probe seed: "
+        "wanted at most 499 thousandths worse than the base's 750, got 250 (4 items)"
+    )
+    assert adoption.probes == (
+        ProbeResult(
+            probe="seed",
+            measure="accuracy",
+            items=4,
+            base_micros=750_000,
+            local_micros=250_000,
+            shared_micros=250_000,
+            blend_micros=250_000,
+        ),
+    )
+    r = f.state.rounds[0]
+    assert r.release is not None
+    assert r.release.adoptions[NAME] == adoption, "as it stands in the log"
+    assert node.learner.exported == []
+
+
+def test_a_blend_at_a_bar_on_a_probe_serves_and_the_release_can_be_evaluated_later(f: Federation, node: Node) -> None:
+    held_to(node, max_worse_than_base_millis=500)
+    finish(f, *f.keys)
+    adoption = node.tend()
+    assert adoption is not None
+    assert (adoption.decision, adoption.shared_millis, len(adoption.probes)) == ("blend", 700, 1)
+    r = f.state.rounds[0]
+    assert r.release is not None
+    wanted = read_adapter(f.blobs[r.release.release.adapter.sha256], TINY)
+    kept = Answers(node.home, TINY).load_shared()
+    assert kept is not None
+    assert all((kept[n] == q).all() for n, q in wanted.items())
 
 
 def test_the_own_adapter_is_trained_once_for_each_round_from_the_one_before(f: Federation, node: Node) -> None:

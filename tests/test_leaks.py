@@ -28,16 +28,17 @@ torch.set_num_threads(1)
 from commonweal_adapters.delta import make_delta, read_adapter, write_delta
 from commonweal_adapters.recompute import recompute_start
 from commonweal_node.config import load_config
-from commonweal_node.institution import SHARED
+from commonweal_node.adopting import SHARED
 from commonweal_node.learner import Learner
 from commonweal_node.metrics import render_metrics
 from commonweal_node.objective_weights import ObjectiveWeights
+from commonweal_node.probes import load_probe
 from commonweal_node.status import StatusBoard
-from commonweal_node.train_cli import _Terms
+from commonweal_node.train_cli import Terms
 from commonweal_protocols.settings import load_toml
 
 home, how = Path(sys.argv[1]), sys.argv[2]
-terms = load_toml(home / "terms.toml", _Terms)
+terms = load_toml(home / "terms.toml", Terms)
 weights = ObjectiveWeights(text_millis=500, dpo_millis=500, simpo_millis=200, base_kl_millis=100)
 board = StatusBoard(home, "clinic")
 learner = Learner(terms, load_config(home / "node.toml"), weights, home, board, threading.Event())
@@ -48,6 +49,7 @@ if how == "crash":
 trained = learner.train(start, terms.recipe, "round 1")
 blend = learner.choose(trained, start)
 learner.heldout(trained, start, SHARED, "own")
+learner.probe(load_probe(home / "probes", "rows"), trained, start, SHARED, "probe rows, shared")
 learner.export(trained, start, SHARED, home / "adopted")
 (home / "delta").write_bytes(write_delta(make_delta(start, trained, terms.adapter), terms.adapter))
 (home / "metrics").write_text(render_metrics(board.newest))
@@ -79,6 +81,9 @@ def home(tmp_path: Path) -> Path:
             {"prompt": f"{i} {canary}", "chosen": canary, "rejected": f"not {canary}", "split": split},
         ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (tmp_path / "probes").mkdir()
+    question = {"prompt": f"{CANARIES[0]}?", "options": list(CANARIES[1:]), "gold": 0}
+    (tmp_path / "probes/rows.jsonl").write_text(json.dumps(question))
     (tmp_path / "node.toml").write_text(
         'institution = "clinic"\ndata = "rows.jsonl"\nthreads = 1\ncheckpoint_seconds = 0\nearly_stop_every_steps = 2\n'
     )
@@ -96,7 +101,7 @@ def needles() -> list[bytes]:
 
 
 def leaks(home: Path, output: str) -> list[str]:
-    """Where a canary stands, but for the rows themselves."""
+    """Where a canary stands, but for the rows and the probe themselves."""
     places = [
         (str(p.relative_to(home)), p.read_bytes()) for p in home.rglob("*") if p.is_file() and p.name != "rows.jsonl"
     ]

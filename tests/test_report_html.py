@@ -1,20 +1,27 @@
 """The page: every claim has its proof, nothing that somebody signed is markup, and nothing is loaded from anywhere."""
 
+import io
 import re
 from html.parser import HTMLParser
 
 import pytest
+from rich.console import Console
 
 from commonweal_adapters import recompute
 from commonweal_protocols import report_html
 from commonweal_protocols.audit import Outcome, examine
+from commonweal_protocols.fold import fold
 from commonweal_protocols.html_page import Html, el, escape, foreign, join
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.merkle import leaf_hash, verify_inclusion
-from commonweal_protocols.predicates import Incident, Refusal, Rejection
+from commonweal_protocols.predicates import Incident, ProbeResult, Refusal, Rejection
 from commonweal_protocols.report_html import render_html
 from commonweal_protocols.report_style import STYLE
+from commonweal_protocols.report_text import print_report
 from commonweal_protocols.rules import FactorMean
+from commonweal_protocols.state import State
+from commonweal_protocols.statement import Entry, open_entry
+from commonweal_protocols.story import tell
 from tests.federation import NAMES, Federation, two_rounds
 from tests.shelf import beginning, shelf
 
@@ -248,3 +255,32 @@ def test_text_can_be_read_in_both_themes(theme: int, ink: str, paper: str) -> No
     colors = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", roots[theme]))
     a, b = sorted((luminance(colors[ink]), luminance(colors[paper])))
     assert (b + 0.05) / (a + 0.05) >= 4.5
+
+
+def test_what_a_refusal_rests_on_stands_in_the_page_the_report_and_the_story() -> None:
+    f = two_rounds()
+    measured = ProbeResult(
+        probe="seed",
+        measure="accuracy",
+        items=40,
+        base_micros=750_000,
+        local_micros=125_000,
+        shared_micros=250_000,
+        blend_micros=500_000,
+    )
+    refused = f.adoption().model_copy(update={"decision": "refuse", "probes": (measured,), "reason": "below our bar"})
+    f.say("clinic", refused)
+    words = "seed (accuracy of 40 items: base 0.750, own 0.125, shared 0.250, blend 0.500)"
+    outcome = examined(f)
+    last = outcome.report.rounds[-1].release
+    assert last is not None
+    assert (last.adoptions["clinic"], last.probes) == ("refuse", {"clinic": (measured,)})
+    assert words in page_of(f).text
+    said = io.StringIO()
+    print_report(outcome.report, Console(file=said, width=200))
+    assert f"probes of clinic: {words}" in said.getvalue()
+    history: list[tuple[Entry, State]] = []
+    for entry in map(open_entry, f.entries):
+        history.append((entry, fold(history[-1][1] if history else None, entry)))
+    told = list(tell(history))[-1].sentence
+    assert told == f"clinic does not use the release of round 2: below our bar; held to {words}"

@@ -12,6 +12,7 @@ from commonweal_adapters.inspect_job import Inspection
 from commonweal_adapters.inspection import Likeness
 from commonweal_adapters.merge_job import MergeReport
 from commonweal_adapters.recompute_job import RecomputeReport
+from commonweal_protocols.text import printable
 
 
 def _table(*columns: str) -> Table:
@@ -23,7 +24,7 @@ def _table(*columns: str) -> Table:
 
 def _say(console: Console, text: str) -> None:
     # Control characters of a stranger's file must not reach the terminal.
-    console.print(escape("".join(c if c.isprintable() else "?" for c in text)), soft_wrap=True, highlight=False)
+    console.print(escape(printable(text)), soft_wrap=True, highlight=False)
 
 
 def _micros(value: int | None) -> str:

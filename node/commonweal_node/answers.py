@@ -6,12 +6,14 @@
     sent/<sha256>                          the delta that an answer names
     receipts/<leaf>.tlog-proof             the proof that an entry of ours is in the log
     own/round-<n>.safetensors              this community's own adapter after round n
+    shared.safetensors                     the release that was last decided on
     adopted/                               what serves now, as a PEFT folder
     adopted.leaf                           the release entry that it is from; empty once that was recalled
     recalled/<release entry's leaf>/       what served until its release was recalled
 """
 
 import os
+import re
 from pathlib import Path
 
 from commonweal_adapters.delta import GridTensors, read_adapter, write_adapter
@@ -20,6 +22,8 @@ from commonweal_protocols.files import sync_directory, write_atomic
 from commonweal_protocols.predicates import AdapterSpec, Digest
 
 _ADOPTED_FROM = "adopted.leaf"
+_SHARED = "shared.safetensors"
+_OWN = re.compile(r"round-([1-9][0-9]{0,8})\.safetensors")
 
 
 class Answers:
@@ -65,6 +69,18 @@ class Answers:
         """Whether the proof of an entry is kept."""
         return self._receipt(leaf).exists()
 
+    def save_shared(self, adapter: GridTensors) -> None:
+        """Keep the release that was last decided on.
+
+        Raises:
+            StorageError: It cannot be kept.
+        """
+        write_atomic(self._home / _SHARED, write_adapter(adapter, self._spec))
+
+    def load_shared(self) -> GridTensors | None:
+        """Return the release that was last decided on, or None."""
+        return self._load(self._home / _SHARED)
+
     def save_adopted_from(self, release_leaf: Digest) -> None:
         """Remember which release serves from now on.
 
@@ -106,7 +122,16 @@ class Answers:
 
     def load_own(self, round_number: int) -> GridTensors | None:
         """Return this community's own adapter after a round, or None."""
-        data = _read(self._own(round_number))
+        return self._load(self._own(round_number))
+
+    def newest_own(self) -> GridTensors | None:
+        """Return this community's own adapter after the newest round that it has one of, or None."""
+        names = (_OWN.fullmatch(path.name) for path in (self._home / "own").glob("round-*"))
+        rounds = [int(name[1]) for name in names if name is not None]
+        return self.load_own(max(rounds)) if rounds else None
+
+    def _load(self, path: Path) -> GridTensors | None:
+        data = _read(path)
         return None if data is None else read_adapter(data, self._spec)
 
     def _delta(self, sha256: Digest) -> Path:

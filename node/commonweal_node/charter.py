@@ -1,11 +1,12 @@
 """A community's charter (TOML), and what this node does about it by itself: decline rounds, refuse releases.
 
 Principles and dissent are for people; the bars bind the daemon, ``[objectives]`` says what training is for, ``[data]``
-how rows are curated, and probes what an evaluation looks at. A charter is the institution's own word: nobody else sets
-it, and a refusal states which of its bars was not met. This is the one parser of the file. Pure but for
+how rows are curated, and ``probes`` what an evaluation looks at. A charter is the institution's own word: nobody else
+sets it, and a refusal states which of its bars was not met. This is the one parser of the file. Pure but for
 ``load_charter``.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from commonweal_node.objective_weights import SUPERVISED, ObjectiveWeights
 from commonweal_protocols import canonical
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.charter import Articles, Bars, CharterRecord, Clause, DataTerms, Text
-from commonweal_protocols.predicates import Digest, HeldoutLoss, Round
+from commonweal_protocols.predicates import Digest, HeldoutLoss, ProbeResult, Round
 from commonweal_protocols.settings import load_toml
 
 __all__ = ["NO_CHARTER", "Bars", "Charter", "load_charter"]
@@ -71,15 +72,26 @@ class Charter(Articles):
             return f"charter: wanted at most {self.bars.max_steps} steps, got {r.recipe.steps}"
         return ""
 
-    def objection(self, heldout: HeldoutLoss) -> str:
-        """Return why this community refuses a release; empty where it does not."""
+    def objection(self, heldout: HeldoutLoss, probes: Sequence[ProbeResult] = ()) -> str:
+        """Return why this community refuses a release; empty where it does not.
+
+        Args:
+            heldout: The losses on held-out rows.
+            probes: The results of every probe on which there is a bar.
+        """
         rise = (heldout.blend_micronats - heldout.base_micronats) / 1000
         if rise > self.bars.max_rise_over_base_millis:
             return (
                 f"charter: wanted the best blend at most {self.bars.max_rise_over_base_millis} thousandths of a nat"
                 f" above the base on held-out rows, got {rise:.0f}"
             )
-        return ""
+        found, clauses = {p.probe: p for p in probes}, self.probed_by()
+        short = []
+        for bar in self.bars.probes:
+            p = found[bar.probe]
+            if why := bar.shortfall(p.measure, p.base_micros, p.blend_micros):
+                short.append(f"clause {', '.join(clauses[p.probe])}: probe {p.probe}: {why} ({p.items} items)")
+        return f"charter: {'; '.join(short)}"[:500] if short else ""
 
 
 NO_CHARTER = Charter(

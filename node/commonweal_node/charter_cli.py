@@ -10,7 +10,7 @@ import typer
 from commonweal_node.charter import Charter, load_charter
 from commonweal_node.charter_file import Kind, add_clause, load_text, new_charter, next_version, parse_charter
 from commonweal_node.config import load_config
-from commonweal_node.voices.cli import draft, shown, voices
+from commonweal_node.voices.cli import draft, voices
 from commonweal_protocols import canonical
 from commonweal_protocols.charter import TERMS, Addendum, Change, Clause, Imported, describe, diff
 from commonweal_protocols.errors import ConfigError, PeerError, StorageError
@@ -22,6 +22,7 @@ from commonweal_protocols.publication import MAX_OPENING_BYTES, SECRET_BYTES, op
 from commonweal_protocols.records import DirectorySource, HttpSource, Source
 from commonweal_protocols.replay import replay
 from commonweal_protocols.state import LoggedCharter, State
+from commonweal_protocols.text import printable
 
 app = typer.Typer(no_args_is_help=True, help="Write a community's charter, compare and publish it, and hear voices.")
 app.command()(voices)
@@ -69,7 +70,7 @@ def _parts(logged: LoggedCharter) -> dict[str, canonical.Json]:
 
 def _print(change: Change) -> None:
     for line in describe(change):
-        typer.echo(shown(line))
+        typer.echo(printable(line))
 
 
 @app.command()
@@ -275,5 +276,5 @@ def verify(
     held = [v for v in versions if seal in v.charter.sealed]
     if not held:
         raise PeerError(f"{opening}: wanted a sealed part of a charter of {institution}, got one that none has")
-    typer.echo(shown(f"{said.part}: {json.dumps(said.value, ensure_ascii=False, sort_keys=True)}"))
+    typer.echo(printable(f"{said.part}: {json.dumps(said.value, ensure_ascii=False, sort_keys=True)}"))
     typer.echo("in " + ", ".join(f"version {v.charter.version} (entry {v.index})" for v in held))

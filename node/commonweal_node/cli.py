@@ -14,6 +14,7 @@ from rich.table import Table
 
 from commonweal_node.config import NodeConfig, load_config
 from commonweal_node.data_cli import data_app
+from commonweal_node.evaluate_cli import evaluate
 from commonweal_node.exit_cli import leave
 from commonweal_node.status import load_status, now
 from commonweal_node.train_cli import train
@@ -26,10 +27,12 @@ from commonweal_protocols.predicates import BaseModelRef
 from commonweal_protocols.records import open_source
 from commonweal_protocols.rules import weights_name
 from commonweal_protocols.settings import describe
+from commonweal_protocols.text import printable
 
 app = typer.Typer(no_args_is_help=True, help="Run an institution's node: train, sign, ratify, adopt.")
 app.add_typer(data_app, name="data")
 app.command(name="train")(train)
+app.command(name="evaluate")(evaluate)
 app.command(name="exit")(leave)
 DEFAULT_HOME = Path("node-home")
 Home = Annotated[Path, typer.Option(help="The node's folder: settings, keys, adapters.")]
@@ -51,11 +54,6 @@ witness_port = {witness_port}
 def _quoted(path: Path) -> str:
     """A path as a TOML string, whose escapes are those of JSON."""
     return json.dumps(str(path.resolve()), ensure_ascii=False)
-
-
-def _shown(text: str) -> str:
-    """A peer's text as it is: nothing in it may move the cursor of whoever reads what he signs."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @app.command()
@@ -144,7 +142,7 @@ def join(
     payload, compact = check_draft(home, terms, config.institution, public_hex(key), source)
     console = Console(highlight=False, markup=False)
     console.print(f"compact of {compact.consortium}, {terms.consortium}")
-    console.print(f"  base         {_shown(compact.base.reference)}, sha256 {compact.base.sha256[:16]}…")
+    console.print(f"  base         {printable(compact.base.reference)}, sha256 {compact.base.sha256[:16]}…")
     console.print(f"  adapter      rank {compact.adapter.rank}, alpha {compact.adapter.alpha}")
     console.print(f"  rule         {compact.rule.name}, weights {weights_name(compact.rule)}")
     console.print(f"  quorum       {compact.quorum.updates} updates, {compact.quorum.ratifications} ratifications")
@@ -155,7 +153,9 @@ def join(
     console.print(f"  coordinator  {compact.coordinator.name}")
     if compact.forked_from is not None:
         at = compact.forked_from.at
-        console.print(f"  forked from  {compact.forked_from.consortium} after {at.size} entries of {_shown(at.origin)}")
+        console.print(
+            f"  forked from  {compact.forked_from.consortium} after {at.size} entries of {printable(at.origin)}"
+        )
     if not yes:
         typer.confirm(f"Sign this compact as {config.institution}?", abort=True)
     signatures, wanted = sign_draft(terms, payload, key)
@@ -201,9 +201,9 @@ def amend(
     console = Console(highlight=False, markup=False)
     console.print(f"version {compact.version} of the compact of {compact.consortium}")
     for line in describe_changes(state.compact, compact):
-        console.print(f"  {_shown(line)}")
+        console.print(f"  {printable(line)}")
     if (last := compact.succeeds) is not None:
-        console.print(f"  another log: all {last.size} entries of {_shown(last.origin)} are carried over to it")
+        console.print(f"  another log: all {last.size} entries of {printable(last.origin)} are carried over to it")
     if not yes:
         typer.confirm(f"Sign this version as {config.institution}?", abort=True)
     signed = [sign_draft(terms, payload, key) for key in keys]

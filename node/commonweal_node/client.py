@@ -41,6 +41,7 @@ from commonweal_protocols.files import sync_directory
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.permit import parse_blob, sign_permit
 from commonweal_protocols.predicates import Blob, Digest
+from commonweal_protocols.text import printable
 from commonweal_protocols.wire import commonweal_pb2 as pb
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 
@@ -57,6 +58,8 @@ _LONGEST_PAUSE_SECONDS = 5.0
 _REFUSALS: dict[str, type[PeerError]] = {
     e.__name__: e for e in (MalformedError, SignatureError, LogError, RuleError, BlobError)
 }
+_MAX_DETAILS = 1000
+"""Characters of a peer's error that are told further."""
 _REFUSAL = re.compile(r"([A-Za-z]+): (.*)", re.DOTALL)
 _CUT_OFF = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
@@ -379,7 +382,7 @@ class CoordinatorClient:
 
     def _translate(self, error: grpc.RpcError) -> CommonwealError:
         """Return the coordinator's own refusal, or an UnavailableError."""
-        details = _printable(error.details() or "")
+        details = printable((error.details() or "")[:_MAX_DETAILS])
         if (refusal := self._refusal(details)) is not None:
             return refusal
         return UnavailableError(f"{self._address}: {error.code().name}: {details or 'no reason given'}")
@@ -391,14 +394,10 @@ class CoordinatorClient:
 
     def _refused(self, details: str) -> PeerError:
         """Return the refusal of one entry among many."""
-        said = _printable(details)
+        said = printable(details[:_MAX_DETAILS])
         if (refusal := self._refusal(said)) is None:
             raise MalformedError(f"{self._address}: wanted a refusal by its name, got {said!r}")
         return refusal
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text[:1000])
 
 
 def _no_progress(_: int) -> None:

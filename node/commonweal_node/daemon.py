@@ -8,6 +8,7 @@ Home folder::
     records/      a copy of the log, for a successor should the coordinator be gone
     compact.json  what was signed              witness/     what was cosigned: never restore it from a backup
     answers/ sent/ own/ adopted/ receipts/ what was said, with which delta, the own adapters, what serves now, proofs
+    probes/       the questions by which the charter's clauses are held, one file each
     training/ runs/                        the training that is going on, and a report of each that was
     flower/       Flower's own state       status.json, run/
 """
@@ -26,6 +27,7 @@ from commonweal_node.keyring import KeyRing
 from commonweal_node.learner import Learner
 from commonweal_node.link import Link
 from commonweal_node.metrics import MetricsServer
+from commonweal_node.probes import load_probes
 from commonweal_node.status import StatusBoard
 from commonweal_node.witnessing import NodeWitness
 from commonweal_protocols.errors import BaseModelError, CommonwealError, LocalError, PeerError, UnavailableError
@@ -51,6 +53,8 @@ class Node:
         self._keys = KeyRing(home, passphrase)
         self._witness = NodeWitness(home, config, passphrase) if config.witness_port else None
         self._charter: Charter = load_charter(config.charter)
+        # Before anything else: a bar that cannot be held to would be found out at the first release only.
+        self._probes = load_probes(home, self._charter, [b.probe for b in self._charter.bars.probes])
         self._board = StatusBoard(home, config.institution)
         self._stopping = threading.Event()
         (home / "run").mkdir(mode=0o700, exist_ok=True)
@@ -115,6 +119,7 @@ class Node:
             base64.b64encode(transport_public_key(transport)).decode(),
             home=self._home,
             charter=self._charter,
+            probes=self._probes,
             refuse=self._config.refuse,
             follower=follower,
             consortium=self._link,

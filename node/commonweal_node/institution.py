@@ -13,11 +13,12 @@ from typing import Literal, Protocol
 
 from commonweal_adapters.delta import GridTensors, make_delta, read_adapter
 from commonweal_adapters.recompute import recompute_release
+from commonweal_node.adopting import SHARED, Deciding, Evaluator
 from commonweal_node.answers import Answers
-from commonweal_node.blend import BlendWeights
 from commonweal_node.charter import Charter
 from commonweal_node.keyring import KeyRing
 from commonweal_node.outgoing import spell_delta
+from commonweal_node.probes import Probe
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.envelope import format_envelope, sign
 from commonweal_protocols.errors import RuleError
@@ -29,7 +30,6 @@ from commonweal_protocols.merkle import leaf_hash
 from commonweal_protocols.predicates import (
     Adoption,
     Blob,
-    HeldoutLoss,
     Identity,
     Name,
     Ratification,
@@ -47,10 +47,7 @@ from commonweal_protocols.statement import Author, Header, Statement, open_entry
 log = logging.getLogger(__name__)
 
 
-BASE, SHARED, OWN = BlendWeights(0, 0), BlendWeights(1000, 0), BlendWeights(0, 1000)
-
-
-class Learner(Protocol):
+class Learner(Evaluator, Protocol):
     """The model side: all that needs torch, and all that touches the community's rows."""
 
     @property
@@ -61,15 +58,6 @@ class Learner(Protocol):
         self, start: GridTensors, recipe: Recipe, what: str, frozen: Literal["A", "B"] | None = None
     ) -> GridTensors:
         """Train from ``start`` by ``recipe``, all but one factor, and return the trained adapter, on the grid."""
-
-    def heldout(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> int:
-        """Return the reported held-out loss under a blend, in micronats for each supervised token."""
-
-    def choose(self, shared: GridTensors, own: GridTensors) -> BlendWeights:
-        """Return the best blend on held-out rows that are not the reported ones."""
-
-    def export(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, directory: Path) -> None:
-        """Write a blend as a PEFT adapter folder."""
 
 
 class Consortium(Protocol):
@@ -96,6 +84,7 @@ class Institution:
         *,
         home: Path,
         charter: Charter,
+        probes: tuple[Probe, ...],
         refuse: str,
         follower: Follower,
         consortium: Consortium,
@@ -111,6 +100,7 @@ class Institution:
         self._consortium = consortium
         self._learner = learner
         self._on_phase = on_phase
+        self._deciding = Deciding(charter, probes, learner, on_phase)
         self._home = home
         self._turn = threading.RLock()
         self._is_offer_due = True
@@ -351,34 +341,14 @@ class Institution:
         self._say(Ratification(round=number, release_leaf=logged.leaf, adapter_sha256=release.adapter.sha256))
 
     def _adopt(self, state: State, logged: LoggedRelease) -> Adoption:
-        number = logged.release.round
+        answers = Answers(self._home, state.compact.adapter)
         shared = self._adapter(state, logged.release.adapter)
-        own = self._own(state, number)
-        self._on_phase("evaluating", number, "choosing a blend")
-        blend = self._learner.choose(shared, own)
-        losses = {
-            what: self._learner.heldout(shared, own, b, f"release {number}: {what}")
-            for what, b in (("base", BASE), ("local", OWN), ("shared", SHARED), ("blend", blend))
-        }
-        heldout = HeldoutLoss(
-            base_micronats=losses["base"],
-            local_micronats=losses["local"],
-            shared_micronats=losses["shared"],
-            blend_micronats=losses["blend"],
-        )
-        reason = self._charter.objection(heldout)
-        adoption = Adoption(
-            round=number,
-            release_leaf=logged.leaf,
-            decision="refuse" if reason or blend.shared_millis == 0 else "adopt" if blend == SHARED else "blend",
-            shared_millis=0 if reason else blend.shared_millis,
-            own_millis=0 if reason else blend.own_millis,
-            heldout=heldout,
-            reason=reason or _why(blend),
-        )
+        own = self._own(state, logged.release.round)
+        adoption, blend = self._deciding.decide(logged, shared, own)
+        answers.save_shared(shared)
         if adoption.decision != "refuse":
             self._learner.export(shared, own, blend, self._home / "adopted")
-            Answers(self._home, state.compact.adapter).save_adopted_from(logged.leaf)
+            answers.save_adopted_from(logged.leaf)
         self._say(adoption)
         return adoption
 
@@ -397,11 +367,3 @@ class Institution:
 def _frozen(rule: AnyRule) -> Literal["A"] | None:
     """The factor that nobody may train under a rule."""
     return "A" if isinstance(rule, FrozenA) else None
-
-
-def _why(blend: BlendWeights) -> str:
-    if blend.shared_millis == 0:
-        return "on our held-out rows nothing of the release is better than what we have"
-    if blend == SHARED:
-        return "best alone on our held-out rows"
-    return f"best on our held-out rows with {blend.shared_millis} shared and {blend.own_millis} own, in thousandths"

@@ -10,7 +10,7 @@ Files below the node's home, for its operator::
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +32,8 @@ from commonweal_node.objective_weights import ObjectiveWeights
 from commonweal_node.objectives import TrainingRows, choose_objectives
 from commonweal_node.packing import Batch
 from commonweal_node.pareto import Point, sweep
+from commonweal_node.probes import Probe
+from commonweal_node.probing import PackedProbe, measure_probe, pack_probe
 from commonweal_node.rows import Example, read_examples
 from commonweal_node.run_report import MembershipFigure, RunReport, save_report
 from commonweal_node.tensors import AdapterTensors
@@ -122,7 +124,7 @@ class Learner:
             if config.membership_rows and self._rows.conversations
             else None
         )
-        self._losses: dict[tuple[bytes, str], float] = {}
+        self._measurements: dict[tuple[bytes, str], float] = {}
 
     def _check_memory(self, folder: Path) -> int:
         demand = Demand(
@@ -249,6 +251,27 @@ class Learner:
         self._board.set(doing=what)
         return round(self._loss(self._weighted(shared, own, weights), self._report, "report") * MICRO)
 
+    def probe(self, probe: Probe, shared: GridTensors, own: GridTensors, weights: BlendWeights, what: str) -> int:
+        """Return what a probe measures under a blend, in millionths.
+
+        Raises:
+            ConfigError: A question is too long.
+            LocalError: A score is not finite.
+            UnavailableError: The node is stopping.
+        """
+        self._board.set(doing=what)
+        packed = pack_probe(probe, self._model.tokenizer)
+        adapter = self._weighted(shared, own, weights)
+        found = self._once(adapter, f"probe {probe.name}", lambda: self._measured(adapter, packed))
+        return round(found * MICRO)
+
+    def _measured(self, adapter: AdapterTensors | None, packed: PackedProbe) -> float:
+        return measure_probe(self._model, adapter, packed, self._check_running)
+
+    def _check_running(self) -> None:
+        if self._stopping.is_set():
+            raise UnavailableError("evaluation: the node is stopping")
+
     def choose(self, shared: GridTensors, own: GridTensors) -> BlendWeights:
         """Return the best weights of the candidates on the other half."""
         spec, bits = self._compact.adapter, self._compact.adapter.grid_bits
@@ -289,13 +312,15 @@ class Learner:
                 return blend(spec, from_grid(shared, bits), from_grid(own, bits), weights)
 
     def _loss(self, adapter: AdapterTensors | None, batches: list[Batch], half: str) -> float:
-        """The loss, computed once for each adapter and half: a round's start is the last release, evaluated already."""
+        return self._once(adapter, half, lambda: heldout_loss(self._model, adapter, batches))
+
+    def _once(self, adapter: AdapterTensors | None, what: str, measure: Callable[[], float]) -> float:
+        """Measure once for each adapter: a round's start is the last release, evaluated already."""
         digest = hashlib.sha256()
         for name in sorted(adapter or ()):
             digest.update(adapter[name].tobytes() if adapter else b"")
-        key = (digest.digest(), half)
-        if key not in self._losses:
-            if self._stopping.is_set():
-                raise UnavailableError("evaluation: the node is stopping")
-            self._losses[key] = heldout_loss(self._model, adapter, batches)
-        return self._losses[key]
+        key = (digest.digest(), what)
+        if key not in self._measurements:
+            self._check_running()
+            self._measurements[key] = measure()
+        return self._measurements[key]

@@ -19,10 +19,10 @@ from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.governance import Proposal, Question, Recall, Resolution
 from commonweal_protocols.keys import load_passphrase
 from commonweal_protocols.predicates import Digest, Name
-from commonweal_protocols.report_text import printable
 from commonweal_protocols.settings import describe, load_toml
 from commonweal_protocols.state import MotionState, State
 from commonweal_protocols.story import describe_choice, describe_proposal
+from commonweal_protocols.text import printable
 
 motion_app = typer.Typer(no_args_is_help=True, help="Propose what a consortium is to decide, and see what is proposed.")
 vote_app = typer.Typer(no_args_is_help=True, help="Vote on motions, and see how they are counted.")

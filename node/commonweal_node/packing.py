@@ -78,15 +78,21 @@ def pack(examples: Sequence[Tokenised], row_tokens: int, batch_tokens: int) -> l
 
 
 def pack_pairs(examples: Sequence[Tokenised], batch_tokens: int) -> list[Batch]:
-    """Pack the examples two by two: 2k and 2k + 1 share a row and what they have in common, so a pair is never parted.
+    """Pack the examples two by two, as :func:`pack_together` does: 2k and 2k + 1 are never parted."""
+    return pack_together(examples, [2] * (len(examples) // 2), batch_tokens)
+
+
+def pack_together(examples: Sequence[Tokenised], sizes: Sequence[int], batch_tokens: int) -> list[Batch]:
+    """Pack the first ``sizes[0]`` examples into one row with the prefix that they share, the next ones into another.
 
     A batch always has at least one row, and no more than ``batch_tokens`` where it has several.
     """
-    rows = []
-    for i in range(0, len(examples), 2):
-        pair = examples[i : i + 2]
-        prefix = _common_prefix(pair)
-        rows.append(_Row((i, i + 1), prefix, sum(len(e.ids) - prefix for e in pair) + prefix))
+    rows, start = [], 0
+    for size in sizes:
+        some = examples[start : start + size]
+        prefix = _common_prefix(some)
+        rows.append(_Row(tuple(range(start, start + size)), prefix, sum(len(e.ids) - prefix for e in some) + prefix))
+        start += size
     return _batches(examples, rows, batch_tokens)
 
 

@@ -150,14 +150,23 @@ def parse_row(line: bytes, where: str) -> Row:
     Raises:
         ConfigError: It is no JSON object, or breaks the schema of its kind.
     """
+    return make_row(parse_object(line, where), where)
+
+
+def parse_object(line: bytes, where: str) -> dict[str, object]:
+    """Parse one line as a JSON object.
+
+    Raises:
+        ConfigError: It is none.
+    """
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as e:
         # What json says has places in it, and no text; from None, because the exception itself holds the line.
         raise ConfigError(f"{where}: wanted one JSON object, got {_why_no_json(e)}") from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{where}: wanted one JSON object, got {_kind_of(value)}")
-    return make_row(value, where)
+        raise ConfigError(f"{where}: wanted one JSON object, got {kind_of(value)}")
+    return value
 
 
 def make_row(value: dict[str, object], where: str) -> Row:
@@ -168,11 +177,11 @@ def make_row(value: dict[str, object], where: str) -> Row:
     """
     split, meta = value.get("split"), value.get("meta")
     if split not in (None, "train", "heldout"):
-        raise ConfigError(f"{where}: split: wanted 'train' or 'heldout', got {_kind_of(split)}")
+        raise ConfigError(f"{where}: split: wanted 'train' or 'heldout', got {kind_of(split)}")
     group = meta.get("qid") if isinstance(meta, dict) else None
     synthetic = meta.get("synthetic", []) if isinstance(meta, dict) else []
     if not isinstance(synthetic, list):
-        raise ConfigError(f"{where}: meta.synthetic: wanted a list of clauses, got {_kind_of(synthetic)}")
+        raise ConfigError(f"{where}: meta.synthetic: wanted a list of clauses, got {kind_of(synthetic)}")
     body = _body(value, group if isinstance(group, str) and group else None, where)
     return Row(
         body,
@@ -184,42 +193,55 @@ def make_row(value: dict[str, object], where: str) -> Row:
 
 def _body(value: dict[str, object], group: str | None, where: str) -> Body:
     if group is not None:
-        _content(group, f"{where}: meta.qid")
+        text_of(group, f"{where}: meta.qid")
     kinds = [k for k in ("messages", "text", "prompt") if k in value]
     if len(kinds) != 1:
         got = " and ".join(kinds) or "none of them"
         raise ConfigError(f"{where}: wanted one of messages, text and prompt (with chosen and rejected), got {got}")
     if kinds == ["text"]:
-        text = _content(value["text"], f"{where}: text")
+        text = text_of(value["text"], f"{where}: text")
         return _grouped(Text(text, ""), group)
     if kinds == ["prompt"]:
         prompt, chosen, rejected = (
-            _content(value.get(name), f"{where}: {name}") for name in ("prompt", "chosen", "rejected")
+            text_of(value.get(name), f"{where}: {name}") for name in ("prompt", "chosen", "rejected")
         )
         if chosen == rejected:
             raise ConfigError(f"{where}: wanted a rejected answer that is not the chosen one, got the same text twice")
         return _grouped(Pair(prompt, chosen, rejected, ""), group)
-    rows = value["messages"]
-    if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_MESSAGES:
-        got = str(len(rows)) if isinstance(rows, list) else _kind_of(rows)
+    return _grouped(Example(conversation(value["messages"], where), ""), group)
+
+
+def conversation(value: object, where: str) -> tuple[Message, ...]:
+    """Return the messages of a conversation that ends with the assistant.
+
+    Raises:
+        ConfigError: They are none, too many, or not in turn.
+    """
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_MESSAGES:
+        got = str(len(value)) if isinstance(value, list) else kind_of(value)
         raise ConfigError(f"{where}: messages: wanted a list of 1 to {MAX_MESSAGES} messages, got {got}")
-    messages = tuple(_message(m, f"{where}: messages[{i}]") for i, m in enumerate(rows))
+    messages = tuple(_message(m, f"{where}: messages[{i}]") for i, m in enumerate(value))
     _check_turns(messages, where)
-    return _grouped(Example(messages, ""), group)
+    return messages
 
 
 def _message(value: object, where: str) -> Message:
     if not isinstance(value, dict):
-        raise ConfigError(f"{where}: wanted an object with role and content, got {_kind_of(value)}")
+        raise ConfigError(f"{where}: wanted an object with role and content, got {kind_of(value)}")
     role = value.get("role")
     if role not in ("system", "user", "assistant"):
-        raise ConfigError(f"{where}.role: wanted 'system', 'user' or 'assistant', got {_kind_of(role)}")
-    return Message(role, _content(value.get("content"), f"{where}.content"))
+        raise ConfigError(f"{where}.role: wanted 'system', 'user' or 'assistant', got {kind_of(role)}")
+    return Message(role, text_of(value.get("content"), f"{where}.content"))
 
 
-def _content(value: object, where: str) -> str:
+def text_of(value: object, where: str) -> str:
+    """Return a value that is to be some text.
+
+    Raises:
+        ConfigError: It is not, or no file could hold it.
+    """
     if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{where}: wanted some text, got {_kind_of(value)}")
+        raise ConfigError(f"{where}: wanted some text, got {kind_of(value)}")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -231,7 +253,7 @@ def _content(value: object, where: str) -> str:
 def _label(value: object, where: str) -> str:
     if value == "":
         return ""
-    if len(label := _content(value, where)) > MAX_LABEL_CHARACTERS:
+    if len(label := text_of(value, where)) > MAX_LABEL_CHARACTERS:
         raise ConfigError(f"{where}: wanted at most {MAX_LABEL_CHARACTERS} characters, got {len(label)}")
     return label
 
@@ -257,8 +279,8 @@ def _grouped(body: B, group: str | None) -> B:
     return replace(body, group=implied_group(body) if group is None else group)
 
 
-def _kind_of(value: object) -> str:
-    """What a value is, without a word of it."""
+def kind_of(value: object) -> str:
+    """Return what a value is, without a word of it."""
     if value is None:
         return "nothing"
     if isinstance(value, str):

@@ -18,8 +18,8 @@ LOCAL = "local"
 """Below the home: apart from the daemon's own training, so that the two do not meet."""
 
 
-class _Terms(BaseModel):
-    """The part of a compact's terms that training needs."""
+class Terms(BaseModel):
+    """The part of a compact's terms that the model side needs."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
@@ -86,7 +86,7 @@ def train(
     config = load_config(home / "node.toml")
     weights = load_charter(config.charter).objectives
     tried = weightings(weights, _two(pareto), points) if pareto else []
-    terms = load_toml(compact, _Terms)
+    terms = load_toml(compact, Terms)
     recipe = terms.recipe.model_copy(update={"steps": steps or terms.recipe.steps})
     start = read_adapter(recompute_start(terms.adapter), terms.adapter)
     local = home / LOCAL

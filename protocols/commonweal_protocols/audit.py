@@ -351,6 +351,7 @@ class _Audit:
                 inputs=tuple(i.institution for i in r.release.release.inputs),
                 ratified_by=tuple(sorted(r.release.ratified_by)),
                 adoptions={name: a.decision for name, a in sorted(r.release.adoptions.items())},
+                probes={name: a.probes for name, a in sorted(r.release.adoptions.items()) if a.probes},
                 recalled_by=self.replica.state.motions[motion].index if (motion := r.release.recalled_by) else None,
                 check=check,
             )

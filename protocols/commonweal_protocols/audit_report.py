@@ -5,7 +5,7 @@ from typing import Literal
 from commonweal_protocols import canonical
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.closed import Closed
-from commonweal_protocols.predicates import Digest, Fork, Name, PublicKey
+from commonweal_protocols.predicates import Digest, Fork, Name, ProbeResult, PublicKey
 from commonweal_protocols.state import State
 from commonweal_protocols.story import describe_proposal
 
@@ -29,6 +29,8 @@ class ReleaseReport(Closed):
     inputs: tuple[Name, ...]
     ratified_by: tuple[Name, ...]
     adoptions: dict[Name, str]
+    probes: dict[Name, tuple[ProbeResult, ...]]
+    """What else than losses those decisions rest on, of those institutions whose charter has such a bar."""
     recalled_by: int | None
     """The entry of the motion that withdrew it."""
     check: Check

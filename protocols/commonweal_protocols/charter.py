@@ -13,11 +13,12 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from commonweal_protocols import canonical
 from commonweal_protocols.canonical import Json, digest_of
 from commonweal_protocols.closed import Closed
-from commonweal_protocols.predicates import Count, Digest, Name, Natural
+from commonweal_protocols.predicates import MAX_BARRED_PROBES, Count, Digest, Measure, Name, Natural
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 Remark = Annotated[str, StringConstraints(max_length=2000)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Millis = Annotated[int, Field(ge=0, le=1000)]
 # strict=False, below: a file's principles are looked at before they are parsed, and are lists then. Items stay strict.
 TERMS = ("community", "bars", "objectives", "data-policy", "dissent")
 """The parts that are no clauses."""
@@ -108,6 +109,48 @@ class Addendum(Clause):
     role: Label
 
 
+class ProbeBar(Closed):
+    """What a probe must show of a blend before it may serve: one of the three or more, in thousandths.
+
+    ``max_worse_than_base_millis`` is of either measure: how much of it adapting the base may cost.
+    """
+
+    probe: Name
+    min_accuracy_millis: Millis | None = None
+    max_distance_millis: Millis | None = None
+    max_worse_than_base_millis: Millis | None = None
+
+    @model_validator(mode="after")
+    def _bars_something(self) -> "ProbeBar":
+        least, most = self.min_accuracy_millis, self.max_distance_millis
+        if least is None and most is None and self.max_worse_than_base_millis is None:
+            raise ValueError(
+                f"{self.probe}: wanted min_accuracy_millis, max_distance_millis or max_worse_than_base_millis, got none"
+            )
+        if least is not None and most is not None:
+            raise ValueError(f"{self.probe}: wanted an accuracy or a distance, got both: a probe has one measure")
+        return self
+
+    def fits(self, measure: Measure) -> bool:
+        """Whether this bar can be held against a probe of that measure."""
+        return (self.max_distance_millis if measure == "accuracy" else self.min_accuracy_millis) is None
+
+    def shortfall(self, measure: Measure, base_micros: int, got_micros: int) -> str:
+        """Return what was wanted of a result and what it is, if that is not enough; else nothing."""
+        least, most, bearable = self.min_accuracy_millis, self.max_distance_millis, self.max_worse_than_base_millis
+        got = f"got {got_micros / 1000:g}"
+        if not self.fits(measure):
+            return f"wanted {'a distance' if measure == 'accuracy' else 'an accuracy'}, got the {measure}"
+        if least is not None and got_micros < 1000 * least:
+            return f"wanted an accuracy of at least {least} thousandths, {got}"
+        if most is not None and got_micros > 1000 * most:
+            return f"wanted a distance of at most {most} thousandths, {got}"
+        worse = base_micros - got_micros if measure == "accuracy" else got_micros - base_micros
+        if bearable is not None and worse > 1000 * bearable:
+            return f"wanted at most {bearable} thousandths worse than the base's {base_micros / 1000:g}, {got}"
+        return ""
+
+
 class Bars(Closed):
     """What a node's daemon holds rounds and releases to."""
 
@@ -117,6 +160,8 @@ class Bars(Closed):
     """Rounds that train for more steps are declined."""
     max_rise_over_base_millis: Annotated[int, Field(ge=0, le=10**6)] = 0
     """A release is refused if its best blend is worse than the base by more, in thousandths of a nat for each token."""
+    probes: Annotated[tuple[ProbeBar, ...], Field(max_length=MAX_BARRED_PROBES)] = ()
+    """A release is refused if its best blend falls short of one; each is of a probe that a clause names."""
 
 
 class DataTerms(Closed):
@@ -160,6 +205,11 @@ class Articles(Closed):
             raise ValueError(f"public: wanted ids of clauses, or {', '.join(TERMS)}; got {unknown[0]}")
         if len(set(self.public)) != len(self.public):
             raise ValueError("public: a part is named twice")
+        barred = [b.probe for b in self.bars.probes]
+        if repeated := sorted({p for p in barred if barred.count(p) > 1}):
+            raise ValueError(f"bars.probes: wanted one bar on each probe, got {repeated[0]} again")
+        if unknown := sorted(set(barred) - self.probed_by().keys()):
+            raise ValueError(f"bars.probes: wanted probes that a clause names, got {unknown[0]}")
         return self
 
     def clauses(self) -> Iterator[Clause]:

@@ -7,7 +7,7 @@ import typer
 
 from commonweal_protocols.departure import check_departure
 from commonweal_protocols.policy import load_policy
-from commonweal_protocols.report_text import printable
+from commonweal_protocols.text import printable
 
 
 def departure(

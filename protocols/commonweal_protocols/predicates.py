@@ -7,7 +7,7 @@ is ``fold``'s concern, not this module's.
 """
 
 import hashlib
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple, TypeAlias
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -414,6 +414,26 @@ class HeldoutLoss(Closed):
     blend_micronats: Micronats
 
 
+Measure: TypeAlias = Literal["accuracy", "distance"]
+"""What a probe's results are: the share of items on which the right option is the likeliest, the more the better; or
+the mean Jensen-Shannon distance (the root of the divergence in bits) from how people answer, the less the better.
+"""
+Share: TypeAlias = Annotated[int, Field(ge=0, le=10**6)]
+MAX_BARRED_PROBES = 20
+
+
+class ProbeResult(Closed):
+    """What a probe measures under each choice, in millionths; ``local`` is the institution's own adapter alone."""
+
+    probe: Name
+    measure: Measure
+    items: Count
+    base_micros: Share
+    local_micros: Share
+    shared_micros: Share
+    blend_micros: Share
+
+
 class Adoption(Closed):
     """A node's own decision on a ratified release, after its own evaluation.
 
@@ -427,7 +447,15 @@ class Adoption(Closed):
     shared_millis: Annotated[int, Field(ge=0, le=2000)]
     own_millis: Annotated[int, Field(ge=0, le=2000)]
     heldout: HeldoutLoss
+    probes: Annotated[tuple[ProbeResult, ...], Field(max_length=MAX_BARRED_PROBES)] = ()
+    """Of the probes on which the charter sets a bar: what else the decision rests on."""
     reason: Reason
+
+    @model_validator(mode="after")
+    def _each_probe_once(self) -> "Adoption":
+        if len({p.probe for p in self.probes}) != len(self.probes):
+            raise ValueError("probes: a probe is there twice")
+        return self
 
     def subject(self) -> Subject:
         """The release's entry."""

@@ -18,6 +18,7 @@ from commonweal_protocols.report_decisions import render_decisions
 from commonweal_protocols.report_style import STYLE
 from commonweal_protocols.rules import weights_name
 from commonweal_protocols.state import RoundState, State
+from commonweal_protocols.story import describe_probe
 
 MAX_ROUNDS = 100
 """Rounds on the page, the newest first; the JSON report has all."""
@@ -337,7 +338,8 @@ def _release(record: _Record, report: RoundReport, r: RoundState) -> Iterator[Ht
             _adoption(name, a, record.find("adoption", number, key(name) or ""))
             for name, a in sorted(r.release.adoptions.items())
         ]
-        heads = ("Institution", "Decision", "Loss: base / own / shared / blend", "In its own words", "Proof")
+        losses = "Loss: base / own / shared / blend"
+        heads = ("Institution", "Decision", losses, "Probes with a bar", "In its own words", "Proof")
         yield table(f"What each institution decided for itself after round {number}", heads, rows)
 
 
@@ -345,7 +347,8 @@ def _adoption(name: Name, a: Adoption, proof: Html) -> tuple[str, ...]:
     mix = f"{_DECISIONS[a.decision]} (shared × {a.shared_millis / 1000:g}, own × {a.own_millis / 1000:g})"
     h = a.heldout
     losses = (h.base_micronats, h.local_micronats, h.shared_micronats, h.blend_micronats)
-    return (foreign(name), mix, " / ".join(map(_nats, losses)), foreign(a.reason), proof)
+    probes = foreign("; ".join(map(describe_probe, a.probes)) or "none")
+    return (foreign(name), mix, " / ".join(map(_nats, losses)), probes, foreign(a.reason), proof)
 
 
 def _history(record: _Record, outcome: Outcome) -> Html:

@@ -4,17 +4,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from commonweal_protocols.audit_report import Report
+from commonweal_protocols.story import describe_probe
+from commonweal_protocols.text import printable
 
 _CHECKS = {
     "recomputed": "re-computed to the same bytes",
     "digests only": "not re-computed",
     "failed": "does NOT hold",
 }
-
-
-def printable(text: str) -> str:
-    """Return another's text as it is, but for what would move the cursor of whoever reads it."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -53,6 +50,8 @@ def print_report(report: Report, console: Console) -> None:
             line("", f"recalled by the motion in entry {out.recalled_by}")
         if out.adoptions:
             line("", "decisions: " + ", ".join(f"{name} {decision}" for name, decision in out.adoptions.items()))
+        for name, probes in out.probes.items():
+            line("", f"probes of {name}: {'; '.join(map(describe_probe, probes))}")
     for finding in report.findings:
         console.print(f"[bold red]finding    [/]{escape(finding.sentence)}", highlight=False, soft_wrap=True)
     if report.verdict == "pass":

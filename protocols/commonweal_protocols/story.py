@@ -31,6 +31,7 @@ from commonweal_protocols.predicates import (
     Digest,
     Identity,
     Incident,
+    ProbeResult,
     Ratification,
     Refusal,
     Rejection,
@@ -235,6 +236,18 @@ def _outcome(was: MotionState, m: MotionState, after: State) -> Iterator[Told]:
 # -- rounds
 
 
+def describe_probe(p: ProbeResult) -> str:
+    """Return what a probe measured, in words."""
+    measured = (
+        ("base", p.base_micros),
+        ("own", p.local_micros),
+        ("shared", p.shared_micros),
+        ("blend", p.blend_micros),
+    )
+    figures = ", ".join(f"{what} {micros / 1e6:.3f}" for what, micros in measured)
+    return f"{p.probe} ({p.measure} of {p.items} items: {figures})"
+
+
 def _round(
     said: Round | Update | Refusal | Rejection | Incident | Release | Ratification | Adoption,
     who: str,
@@ -265,7 +278,8 @@ def _round(
         case Adoption():
             what = {"adopt": "uses", "blend": "blends with its own", "refuse": "does not use"}[said.decision]
             told = f"{who} {what} the release of round {n}: {said.reason}"
-            yield Told("adoption", told, is_routine=said.decision != "refuse")
+            held = f"; held to {'; '.join(map(describe_probe, said.probes))}" if said.probes else ""
+            yield Told("adoption", f"{told}{held}", is_routine=said.decision != "refuse")
 
 
 def _ratification(number: int, who: str, before: State, after: State) -> Iterator[Told]:

@@ -9,8 +9,8 @@ from rich.console import Console
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.files import write_atomic
 from commonweal_protocols.records import DirectorySource, HttpSource, Source
-from commonweal_protocols.report_text import printable
 from commonweal_protocols.story_job import Story, read_story, story_html, story_json
+from commonweal_protocols.text import printable
 
 
 def story(

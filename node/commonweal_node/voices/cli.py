@@ -7,16 +7,11 @@ import typer
 
 from commonweal_protocols import canonical
 from commonweal_protocols.files import write_atomic
-from commonweal_protocols.report_text import printable
+from commonweal_protocols.text import printable
 
 Export = Annotated[Path, typer.Argument(help="A Polis export: its folder, or a file NAME.votes.csv.")]
 What = Annotated[str | None, typer.Option("--name", help="What the deliberation is called; its file if not given.")]
 INFORMS = "This informs; a recorded motion decides."
-
-
-def shown(text: str) -> str:
-    """Return what somebody else wrote as one line that cannot move the cursor of whoever reads it."""
-    return printable(" ".join(text.split()))
 
 
 def _called(name: str | None, export: Path) -> str:
@@ -52,7 +47,7 @@ def voices(
             shares = ", ".join(
                 f"{g.group} {a / 10:.0f} %" for g, a in zip(found.groups, s.agreement_millis, strict=True)
             )
-            typer.echo(f"  {s.statement:>4}  {shares}  {shown(s.text)}")
+            typer.echo(f"  {s.statement:>4}  {shares}  {printable(s.text)}")
     typer.echo(f"\n{INFORMS}")
 
 

@@ -1,0 +1,6 @@
+"""Another's text on a terminal or in a log of our own. Pure."""
+
+
+def printable(text: str) -> str:
+    """Return a text as one line that cannot move the cursor of whoever reads it: white space as spaces, else ``?``."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
