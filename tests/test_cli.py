@@ -24,11 +24,12 @@ from commonweal_coordinator.tls import TlsFiles
 from commonweal_node import founding
 from commonweal_node.base import folder_digest
 from commonweal_node.config import load_config
-from commonweal_node.status import NodeStatus, save_status
+from commonweal_node.status import NodeStatus
 from commonweal_protocols import errors
 from commonweal_protocols.cli import GROUPS, root, run
 from commonweal_protocols.join import Card, Invite
 from commonweal_protocols.keys import load_key_file, public_hex
+from commonweal_protocols.status_file import save_status
 from tests.federation import NAMES, Federation, key_of
 from tests.test_doctor import ROW, ahead, coordinator, free_port, tls
 

@@ -14,13 +14,14 @@ from commonweal_coordinator.config import LogSettings, load_config
 from commonweal_coordinator.draft import amend_compact, draft_compact, load_terms, parse_revocation
 from commonweal_coordinator.home import INVITE_FILE, check_settings, make_home, save_settings, second_vkey
 from commonweal_coordinator.signing import Draft
-from commonweal_coordinator.status import load_status, now
+from commonweal_coordinator.status import CoordinatorStatus
 from commonweal_coordinator.storage import StorageSource
 from commonweal_coordinator.succession_cli import fork, lint_compact, print_warnings, standby, succeed
 from commonweal_protocols.amendment import describe_changes
 from commonweal_protocols.join import Card, CoordinatorCard
 from commonweal_protocols.keys import load_passphrase
 from commonweal_protocols.replay import replay
+from commonweal_protocols.status_file import load_status, now
 
 app = typer.Typer(no_args_is_help=True, help="Sequence a consortium's log, run its rounds, publish its releases.")
 Home = Annotated[Path, typer.Option(help="The coordinator's folder: settings, keys, log, public records.")]
@@ -137,7 +138,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Say what a coordinator is doing: which round, who is awaited, what is in the way."""
-    found = load_status(home)
+    found = load_status(home, CoordinatorStatus, "coordinator")
     alive = found.phase != "stopped" and _alive(found.pid)
     if as_json:
         typer.echo(found.model_dump_json())

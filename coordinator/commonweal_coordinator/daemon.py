@@ -31,7 +31,7 @@ from commonweal_coordinator.rounds import RoundDriver, Step
 from commonweal_coordinator.sequencer import Sequencer
 from commonweal_coordinator.service import Admission, FoundingService, LogService
 from commonweal_coordinator.signing import Draft
-from commonweal_coordinator.status import CoordinatorStatus, now, save_status
+from commonweal_coordinator.status import CoordinatorStatus
 from commonweal_coordinator.storage import DiskStorage, Storage, StorageSource
 from commonweal_coordinator.submissions import Submissions
 from commonweal_coordinator.succession import MIRROR, Succession, begin_log
@@ -53,6 +53,7 @@ from commonweal_protocols.keys import load_key_file, load_ml_dsa_key_file
 from commonweal_protocols.predicates import Compact
 from commonweal_protocols.quorum import policy_of
 from commonweal_protocols.state import State
+from commonweal_protocols.status_file import now, save_status
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 from commonweal_protocols.wire.flower import Answer
 

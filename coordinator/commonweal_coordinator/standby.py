@@ -17,13 +17,14 @@ import threading
 from pathlib import Path
 
 from commonweal_coordinator.blobs import BlobStore
-from commonweal_coordinator.status import CoordinatorStatus, now, save_status
+from commonweal_coordinator.status import CoordinatorStatus
 from commonweal_coordinator.succession import MIRROR, SUCCESSION
 from commonweal_protocols.errors import BlobError, CommonwealError, StorageError
 from commonweal_protocols.follow import Follower
 from commonweal_protocols.naming import blobs_of
 from commonweal_protocols.predicates import Blob, Digest
 from commonweal_protocols.records import DirectorySource, Source, read_blob, read_entries
+from commonweal_protocols.status_file import now, save_status
 
 log = logging.getLogger(__name__)
 

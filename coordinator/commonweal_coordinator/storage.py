@@ -10,10 +10,10 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Mapping, Set
-from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
+from commonweal_protocols.durable_database import create_database, open_database
 from commonweal_protocols.errors import LogError, StorageError
 from commonweal_protocols.files import sync_directory
 
@@ -260,7 +260,7 @@ class LockDatabase:
             raise StorageError(f"{path}.flock: cannot be opened: {e.strerror}") from e
         try:
             fcntl.flock(self._guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._connection = _connect(path)
+            self._connection = open_database(path)
             # If an earlier sync has failed, the kernel may show us commits that the disk does not have. This writes
             # and syncs them anew, so that whatever is read from here on is durable.
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -281,24 +281,9 @@ class LockDatabase:
         Raises:
             StorageError: It exists, or cannot be written.
         """
-        temporary = path.with_name(path.name + ".new")
+        table = "CREATE TABLE checkpoint (only INTEGER PRIMARY KEY CHECK (only = 0), note BLOB NOT NULL) STRICT"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.unlink(missing_ok=True)
-            temporary.touch(0o600)
-            with closing(_connect(temporary)) as connection:
-                connection.execute(
-                    "CREATE TABLE checkpoint (only INTEGER PRIMARY KEY CHECK (only = 0), note BLOB NOT NULL) STRICT"
-                )
-                connection.execute("INSERT INTO checkpoint VALUES (0, ?)", (note,))
-                # Closing would do this too, but where it fails there, SQLite says nothing: the row would stay behind in
-                # a file beside the temporary one, and the log's database be empty.
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            try:
-                os.link(temporary, path)  # unlike a rename, never over an existing one
-            finally:
-                temporary.unlink()
-            sync_directory(path.parent)
+            create_database(path, (table, ()), ("INSERT INTO checkpoint VALUES (0, ?)", (note,)))
         except FileExistsError as e:
             raise StorageError(f"{path}: a lock database is there already; a log is created once") from e
         except (OSError, sqlite3.Error) as e:
@@ -348,15 +333,3 @@ def _sqlite_error(path: Path, action: str, e: sqlite3.Error) -> StorageError:
     elif code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         kind = InconsistentError
     return kind(f"{path}: the lock database cannot be {action}: {e}")
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        path.absolute().as_uri() + "?mode=rw", uri=True, timeout=0, isolation_level=None, check_same_thread=False
-    )
-    # With FULL, a commit to the write-ahead log is durable at once, after one sync. The older rollback journal wants
-    # four and EXTRA: with FULL, power failing right after a commit could bring the unlinked journal back, and SQLite
-    # would then undo a checkpoint whose receipts are out.
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    return connection

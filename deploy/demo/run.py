@@ -26,13 +26,12 @@ from rich.live import Live
 from rich.table import Table
 
 from commonweal_coordinator.status import CoordinatorStatus
-from commonweal_coordinator.status import load_status as load_coordinator_status
 from commonweal_node.status import NodeStatus
-from commonweal_node.status import load_status as load_node_status
 from commonweal_protocols.errors import CommonwealError, UnavailableError
 from commonweal_protocols.records import DirectorySource, blob_path, read_checkpoint, read_entries, unverified_size
 from commonweal_protocols.replica import Replica
 from commonweal_protocols.state import State
+from commonweal_protocols.status_file import load_status
 
 HERE = Path(__file__).resolve().parent
 PROGRAM = str(Path(sys.executable).with_name("commonweal"))
@@ -198,7 +197,7 @@ def screen(plan: Plan, began: float) -> tuple[Table, str, str]:
     words, stages = [], []
     coordinator: CoordinatorStatus | None = None
     with contextlib.suppress(UnavailableError):
-        coordinator = load_coordinator_status(plan.coordinator)
+        coordinator = load_status(plan.coordinator, CoordinatorStatus, "coordinator")
     if coordinator is not None:
         doing = f"round {coordinator.round or '–'}: {coordinator.step} {coordinator.why}"
         table.add_row(
@@ -216,7 +215,7 @@ def screen(plan: Plan, began: float) -> tuple[Table, str, str]:
     for community in plan.communities:
         node: NodeStatus | None = None
         with contextlib.suppress(UnavailableError):
-            node = load_node_status(plan.node(community))
+            node = load_status(plan.node(community), NodeStatus, "node")
         if node is None:
             table.add_row(community, "starting")
             continue

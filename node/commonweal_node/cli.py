@@ -16,7 +16,7 @@ from commonweal_node.config import NodeConfig, load_config
 from commonweal_node.data_cli import data_app
 from commonweal_node.evaluate_cli import evaluate
 from commonweal_node.exit_cli import leave
-from commonweal_node.status import load_status, now
+from commonweal_node.status import NodeStatus
 from commonweal_node.train_cli import train
 from commonweal_protocols.amendment import describe_changes, signing_keys
 from commonweal_protocols.errors import ConfigError, RuleError, UnavailableError
@@ -27,6 +27,7 @@ from commonweal_protocols.predicates import BaseModelRef
 from commonweal_protocols.records import open_source
 from commonweal_protocols.rules import weights_name
 from commonweal_protocols.settings import describe
+from commonweal_protocols.status_file import load_status, now
 from commonweal_protocols.text import printable
 
 app = typer.Typer(no_args_is_help=True, help="Run an institution's node: train, sign, ratify, adopt.")
@@ -246,7 +247,7 @@ def status(
     home: Home = DEFAULT_HOME, as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False
 ) -> None:
     """Say what a node is doing, how far it is, and what is in the way."""
-    found = load_status(home)
+    found = load_status(home, NodeStatus, "node")
     if as_json:
         typer.echo(found.model_dump_json())
         return

@@ -1,17 +1,16 @@
-"""``status.json``: what a running node is doing, for people and for ``status``. Never read back to act."""
+"""What a running node is doing, as ``status.json`` says it."""
 
 import logging
 import os
 import threading
-import time
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from commonweal_protocols.errors import StorageError, UnavailableError
-from commonweal_protocols.files import write_atomic
+from commonweal_protocols.errors import StorageError
 from commonweal_protocols.predicates import HeldoutLoss
+from commonweal_protocols.status_file import now, save_status
 
 log = logging.getLogger(__name__)
 
@@ -45,32 +44,6 @@ class NodeStatus(BaseModel):
     membership_auc: float | None = None
     """Of the newest adapter that was trained here; 0.5 is chance. See ``membership``."""
     trouble: str = ""
-
-
-def save_status(home: Path, status: NodeStatus) -> None:
-    """Write ``status.json`` in one step.
-
-    Raises:
-        StorageError: The disk is full or the folder cannot be written.
-    """
-    write_atomic(home / "status.json", status.model_dump_json().encode(), durable=False)
-
-
-def load_status(home: Path) -> NodeStatus:
-    """Read ``status.json``.
-
-    Raises:
-        UnavailableError: No node has run here, or it is of another version.
-    """
-    try:
-        return NodeStatus.model_validate_json((home / "status.json").read_bytes())
-    except (OSError, ValidationError) as e:
-        raise UnavailableError(f"{home}/status.json: wanted a node that has run here, got none") from e
-
-
-def now() -> float:
-    """The host's clock, in seconds since the epoch; for people to read, never for a decision."""
-    return time.time()
 
 
 class StatusBoard:

@@ -5,17 +5,16 @@ than it was (a restored backup) looks like any other: nothing here can tell, so 
 no clock.
 """
 
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from commonweal_protocols.canonical import digest_of
+from commonweal_protocols.durable_database import create_database, open_database
 from commonweal_protocols.errors import StorageError
-from commonweal_protocols.files import sync_directory
 
 _BUSY_SECONDS = 5.0
 # Only these leave the file as it was for sure, and may be better at the next try.
@@ -88,7 +87,7 @@ class WitnessStore:
                 f"{path}: wanted the witness's store, got no such file; a witness that lost it needs a new key and name"
             )
         try:
-            self._connection = _connect(path)
+            self._connection = open_database(path, wait_seconds=_BUSY_SECONDS)
             self._connection.execute("SELECT count(*) FROM latest")
         except sqlite3.Error as e:
             raise StorageError(f"{path}: the witness's store cannot be opened: {e}") from e
@@ -100,21 +99,12 @@ class WitnessStore:
         Raises:
             StorageError: It exists, or cannot be written.
         """
-        temporary = path.with_name(path.name + ".new")
+        table = (
+            "CREATE TABLE latest (key BLOB PRIMARY KEY, origin TEXT NOT NULL, size INTEGER NOT NULL,"
+            " root BLOB NOT NULL, at INTEGER NOT NULL, note BLOB NOT NULL) STRICT"
+        )
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.unlink(missing_ok=True)
-            temporary.touch(0o600)
-            with closing(_connect(temporary)) as connection:
-                connection.execute(
-                    "CREATE TABLE latest (key BLOB PRIMARY KEY, origin TEXT NOT NULL, size INTEGER NOT NULL,"
-                    " root BLOB NOT NULL, at INTEGER NOT NULL, note BLOB NOT NULL) STRICT"
-                )
-            try:
-                os.link(temporary, path)  # unlike a rename, never over an existing one
-            finally:
-                temporary.unlink()
-            sync_directory(path.parent)
+            create_database(path, (table, ()))
         except FileExistsError as e:
             raise StorageError(f"{path}: a witness's store is there already; it is never made anew") from e
         except (OSError, sqlite3.Error) as e:
@@ -182,18 +172,3 @@ def _select(connection: sqlite3.Connection, origin_hash: str) -> Stored | None:
         "SELECT origin, size, root, at, note FROM latest WHERE key = ?", (bytes.fromhex(origin_hash),)
     ).fetchone()
     return Stored(*row) if row else None
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        path.absolute().as_uri() + "?mode=rw",
-        uri=True,
-        timeout=_BUSY_SECONDS,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    # With FULL, a commit to the write-ahead log is durable at once. With a rollback journal, power failing right after
-    # a commit could bring the unlinked journal back, and SQLite would undo a checkpoint whose cosignature is out.
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    return connection
