@@ -44,7 +44,13 @@ text = "Where somebody could come to harm, say so and name who can help."
 [[principles]]
 id = "first"
 text = "Write here what your community holds to, a clause each."
-# probes = ["humility"]         # evaluations that show whether a model does
+# probes = ["humility"]         # questions that show whether a model does: HOME/probes/humility.jsonl
+
+# [[bars.probes]]               # refuse a release under which a probe shows less; any of the three
+# probe = "humility"
+# min_accuracy_millis = 600
+# max_distance_millis = 300
+# max_worse_than_base_millis = 50
 """
 
 
