@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from commonweal_node.charter import NO_CHARTER, Bars, Charter, load_charter
+from commonweal_node.probes import load_probes
 from commonweal_protocols.charter import Clause, ProbeBar
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.predicates import HeldoutLoss, Measure, ProbeResult, Round
@@ -47,6 +48,17 @@ def test_the_demos_charters_are_charters(path: Path) -> None:
     charter = load_charter(path)
     assert charter.dissent, "dissent is stored with the decision"
     assert len(charter.principles) > 1
+
+
+@pytest.mark.parametrize("path", COMMUNITIES, ids=[p.name for p in COMMUNITIES])
+def test_every_probe_that_a_demo_charter_names_has_its_questions_and_a_bar(path: Path) -> None:
+    charter = load_charter(path)
+    home = path.with_name(path.name.removesuffix(".charter.toml"))
+    assert {b.probe for b in charter.bars.probes} == set(charter.probed_by())
+    (probe,) = load_probes(home, charter, charter.probed_by())
+    assert {p.name for p in (home / "probes").iterdir()} == {f"{probe.name}.jsonl"}
+    places = [i.wanted.index(1) for i in probe.items]
+    assert 0 < sum(places) < len(places), "the right option does not always stand in one place"
 
 
 def test_the_demo_has_three_charters_beside_three_communities() -> None:

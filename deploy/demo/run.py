@@ -132,7 +132,9 @@ def set_up(plan: Plan) -> None:
         home = plan.node(community)
         if (home / "node.toml").exists():
             continue
-        charter = plan.data / f"{community}.charter.toml"
+        charter, probes = plan.data / f"{community}.charter.toml", plan.data / community / "probes"
+        if probes.is_dir():
+            shutil.copytree(probes, home / "probes", dirs_exist_ok=True)
         command(
             *("node", "init", "--home", home, "--institution", community),
             *("--data", plan.data / f"{community}.jsonl", "--cache", plan.cache),
