@@ -18,6 +18,7 @@ from commonweal_coordinator.blobs import BlobStore
 from commonweal_coordinator.log import Log
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.cosignature import cosign, make_cosignature_verifier
+from commonweal_protocols.data_manifest import DataManifest, Left, ReasonCount, StageRecord, Taken
 from commonweal_protocols.envelope import Signature, format_envelope, sign
 from commonweal_protocols.keys import public_hex, write_private
 from commonweal_protocols.kinds import Predicate
@@ -86,6 +87,32 @@ def blob_of(data: bytes) -> Blob:
 def changed(compact: Compact, terms: dict[str, object]) -> Compact:
     """A compact with other terms, checked as one that was read."""
     return Compact.model_validate_json(json.dumps({**compact.model_dump(mode="json"), **terms}))
+
+
+def data_manifest(institution: str, train_rows: int = 8) -> DataManifest:
+    """What an institution might state of its rows; the digests are made up."""
+    return DataManifest(
+        institution=institution,
+        charter_version=1,
+        charter="c" * 64,
+        key="e" * 64,
+        taken=Taken(sources=1, conversations=12, texts=0, preferences=0, rows="1" * 64),
+        stages=(
+            StageRecord(
+                stage="language",
+                parameters={"languages": ("as", "en"), "min_confidence_millis": 300, "keep_undetermined": True},
+                by="",
+                rows_in=12,
+                rows_out=train_rows + 2,
+                reasons=(ReasonCount(reason="language und", rows=1), ReasonCount(reason="language xx", rows=1)),
+                rows="2" * 64,
+            ),
+        ),
+        left=Left(
+            train_rows=train_rows, heldout_rows=2, train_groups=3, heldout_groups=1, conversations=train_rows + 2,
+            texts=0, preferences=0, synthetic=0, characters=900, rows="3" * 64,
+        ),
+    )  # fmt: skip
 
 
 @dataclass

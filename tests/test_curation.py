@@ -24,13 +24,14 @@ from commonweal_node.curation.engine import Finished, plan, remove_stale, run_st
 from commonweal_node.curation.finish import Signer, complete, write_reports
 from commonweal_node.curation.language import load_identifier
 from commonweal_node.curation.local_model import LocalModel
-from commonweal_node.curation.manifest import DataManifest, load_curation_key, open_manifest, sign_manifest
+from commonweal_node.curation.manifest import load_curation_key, open_manifest, sign_manifest
 from commonweal_node.curation.report import to_html
 from commonweal_node.curation.shards import Shard, read_shard, write_shard, write_shards
 from commonweal_node.curation.store import Store
 from commonweal_node.curation.survey import load_token_counter, survey
 from commonweal_node.rows import Message, Row, Split, Text, format_row, read_examples, read_pairs, read_rows, read_texts
 from commonweal_protocols.cli import run
+from commonweal_protocols.data_manifest import DataManifest, ReasonCount
 from commonweal_protocols.errors import BaseModelError, ConfigError, MalformedError, SignatureError, StorageError
 from commonweal_protocols.keys import public_hex
 from tests.community_rows import CANARY, CHARTER, DATA, EMAIL, charter, write_charter, write_sources
@@ -330,7 +331,9 @@ def test_every_digest_of_rows_is_keyed_and_can_be_made_again_by_whoever_has_the_
     assert manifest.taken.rows == keyed(inputs)
     for record, done in zip(manifest.stages, stages, strict=True):
         assert record.rows == keyed([done.folder / f"{s.sha256}.jsonl" for s in done.shards])
-    assert manifest.charter == load_charter(tmp_path / "charter.toml").digest()
+    # Nor of the charter: what is not published in it is short, too.
+    whole_charter = f"{load_charter(tmp_path / 'charter.toml').digest()}\n"
+    assert manifest.charter == hmac.new(SIGNER.curation_key, whole_charter.encode(), "sha256").hexdigest()
     # No digest that could be tried against texts without the key: not of a file, nor of a row.
     said = manifest.to_bytes().decode()
     for path in (*inputs, folder / "rows.jsonl"):
@@ -434,7 +437,8 @@ def test_what_a_charter_says_cannot_become_markup(tmp_path: Path) -> None:
     store = added(tmp_path, write_sources(tmp_path / "in", 1, 80))
     folder, _ = curated(store, CHARTER, tmp_path)
     manifest = manifest_of(folder)
-    stage = manifest.stages[0].model_copy(update={"reasons": {"<script>alert(1)</script>": 1}, "by": "<img src=x>"})
+    bad = ReasonCount(reason="<script>alert(1)</script>", rows=1)
+    stage = manifest.stages[0].model_copy(update={"reasons": (bad,), "by": "<img src=x>"})
     page = to_html(manifest.model_copy(update={"stages": (stage,)}), "key").decode()
     assert "<script>" not in page
     assert "<img" not in page

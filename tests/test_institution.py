@@ -21,6 +21,7 @@ from commonweal_node.probes import Item, Probe
 from commonweal_node.rows import Message
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.charter import Clause, ProbeBar
+from commonweal_protocols.data_manifest import DataManifest
 from commonweal_protocols.encoding import Encoding
 from commonweal_protocols.envelope import format_envelope, sign
 from commonweal_protocols.errors import LogError, RuleError, SignatureError, StorageError, UnavailableError
@@ -41,7 +42,8 @@ from commonweal_protocols.predicates import (
 )
 from commonweal_protocols.rules import FactorMean
 from commonweal_protocols.statement import Statement, open_entry
-from tests.federation import TINY, Federation, blob_of, key_of, save_key
+from commonweal_protocols.story import describe_training
+from tests.federation import TINY, Federation, blob_of, data_manifest, key_of, save_key
 from tests.test_follow import MemorySource, follower, other_history, served
 
 BASE, SHARED, OWN = BlendWeights(0, 0), BlendWeights(1000, 0), BlendWeights(0, 1000)
@@ -59,6 +61,8 @@ class Table:
     exported: list[tuple[GridTensors, GridTensors, BlendWeights, Path]] = field(default_factory=list)
     while_training: Callable[[], object] = lambda: None
     num_examples: int = 7
+    manifest: DataManifest | None = None
+    auc_micros: int | None = 512_345
     frozen: list[str | None] = field(default_factory=list)
 
     def train(
@@ -70,6 +74,10 @@ class Table:
         after = GridTensors({n: np.int32(step) + q for n, q in start.items()})
         self.trained.append((start, after))
         return after
+
+    def membership(self, adapter: GridTensors) -> int | None:
+        assert adapter is self.trained[-1][1]
+        return self.auc_micros
 
     def heldout(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> int:
         return self.losses.get(blend, 150)
@@ -120,6 +128,7 @@ class Node:
     charter: Charter = NO_CHARTER
     probes: tuple[Probe, ...] = ()
     refuse: str = ""
+    max_membership_auc_millis: int | None = None
     transport_key: str = "A" * 44
     phases: list[str] = field(default_factory=list)
 
@@ -140,6 +149,7 @@ class Node:
             charter=self.charter,
             probes=self.probes,
             refuse=self.refuse,
+            max_membership_auc_millis=self.max_membership_auc_millis,
             follower=follower(self.source, self.f, self.home),
             consortium=self.line,
             learner=self.learner,
@@ -192,6 +202,72 @@ def test_an_update_is_the_trained_adapter_minus_the_start_and_says_what_was_meas
     assert delta.keys() == start.keys()
     # The table's first training adds the recipe's steps to every value.
     assert all((q == f.compact.recipe.steps).all() for q in delta.values())
+
+
+def test_an_update_says_how_well_an_attack_does_on_its_adapter(f: Federation, node: Node) -> None:
+    update = said_in(f.add(node.answer()))
+    assert isinstance(update, Update)
+    assert update.membership_auc_micros == 512_345
+    assert "membership AUC 0.512" in describe_training(update)
+
+
+@pytest.mark.parametrize(
+    ("auc", "most", "wanted"),
+    [
+        (800_000, 800, ""),
+        (800_001, 800, "an attack's AUC of at most 0.800 before sending, got 0.800"),
+        (990_000, 800, "an attack's AUC of at most 0.800 before sending, got 0.990"),
+        (None, 800, "an attack's AUC of at most 0.800 before sending, got none: there are too few rows"),
+        (990_000, None, ""),
+        (None, None, ""),
+    ],
+)
+def test_an_adapter_that_tells_too_much_of_its_rows_is_not_sent(
+    f: Federation, node: Node, auc: int | None, most: int | None, wanted: str
+) -> None:
+    node.learner.auc_micros, node.max_membership_auc_millis = auc, most
+    node.start()
+    stored = set(f.blobs)
+    said = said_in(f.add(node.answer()))
+    assert isinstance(said, Refusal if wanted else Update)
+    if isinstance(said, Refusal):
+        assert wanted in said.reason
+        assert set(f.blobs) == stored
+        assert not list(node.home.rglob("outgoing/*"))
+
+
+def test_what_the_rows_went_through_is_logged_before_the_answer_that_names_it(f: Federation, node: Node) -> None:
+    node.learner.manifest = data_manifest(NAME)
+    update = said_in(f.add(node.answer()))
+    assert isinstance(update, Update)
+    assert node.said() == [Identity, DataManifest, Update]
+    assert update.data_leaf == f.state.manifests[NAME].leaf
+    assert f.state.manifests[NAME].manifest == node.learner.manifest
+
+
+def test_a_manifest_is_said_once_and_again_when_the_rows_are_others(f: Federation, node: Node) -> None:
+    assert node.tend() is None
+    assert DataManifest not in node.said()
+    node.learner.manifest = data_manifest(NAME)
+    for _ in range(3):
+        node.tend()
+        node.start()
+    assert node.said().count(DataManifest) == 1
+    node.learner.manifest = data_manifest(NAME, train_rows=9)
+    for _ in range(3):
+        node.tend()
+    assert node.said().count(DataManifest) == 2
+    assert f.state.manifests[NAME].manifest.left.train_rows == 9
+
+
+def test_a_manifest_that_was_logged_as_the_line_broke_is_not_said_again(f: Federation, node: Node) -> None:
+    node.learner.manifest = data_manifest(NAME)
+    node.line.trouble_after = UnavailableError("the line breaks")
+    with pytest.raises(UnavailableError):
+        node.answer()
+    node.line.trouble_after = None
+    assert isinstance(said_in(f.add(node.answer())), Update)
+    assert node.said().count(DataManifest) == 1
 
 
 def under(node: Node, **terms: object) -> None:

@@ -1,17 +1,29 @@
 """The membership figure: its arithmetic against counting, and what it says of rows that were learnt by heart."""
 
+import json
+import threading
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
-from commonweal_node.base import detect_adapter_spec
+from commonweal_adapters.delta import read_adapter
+from commonweal_adapters.recompute import recompute_start
+from commonweal_node.base import detect_adapter_spec, folder_digest
+from commonweal_node.config import NodeConfig
 from commonweal_node.data import tokenise
 from commonweal_node.evaluate import example_losses, heldout_batches, heldout_loss
+from commonweal_node.learner import Learner
 from commonweal_node.lora import AdaptedModel
-from commonweal_node.membership import MembershipAttack, roc_area
+from commonweal_node.membership import MIN_ROWS, MembershipAttack, roc_area
+from commonweal_node.objective_weights import ObjectiveWeights
 from commonweal_node.objectives import TokenObjective
+from commonweal_node.status import StatusBoard
 from commonweal_node.train import train_adapter
-from commonweal_protocols.predicates import Recipe
-from tests.tiny_model import EXAMPLES, example, random_adapter, tiny_base
+from commonweal_protocols.predicates import BaseModelRef, Recipe
+from tests.federation import Federation
+from tests.tiny_model import EXAMPLES, example, random_adapter, save_tiny_base, tiny_base
 
 BASE = tiny_base()
 SPEC = detect_adapter_spec(BASE, rank=4, alpha=8)
@@ -53,6 +65,46 @@ def test_rows_learnt_by_heart_are_told_from_others_and_an_untrained_adapter_tell
     # B = 0 is the base itself: nothing is told, though some rows are easier than others.
     assert attack.measure(start).auc == 0.5
     assert roc_area(*(example_losses(MODEL, None, part) for part in (rows[:8], rows[8:]))).auc != 0.5
+
+
+def learner(home: Path, train_rows: int, board: StatusBoard) -> Learner:
+    """A whole model side over a tiny base, with so many training rows and eight held-out ones to report on."""
+    save_tiny_base(home / "base")
+    rows = [
+        {
+            "messages": [{"role": "user", "content": f"what of {i}?"}, {"role": "assistant", "content": f"{i * 7}"}],
+            "split": "train" if i < train_rows else "heldout",
+        }
+        for i in range(train_rows + 16)
+    ]
+    (home / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    config = NodeConfig(institution="clinic", data=home / "rows.jsonl", threads=torch.get_num_threads())
+    base = BaseModelRef(reference=f"path:{home / 'base'}", sha256=folder_digest(home / "base"))
+    recipe = Recipe(steps=3, batch_size=2, learning_rate_micros=5000, max_tokens=160)
+    terms = Federation().compact.model_copy(update={"base": base, "adapter": SPEC, "recipe": recipe})
+    return Learner(terms, config, ObjectiveWeights(), home, board, threading.Event())
+
+
+def test_the_figure_that_is_sent_is_the_one_that_the_report_and_the_status_tell(tmp_path: Path) -> None:
+    board = StatusBoard(tmp_path, "clinic")
+    made = learner(tmp_path, MIN_ROWS, board)
+    start = read_adapter(recompute_start(SPEC), SPEC)
+    trained = made.train(start, Recipe(steps=3, batch_size=2, learning_rate_micros=50_000, max_tokens=160), "round 1")
+    told = json.loads((tmp_path / "runs/round-1.json").read_text())["membership"]["auc"]
+    assert made.membership(trained) == round(told * 1e6) != 500_000
+    assert board.newest.membership_auc == told
+    assert made.membership(start) == 500_000, "of the start, whose product is zero, it is another"
+
+
+def test_with_too_few_rows_there_is_no_figure(tmp_path: Path) -> None:
+    made = learner(tmp_path, MIN_ROWS - 1, StatusBoard(tmp_path, "clinic"))
+    trained = made.train(
+        read_adapter(recompute_start(SPEC), SPEC),
+        Recipe(steps=1, batch_size=1, learning_rate_micros=1, max_tokens=160),
+        "few",
+    )
+    assert made.membership(trained) is None
+    assert json.loads((tmp_path / "runs/few.json").read_text())["membership"] is None
 
 
 def test_a_sample_is_bounded_and_spread() -> None:

@@ -57,7 +57,7 @@ from commonweal_protocols.publication import publish as publish_charter
 from commonweal_protocols.records import DirectorySource, read_entries
 from commonweal_protocols.statement import Header, Statement, open_entry, parse_statement
 from commonweal_protocols.tiles import encode_bundle
-from tests.federation import NAMES, ORIGIN, Federation, key_of, two_rounds
+from tests.federation import NAMES, ORIGIN, Federation, data_manifest, key_of, two_rounds
 
 PAGE = Path(commonweal_coordinator.__file__).parent / "pages/verify.html"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -344,6 +344,7 @@ CHARTER = CharterRecord(
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
     f = two_rounds()
+    f.say("school", data_manifest("school"))
     f.open_round()
     for name in NAMES:
         f.say(name, f.update(name))
@@ -467,6 +468,9 @@ def test_an_honest_log_holds_in_every_entry_of_every_kind(records: Records, site
     assert kinds["ballot"].endswith(": “too early”")
     assert (
         "publishes version 1 of its charter: 1 public principle, a safety floor of 0 items, and 5" in kinds["charter"]
+    )
+    assert (
+        kinds["data-manifest"] == "school states what its rows went through: 8 train and 2 are held out after 1 stage"
     )
     assert kinds["closing"].endswith(", since everybody has voted")
     assert kinds["exit"] == "school leaves: “it has closed”"

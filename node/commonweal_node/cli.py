@@ -144,7 +144,8 @@ def join(
     console = Console(highlight=False, markup=False)
     console.print(f"compact of {compact.consortium}, {terms.consortium}")
     console.print(f"  base         {printable(compact.base.reference)}, sha256 {compact.base.sha256[:16]}…")
-    console.print(f"  adapter      rank {compact.adapter.rank}, alpha {compact.adapter.alpha}")
+    adapter = compact.adapter
+    console.print(f"  adapter      rank {adapter.rank}, alpha {adapter.alpha}, scaling {adapter.scaling}")
     console.print(f"  rule         {compact.rule.name}, weights {weights_name(compact.rule)}")
     console.print(f"  quorum       {compact.quorum.updates} updates, {compact.quorum.ratifications} ratifications")
     console.print(
@@ -263,6 +264,8 @@ def status(
         losses = ", ".join(f"{name} {loss:.3f}" for name, loss in found.losses.items()) or "none yet"
         left = "" if found.eta_seconds is None else f", {found.eta_seconds:.0f} s left"
         console.print(f"training     step {found.step} of {found.steps}, loss: {losses}{left}")
+    if found.membership_auc is not None:
+        console.print(f"membership   AUC {found.membership_auc:.3f} of the newest adapter (0.5 is chance)")
     console.print(f"traffic      {found.sent_bytes} bytes sent, {found.received_bytes} received")
     if found.decision:
         console.print(f"decision     round {found.round}: {found.decision}")

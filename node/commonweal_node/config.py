@@ -37,6 +37,10 @@ class NodeConfig(BaseModel):
     """How many such looks without a new best end it."""
     membership_rows: Annotated[int, Field(ge=0, le=4096)] = 32
     """How many rows of each kind the membership attack on an adapter takes, before that is sent; 0: none is made."""
+    max_membership_auc_millis: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Refuse a round rather than send an adapter by which the attack does better than this, in thousandths.
+    One that could not be attacked, for want of rows, is not sent either. None: there is no bound.
+    """
     flower_port: Annotated[int, Field(ge=1, le=65535)] = 7410
     """Local only: where Flower's SuperNode meets its app."""
     witness_host: str = "127.0.0.1"

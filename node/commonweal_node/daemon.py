@@ -121,6 +121,7 @@ class Node:
             charter=self._charter,
             probes=self._probes,
             refuse=self._config.refuse,
+            max_membership_auc_millis=self._config.max_membership_auc_millis,
             follower=follower,
             consortium=self._link,
             learner=learner,

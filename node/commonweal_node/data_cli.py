@@ -15,7 +15,7 @@ from rich.table import Table
 from commonweal_node.charter import Charter, load_charter
 from commonweal_node.config import load_config
 from commonweal_node.curation.language import load_identifier
-from commonweal_node.curation.manifest import DataManifest, load_curation_key
+from commonweal_node.curation.manifest import load_curation_key
 from commonweal_node.curation.policy import Revise
 from commonweal_node.curation.shards import read_shard
 from commonweal_node.curation.sources import format_of, parse_mapping, source_bytes
@@ -24,6 +24,7 @@ from commonweal_node.keyring import KeyRing
 from commonweal_node.rows import Row, Split
 from commonweal_protocols import canonical
 from commonweal_protocols.canonical import Json
+from commonweal_protocols.data_manifest import DataManifest
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.keys import load_passphrase
 

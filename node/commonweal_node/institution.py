@@ -20,6 +20,7 @@ from commonweal_node.keyring import KeyRing
 from commonweal_node.outgoing import spell_delta
 from commonweal_node.probes import Probe
 from commonweal_protocols.canonical import digest_of
+from commonweal_protocols.data_manifest import DataManifest
 from commonweal_protocols.envelope import format_envelope, sign
 from commonweal_protocols.errors import RuleError
 from commonweal_protocols.follow import Follower
@@ -54,6 +55,13 @@ class Learner(Evaluator, Protocol):
     def num_examples(self) -> int:
         """How many training rows the community has."""
 
+    @property
+    def manifest(self) -> DataManifest | None:
+        """What the rows went through, where they were curated."""
+
+    def membership(self, adapter: GridTensors) -> int | None:
+        """Return how well an attack tells an adapter's training rows from others, in millionths; None if not known."""
+
     def train(
         self, start: GridTensors, recipe: Recipe, what: str, frozen: Literal["A", "B"] | None = None
     ) -> GridTensors:
@@ -86,6 +94,7 @@ class Institution:
         charter: Charter,
         probes: tuple[Probe, ...],
         refuse: str,
+        max_membership_auc_millis: int | None,
         follower: Follower,
         consortium: Consortium,
         learner: Learner,
@@ -96,6 +105,7 @@ class Institution:
         self._transport_key = transport_key
         self._charter = charter
         self._refuse = refuse
+        self._max_membership = max_membership_auc_millis
         self._follower = follower
         self._consortium = consortium
         self._learner = learner
@@ -157,6 +167,8 @@ class Institution:
             if known is not None and self._is_next(state, known):
                 return known
             reason = self._refuse or self._charter.refusal(r.round)
+            if not reason and self._state_data(state):
+                state = self._follower.state
             predicate = (
                 Refusal(round=round_number, round_leaf=r.leaf, reason=reason)
                 if reason
@@ -172,12 +184,15 @@ class Institution:
         chain, header = state.chain(public_hex(self._keys.present)), open_entry(envelope).statement.header
         return header is not None and header.seq == chain.seq + 1 and header.prev == (chain.leaf or None)
 
-    def _contribute(self, state: State, r: RoundState, answers: Answers) -> Update:
+    def _contribute(self, state: State, r: RoundState, answers: Answers) -> Update | Refusal:
         spec, number = state.compact.adapter, r.round.round
         start = self._adapter(state, r.round.start)
         before = self._learner.heldout(start, start, SHARED, f"round {number}: the start")
         self._on_phase("training", number, f"round {number}")
         trained = self._learner.train(start, r.round.recipe, f"round {number}", _frozen(r.round.rule))
+        membership = self._learner.membership(trained)
+        if reason := self._exposure(membership):
+            return Refusal(round=number, round_leaf=r.leaf, reason=reason)
         after = self._learner.heldout(trained, trained, SHARED, f"round {number}: own update")
         if number == 1:
             # In round 1 all start from the same fresh adapter: what was trained here is this community's own too.
@@ -192,7 +207,17 @@ class Institution:
             num_examples=self._learner.num_examples,
             heldout_before_micronats=before,
             heldout_after_micronats=after,
+            data_leaf=state.manifests[self._name].leaf if self._learner.manifest is not None else None,
+            membership_auc_micros=membership,
         )
+
+    def _exposure(self, membership: int | None) -> str:
+        """Why an adapter tells too much of its rows to be sent; empty if it does not."""
+        most = self._max_membership
+        if most is None or (membership is not None and membership <= 1000 * most):
+            return ""
+        got = "none: there are too few rows" if membership is None else f"{membership / 1e6:.3f}"
+        return f"membership: our setting wants an attack's AUC of at most {most / 1000:.3f} before sending, got {got}"
 
     def _adapter(self, state: State, blob: Blob) -> GridTensors:
         if blob.sha256 not in self._adapters:
@@ -228,7 +253,7 @@ class Institution:
             if known is None or known.transport_key != self._transport_key:
                 self._say(Identity(institution=self._name, transport_key=self._transport_key))
                 return None
-            if self._withdraw(state):
+            if self._state_data(state) or self._withdraw(state):
                 return None
             for r in state.rounds:
                 # Whoever joined later need not compute the releases of all the years before.
@@ -242,6 +267,14 @@ class Institution:
             if newest is not None and self._is_to_decide(state, newest):
                 return self._adopt(state, newest)
             return None
+
+    def _state_data(self, state: State) -> bool:
+        """Have the log know what our rows went through, where the newest there is of others. Whether it was said."""
+        manifest, stated = self._learner.manifest, state.manifests.get(self._name)
+        if manifest is None or (stated is not None and stated.manifest == manifest):
+            return False
+        self._say(manifest)
+        return True
 
     def _withdraw(self, state: State) -> bool:
         """Take what serves out of its place if its release was recalled. Whether it was."""

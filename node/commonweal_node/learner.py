@@ -23,10 +23,11 @@ from commonweal_node.base import fetch_base, load_base, native_dtype, share_weig
 from commonweal_node.blend import BlendWeights, blend, choose_blend, export_peft
 from commonweal_node.checkpoints import CheckpointFile
 from commonweal_node.config import NodeConfig
+from commonweal_node.curation.manifest import load_manifest
 from commonweal_node.data import TokenisedSet, split_heldout, tokenise
 from commonweal_node.evaluate import heldout_batches, heldout_loss
 from commonweal_node.lora import AdaptedModel
-from commonweal_node.membership import MembershipAttack
+from commonweal_node.membership import MIN_ROWS, Membership, MembershipAttack
 from commonweal_node.memory_estimate import Demand, check_memory, load_shape, peak_bytes
 from commonweal_node.objective_weights import ObjectiveWeights
 from commonweal_node.objectives import TrainingRows, choose_objectives
@@ -114,16 +115,20 @@ class Learner:
             config.threads or None,
             checkpointing=config.gradient_checkpointing,
         )
-        self._rows = load_training_rows(config.data, "train", weights, self._model.tokenizer, self._max_tokens)
-        halves = split_heldout(read_examples(config.data, "heldout"), config.max_heldout_rows)
-        self._tune = heldout_batches(self._tokenise(halves.tune, config.data).examples)
-        report = self._tokenise(halves.report, config.data).examples
+        # Of a curation, the very folder: a later one may take its name while these rows are in use.
+        data = config.data.resolve()
+        self.manifest = load_manifest(data, config.institution, home)
+        self._rows = load_training_rows(data, "train", weights, self._model.tokenizer, self._max_tokens)
+        halves = split_heldout(read_examples(data, "heldout"), config.max_heldout_rows)
+        self._tune = heldout_batches(self._tokenise(halves.tune, data).examples)
+        report = self._tokenise(halves.report, data).examples
         self._report = heldout_batches(report)
         self._attack = (
             MembershipAttack(self._model, self._rows.conversations, report, config.membership_rows)
-            if config.membership_rows and self._rows.conversations
+            if min(config.membership_rows, len(self._rows.conversations), len(report)) >= MIN_ROWS
             else None
         )
+        self._attacked: dict[bytes, Membership] = {}
         self._measurements: dict[tuple[bytes, str], float] = {}
 
     def _check_memory(self, folder: Path) -> int:
@@ -222,7 +227,7 @@ class Learner:
         bits = self._compact.adapter.grid_bits
         self._board.set(doing=f"{what}: measuring it")
         adapter = from_grid(made, bits)
-        figure = self._attack.measure(adapter) if self._attack else None
+        figure = self._attack_on(adapter)
         objectives = choose_objectives(self._weights, self._rows)
         report = RunReport(
             institution=self._config.institution,
@@ -241,6 +246,19 @@ class Learner:
         )
         save_report(self._home / "runs", report)
         self._board.set(membership_auc=figure.auc if figure else None)
+
+    def membership(self, adapter: GridTensors) -> int | None:
+        """Return how well the attack does on a trained adapter, in millionths; None where there are too few rows."""
+        figure = self._attack_on(from_grid(adapter, self._compact.adapter.grid_bits))
+        return round(figure.auc * MICRO) if figure else None
+
+    def _attack_on(self, adapter: AdapterTensors) -> Membership | None:
+        if self._attack is None:
+            return None
+        key = _digest(adapter)
+        if key not in self._attacked:
+            self._attacked[key] = self._attack.measure(adapter)
+        return self._attacked[key]
 
     def heldout(self, shared: GridTensors, own: GridTensors, weights: BlendWeights, what: str) -> int:
         """Return the loss of a blend on the reported half, in micronats for each supervised token.
@@ -316,11 +334,15 @@ class Learner:
 
     def _once(self, adapter: AdapterTensors | None, what: str, measure: Callable[[], float]) -> float:
         """Measure once for each adapter: a round's start is the last release, evaluated already."""
-        digest = hashlib.sha256()
-        for name in sorted(adapter or ()):
-            digest.update(adapter[name].tobytes() if adapter else b"")
-        key = (digest.digest(), what)
+        key = (_digest(adapter), what)
         if key not in self._measurements:
             self._check_running()
             self._measurements[key] = measure()
         return self._measurements[key]
+
+
+def _digest(adapter: AdapterTensors | None) -> bytes:
+    digest = hashlib.sha256()
+    for name in sorted(adapter or ()):
+        digest.update(adapter[name].tobytes() if adapter else b"")
+    return digest.digest()

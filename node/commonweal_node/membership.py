@@ -17,6 +17,9 @@ from commonweal_node.evaluate import example_losses
 from commonweal_node.lora import AdaptedModel
 from commonweal_node.tensors import AdapterTensors
 
+MIN_ROWS = 4
+"""Of each kind: with fewer a figure would be chance, and near to telling of single rows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Membership:

@@ -27,6 +27,7 @@ from commonweal_protocols.audit_report import (
     ReleaseReport,
     Report,
     RoundReport,
+    report_data,
     report_keys,
     report_motions,
 )
@@ -355,10 +356,15 @@ class _Audit:
                 recalled_by=self.replica.state.motions[motion].index if (motion := r.release.recalled_by) else None,
                 check=check,
             )
+        updates = [(name, logged.update) for name, logged in sorted(r.updates.items())]
         return RoundReport(
             round=r.round.round,
             cohort=r.round.cohort,
             updates=tuple(sorted(r.updates)),
+            data_leaves={name: u.data_leaf for name, u in updates if u.data_leaf is not None},
+            membership_auc_micros={
+                name: u.membership_auc_micros for name, u in updates if u.membership_auc_micros is not None
+            },
             refusals=dict(sorted(r.refusals.items())),
             rejections={name: x.reason for name, x in sorted(r.rejected.items())},
             incident=r.incident,
@@ -381,6 +387,7 @@ class _Audit:
             compact_version=state.compact.version if state else None,
             motions=report_motions(state) if state else (),
             ended_keys=report_keys(state) if state else (),
+            data=report_data(state) if state else {},
             carried_over=dict(state.origins) if state else {},
             forked_from=state.compact.forked_from if state else None,
             rounds=rounds,

@@ -7,7 +7,7 @@ from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.closed import Closed
 from commonweal_protocols.predicates import Digest, Fork, Name, ProbeResult, PublicKey
 from commonweal_protocols.state import State
-from commonweal_protocols.story import describe_proposal
+from commonweal_protocols.story import describe_manifest, describe_proposal
 
 Check = Literal["recomputed", "digests only", "failed"]
 
@@ -42,6 +42,10 @@ class RoundReport(Closed):
     round: int
     cohort: tuple[Name, ...]
     updates: tuple[Name, ...]
+    data_leaves: dict[Name, Digest]
+    """The entry of the data manifest behind an update, of those updates that name one."""
+    membership_auc_micros: dict[Name, int]
+    """As those updates state it that do; 500,000 is chance."""
     refusals: dict[Name, str]
     rejections: dict[Name, str]
     incident: str | None
@@ -88,6 +92,8 @@ class Report(Closed):
     """The one in force."""
     motions: tuple[MotionReport, ...]
     ended_keys: tuple[EndedKey, ...]
+    data: dict[Name, str]
+    """What each institution has stated last of its rows, in words."""
     carried_over: dict[str, int]
     """The logs that this history was in before, each with how many entries it had when another coordinator followed."""
     forked_from: Fork | None
@@ -123,6 +129,11 @@ def report_motions(state: State) -> tuple[MotionReport, ...]:
         )
         for m in state.motions.values()
     )
+
+
+def report_data(state: State) -> dict[Name, str]:
+    """Return what each institution has stated last of its rows, in words."""
+    return {name: describe_manifest(logged.manifest) for name, logged in sorted(state.manifests.items())}
 
 
 def report_keys(state: State) -> tuple[EndedKey, ...]:

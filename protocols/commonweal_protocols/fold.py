@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from commonweal_protocols import deliberation, membership, publication, round_rules
 from commonweal_protocols.authors import check_author, kind_of
+from commonweal_protocols.data_manifest import DataManifest
 from commonweal_protocols.errors import RuleError
 from commonweal_protocols.governance import Ballot, Charter, Closing, Exit, Motion, OpenedBallot, SealedBallot
 from commonweal_protocols.kinds import Predicate
@@ -99,6 +100,8 @@ def _apply(state: State, entry: Entry, name: Name) -> State:
             return round_rules.on_ratification(state, name, predicate)
         case Adoption():
             return round_rules.on_adoption(state, name, predicate)
+        case DataManifest():
+            return round_rules.on_manifest(state, entry.leaf, name, predicate)
         case Charter():
             return publication.on_charter(state, entry.leaf, name, predicate)
         case Motion():

@@ -2,6 +2,7 @@
 
 from typing import TypeAlias, get_args
 
+from commonweal_protocols.data_manifest import DataManifest
 from commonweal_protocols.governance import Ballot, Charter, Closing, Exit, Motion, OpenedBallot, SealedBallot
 from commonweal_protocols.predicates import (
     Adoption,
@@ -29,6 +30,7 @@ Predicate: TypeAlias = (
     | Release
     | Ratification
     | Adoption
+    | DataManifest
     | Charter
     | Motion
     | Ballot

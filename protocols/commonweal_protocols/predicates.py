@@ -303,6 +303,12 @@ class Update(Closed):
     num_examples: Count
     heldout_before_micronats: Micronats
     heldout_after_micronats: Micronats
+    data_leaf: Digest | None = None
+    """The leaf hash of the author's newest data manifest, where what it trained on has one."""
+    membership_auc_micros: Annotated[int, Field(ge=0, le=10**6)] | None = None
+    """How well an attack tells training rows from others by the trained adapter: the area under its ROC curve, before
+    any noise. 500,000 is chance. None: not measured, also for want of rows.
+    """
 
     def subject(self) -> Subject:
         """The delta."""

@@ -291,11 +291,19 @@ def _contributions(record: _Record, r: RoundState) -> Html:
                 f"{u.num_examples:,}",
                 share,
                 f"{_nats(u.heldout_before_micronats)} → {_nats(u.heldout_after_micronats)}",
+                "not stated" if u.membership_auc_micros is None else f"{u.membership_auc_micros / 1e6:.3f}",
+                el("code", f"{u.data_leaf[:16]}…") if u.data_leaf else "not stated",
                 record.find("update", r.round.round, key, ("Contribution", _blob(u.delta))),
             )
         )
-    heads = ("Institution", "Examples, as it states", "Weight in the release", "Loss before → after", "Proof")
-    note = el("p", "Loss: how surprised the model is by texts it was not shown, in nats per token. Lower is better.")
+    losses = "Loss before → after"
+    heads = ("Institution", "Examples, as it states", "Weight in the release", losses, "Membership", "Data", "Proof")
+    note = el(
+        "p",
+        "Loss: how surprised the model is by texts it was not shown, in nats per token. Lower is better. Membership: "
+        "how well an attack tells from the adapter which rows it was trained on; 0.5 is chance, 1 is certainty. Data: "
+        "the entry that counts what the rows went through.",
+    )
     return join((table(f"Contributions to round {r.round.round}", heads, rows), note))
 
 

@@ -37,8 +37,13 @@ def print_report(report: Report, console: Console) -> None:
         line("motion", f"{printable(m.title)} (entry {m.index}, of {m.author}): {m.result or m.stage}")
         for name, why in m.dissent.items():
             line("", f"dissent of {name}: {printable(why)}")
+    for name, told in report.data.items():
+        line("data", f"{name}: {printable(told)}")
     for r in report.rounds:
         line(f"round {r.round}", f"updates of {', '.join(r.updates) or 'nobody'}")
+        if r.membership_auc_micros:
+            figures = (f"{name} {auc / 1e6:.3f}" for name, auc in r.membership_auc_micros.items())
+            line("", f"membership AUC (0.5 is chance): {', '.join(figures)}")
         for name, why in {**r.refusals, **r.rejections}.items():
             line("", f"without {name}: {why}")
         if r.release is None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from commonweal_protocols.data_manifest import DataManifest
 from commonweal_protocols.errors import RuleError
 from commonweal_protocols.predicates import (
     Adoption,
@@ -18,7 +19,7 @@ from commonweal_protocols.predicates import (
     Update,
 )
 from commonweal_protocols.privacy_budget import allows
-from commonweal_protocols.state import LoggedRelease, LoggedUpdate, RoundState, State
+from commonweal_protocols.state import LoggedManifest, LoggedRelease, LoggedUpdate, RoundState, State
 from commonweal_protocols.weighing import Voice, weigh
 
 
@@ -66,6 +67,17 @@ def on_identity(state: State, name: Name, identity: Identity) -> State:
     if identity.institution != name:
         raise RuleError(f"identity: wanted institution {name} (the author), got {identity.institution}")
     return replace(state, identities={**state.identities, name: identity})
+
+
+def on_manifest(state: State, leaf: Digest, name: Name, manifest: DataManifest) -> State:
+    """A member states what its rows went through. The newest statement counts.
+
+    Raises:
+        RuleError: It speaks for another.
+    """
+    if manifest.institution != name:
+        raise RuleError(f"data manifest: wanted institution {name} (the author), got {manifest.institution}")
+    return replace(state, manifests={**state.manifests, name: LoggedManifest(leaf, manifest)})
 
 
 def on_round(state: State, leaf: Digest, r: Round) -> State:
@@ -126,6 +138,13 @@ def on_update(state: State, leaf: Digest, name: Name, update: Update) -> State:
         raise RuleError(
             f"update: wanted a delta of at most {state.compact.max_update_bytes} bytes, got {update.delta.size_bytes}"
         )
+    if update.data_leaf is not None:
+        stated = state.manifests.get(name)
+        if stated is None or stated.leaf != update.data_leaf:
+            wanted = (
+                f"{stated.leaf} (the newest data manifest of {name})" if stated else f"none: {name} has stated none"
+            )
+            raise RuleError(f"update: wanted as its data {wanted}, got {update.data_leaf}")
     updates, answered_at = {**r.updates, name: LoggedUpdate(leaf, update)}, {**r.answered_at, name: state.size}
     return with_round(state, replace(r, updates=updates, answered_at=answered_at))
 

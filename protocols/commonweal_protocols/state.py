@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from commonweal_protocols.amendment import Retired, is_expired
+from commonweal_protocols.data_manifest import DataManifest
 from commonweal_protocols.encoding import Encoding
 from commonweal_protocols.governance import Charter, Choice, Motion
 from commonweal_protocols.predicates import (
@@ -116,6 +117,14 @@ class RoundState:
 
 
 @dataclass(frozen=True, slots=True)
+class LoggedManifest:
+    """What a member has stated last of its rows."""
+
+    leaf: Digest
+    manifest: DataManifest
+
+
+@dataclass(frozen=True, slots=True)
 class LoggedCharter:
     """A version of a member's charter in the log, and the index of its entry."""
 
@@ -183,6 +192,8 @@ class State:
     """By the leaf hash of their entry, in the order of the log."""
     charters: Mapping[Name, tuple[LoggedCharter, ...]] = field(default_factory=dict)
     """Every version that an institution has published, the newest last."""
+    manifests: Mapping[Name, LoggedManifest] = field(default_factory=dict)
+    """The newest of each institution."""
     origins: Mapping[str, int] = field(default_factory=dict)
     """The logs that this history was in before, and how many entries it had when it left each."""
 

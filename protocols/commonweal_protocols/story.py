@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from commonweal_protocols.amendment import describe_changes
+from commonweal_protocols.data_manifest import DataManifest
 from commonweal_protocols.governance import (
     Amendment,
     Ballot,
@@ -112,6 +113,8 @@ def _told(entry: Entry, before: State, after: State) -> Iterator[Told]:
             yield Told("key", f"{predicate.name} puts a new key in the place of its own: {predicate.reason}.")
         case Identity():
             yield Told("announcement", f"{who} announces itself.", is_routine=who in before.identities)
+        case DataManifest():
+            yield Told("data", f"{who} states what its rows went through: {describe_manifest(predicate)}.")
         case Charter():
             yield Told(
                 "charter",
@@ -236,6 +239,26 @@ def _outcome(was: MotionState, m: MotionState, after: State) -> Iterator[Told]:
 # -- rounds
 
 
+def describe_training(update: Update) -> str:
+    """Return what an update says of the rows behind it, in words."""
+    told = f"from {update.num_examples} examples"
+    if update.data_leaf is not None:
+        told += f" of the data manifest {update.data_leaf[:16]}…"
+    if update.membership_auc_micros is not None:
+        told += f", membership AUC {update.membership_auc_micros / 1e6:.3f}"
+    return told
+
+
+def describe_manifest(manifest: DataManifest) -> str:
+    """Return what a data manifest counts, in words."""
+    taken, left = manifest.taken, manifest.left
+    stages = ", ".join(s.stage for s in manifest.stages)
+    return (
+        f"of {taken.conversations + taken.texts + taken.preferences} rows, {left.train_rows} train and "
+        f"{left.heldout_rows} are held out, {left.synthetic} of them synthetic; stages: {stages}"
+    )
+
+
 def describe_probe(p: ProbeResult) -> str:
     """Return what a probe measured, in words."""
     measured = (
@@ -259,7 +282,7 @@ def _round(
         case Round():
             yield Told("round", f"{who} opens round {n} with {_names(said.cohort)}.")
         case Update():
-            yield Told("update", f"{who} contributes to round {n}, from {said.num_examples} examples.", is_routine=True)
+            yield Told("update", f"{who} contributes to round {n}, {describe_training(said)}.", is_routine=True)
         case Refusal():
             yield Told("refusal", f"{who} declines round {n}: {said.reason}")
         case Rejection():

@@ -21,16 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from commonweal_node.charter import Charter
 from commonweal_node.curation.engine import Finished
 from commonweal_node.curation.ledger import open_ledger
-from commonweal_node.curation.manifest import (
-    DataManifest,
-    Left,
-    StageRecord,
-    Taken,
-    keyed_digest,
-    open_manifest,
-    public_parameters,
-    sign_manifest,
-)
+from commonweal_node.curation.manifest import keyed_digest, open_manifest, public_parameters, sign_manifest
 from commonweal_node.curation.report import to_html
 from commonweal_node.curation.shards import make_private, read_shard
 from commonweal_node.curation.stages import whole_text
@@ -38,6 +29,7 @@ from commonweal_node.curation.store import KINDS, Source, Store, kind_of
 from commonweal_node.rows import Row, format_row
 from commonweal_protocols import canonical
 from commonweal_protocols.canonical import digest_of
+from commonweal_protocols.data_manifest import DataManifest, Left, ReasonCount, StageRecord, Taken
 from commonweal_protocols.errors import ConfigError, StorageError
 from commonweal_protocols.files import sync_directory, write_atomic
 from commonweal_protocols.keys import public_hex
@@ -159,7 +151,7 @@ def _manifest(
     return DataManifest(
         institution=signer.institution,
         charter_version=charter.version,
-        charter=charter.digest(),
+        charter=keyed_digest(signer.curation_key, [charter.digest()]),
         key=hashlib.sha256(signer.curation_key).hexdigest(),
         taken=Taken(
             sources=len(sources),
@@ -175,7 +167,7 @@ def _manifest(
                 by=done.by,
                 rows_in=done.rows_in,
                 rows_out=done.rows_out,
-                reasons=dict(sorted(done.reasons.items())),
+                reasons=tuple(ReasonCount(reason=why, rows=n) for why, n in sorted(done.reasons.items())),
                 rows=keyed_digest(signer.curation_key, [s.sha256 for s in done.shards]),
             )
             for done in stages

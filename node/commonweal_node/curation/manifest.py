@@ -1,10 +1,8 @@
-"""The manifest of a curation: what was done to a community's rows, in counts and digests, and not a word of them.
+"""A curation's manifest (``data_manifest``) on the node: its keyed digests, and the signed file beside the rows.
 
-Every digest of rows in it is an HMAC-SHA256 under a key that stays on the node (``keys/curation.key``): whoever sees
-the manifest cannot try texts against it, however short the rows are. Whom the institution gives key and rows can check
-every digest. Reasons are words of this program or of the charter; of what a trait is known by, only the number is told.
-
-Canonical JSON, at most 40,000 bytes, in an in-toto statement under the institution's signature. No clock.
+The key stays on the node (``keys/curation.key``). Whom the institution gives key and rows can check every digest. The
+file is canonical JSON, at most 40,000 bytes, in an in-toto statement under the institution's signature; what the log
+gets is the same manifest, as an entry. No clock.
 """
 
 import hashlib
@@ -12,98 +10,22 @@ import hmac
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import ValidationError
 
 from commonweal_node.curation.policy import Stage, Trait, Traits
 from commonweal_protocols import canonical
-from commonweal_protocols.canonical import digest_of
-from commonweal_protocols.closed import Closed
+from commonweal_protocols.data_manifest import MAX_MANIFEST_BYTES, DataManifest, KeyedDigest, Parameter, Plain
 from commonweal_protocols.envelope import parse_envelope, sign_envelope, verify_envelope
-from commonweal_protocols.errors import MalformedError, StorageError
+from commonweal_protocols.errors import ConfigError, MalformedError, StorageError
 from commonweal_protocols.keys import write_private
-from commonweal_protocols.predicates import Digest, Name, Natural, Subject
+from commonweal_protocols.predicates import Digest, Name
 from commonweal_protocols.statement import STATEMENT_TYPE
+from commonweal_protocols.tiles import MAX_ENTRY_BYTES
 
-MAX_MANIFEST_BYTES = 40_000
-"""So that its envelope is small enough for a log entry."""
 _KEY_BYTES = 32
-
-KeyedDigest = Digest
-"""HMAC-SHA256 under the node's curation key, over the SHA-256 (hex, a line end each) of the files that are meant."""
-Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Plain = bool | int | str
-Parameter = Plain | tuple[int, ...] | tuple[str, ...] | tuple[dict[str, Plain], ...]
-
-
-class Taken(Closed):
-    """What went in."""
-
-    sources: Natural
-    conversations: Natural
-    texts: Natural
-    preferences: Natural
-    rows: KeyedDigest
-
-
-class StageRecord(Closed):
-    """One stage: its parameters, what came of how many rows, and how often each reason was given."""
-
-    stage: Label
-    parameters: dict[str, Parameter]
-    by: Annotated[str, StringConstraints(max_length=200)]
-    rows_in: Natural
-    rows_out: Natural
-    reasons: dict[Label, Natural]
-    rows: KeyedDigest
-
-
-class Left(Closed):
-    """What came out. A row that is seen three times counts three times."""
-
-    train_rows: Natural
-    heldout_rows: Natural
-    train_groups: Natural
-    heldout_groups: Natural
-    conversations: Natural
-    texts: Natural
-    preferences: Natural
-    synthetic: Natural
-    characters: Natural
-    rows: KeyedDigest
-
-
-class DataManifest(Closed):
-    """A whole curation."""
-
-    URI: ClassVar[str] = "urn:commonweal:data-manifest:v1"
-    institution: Name
-    charter_version: Annotated[int, Field(ge=1)]
-    charter: Digest
-    """The SHA-256 of the charter's canonical JSON."""
-    digests: Literal["hmac-sha256"] = "hmac-sha256"
-    key: Digest
-    """The SHA-256 of the curation key, to tell under which one the digests are."""
-    taken: Taken
-    stages: Annotated[tuple[StageRecord, ...], Field(min_length=1, max_length=20)]
-    left: Left
-
-    def subject(self) -> Subject:
-        """The rows that came out, by their keyed digest as it is written."""
-        return Subject(name="curated rows", sha256=digest_of(self.left.rows.encode()))
-
-    def to_bytes(self) -> bytes:
-        """Return its canonical JSON.
-
-        Raises:
-            MalformedError: It is larger than a manifest may be.
-        """
-        data = canonical.encode(self.model_dump(mode="json"))
-        if len(data) > MAX_MANIFEST_BYTES:
-            raise MalformedError(f"manifest: wanted at most {MAX_MANIFEST_BYTES} bytes, got {len(data)}")
-        return data
+_CHUNK_BYTES = 1 << 20
 
 
 def load_curation_key(home: Path) -> bytes:
@@ -176,6 +98,39 @@ def open_manifest(data: bytes) -> tuple[DataManifest, str]:
     if _payload(manifest) != verified.payload or len(verified.signers) != 1:
         raise MalformedError("manifest: wanted one signature over what this program writes, got something else")
     return manifest, verified.signers[0]
+
+
+def load_manifest(data: Path, institution: Name, home: Path) -> DataManifest | None:
+    """Return the manifest of the rows in use, or None where they come from no curation.
+
+    Args:
+        data: The file of the rows, no link.
+        institution: Whose manifest it must be.
+        home: Where the curation key lies.
+
+    Raises:
+        ConfigError: The manifest beside the rows is another institution's, or of other rows.
+        MalformedError: It has another form or spelling.
+        SignatureError: Its signature does not hold.
+        StorageError: It, the rows or the curation key cannot be read.
+    """
+    path = data.parent / "manifest.dsse"
+    if not path.exists():
+        return None
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as f:
+            manifest, _ = open_manifest(f.read(MAX_ENTRY_BYTES + 1))
+        with data.open("rb") as f:
+            while chunk := f.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as e:
+        raise StorageError(f"{data}: the rows or their manifest cannot be read: {e.strerror}") from e
+    if manifest.institution != institution:
+        raise ConfigError(f"{path}: wanted a manifest of {institution}, got one of {manifest.institution}")
+    if keyed_digest(load_curation_key(home), [digest.hexdigest()]) != manifest.left.rows:
+        raise ConfigError(f"{path}: wanted the manifest of {data.name}, got one of other rows or under another key")
+    return manifest
 
 
 def _payload(manifest: DataManifest) -> bytes:

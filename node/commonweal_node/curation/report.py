@@ -5,7 +5,7 @@ Self-contained: no script, no request, no font. A pure function of the signed ma
 
 from collections.abc import Iterator
 
-from commonweal_node.curation.manifest import DataManifest, Parameter, Plain, StageRecord
+from commonweal_protocols.data_manifest import DataManifest, Parameter, Plain, StageRecord
 from commonweal_protocols.html_page import Html, el, facts, foreign, page, table
 from commonweal_protocols.report_style import STYLE
 
@@ -100,7 +100,7 @@ def _change(s: StageRecord) -> str:
 
 
 def _stage(s: StageRecord) -> Html:
-    reasons = [(foreign(reason), f"{n:,}") for reason, n in sorted(s.reasons.items(), key=lambda r: (-r[1], r[0]))]
+    reasons = [(foreign(r.reason), f"{r.rows:,}") for r in sorted(s.reasons, key=lambda r: (-r.rows, r.reason))]
     given = (table(f"Why, in stage {s.stage}", ("Reason", "How often"), reasons),) if reasons else ()
     details = facts(
         *((name.replace("_", " "), foreign(_shown(value))) for name, value in sorted(s.parameters.items())),
@@ -143,7 +143,7 @@ def _left(manifest: DataManifest) -> Html:
 def _proof(manifest: DataManifest, signed_by: str) -> Html:
     return facts(
         ("signed by", el("code", signed_by)),
-        ("charter", el("span", f"version {manifest.charter_version}, SHA-256 ", el("code", manifest.charter))),
+        ("charter", el("span", f"version {manifest.charter_version}, keyed digest ", el("code", manifest.charter))),
         ("keyed digest of the rows taken in", el("code", manifest.taken.rows)),
         ("keyed digest of the rows left", el("code", manifest.left.rows)),
         ("curation key, by SHA-256", el("code", manifest.key)),
