@@ -102,7 +102,6 @@ PROBLEMS: list[tuple[str, dict[str, NDArray[Any]], object, str]] = [
     ("infinite downwards", changed(at=-math.inf), GOOD_CONFIG, "1 values are not finite"),
     ("subnormal", changed(at=1e-40), GOOD_CONFIG, "1 values are subnormal"),
     ("DoRA", floats(), {**GOOD_CONFIG, "use_dora": True}, "use_dora: wanted False, got True"),
-    ("rsLoRA", floats(), {**GOOD_CONFIG, "use_rslora": True}, "use_rslora: wanted False, got True"),
     ("biases", floats(), {**GOOD_CONFIG, "bias": "all"}, "bias: wanted 'none', got 'all'"),
     ("ranks by name", floats(), {**GOOD_CONFIG, "rank_pattern": {"q": 4}}, "rank_pattern: wanted {}"),
 ]

@@ -43,7 +43,10 @@ def print_inspection(found: Inspection) -> None:
         _say(console, f"base model {found.base}")
     if found.rank is not None:
         alpha = "unknown" if found.alpha is None else f"{found.alpha:g}"
-        _say(console, f"rank {found.rank}, alpha {alpha}, {found.layers} layers of {len(found.modules)} modules")
+        scaling = " (rslora)" if found.scaling == "rslora" else ""
+        _say(
+            console, f"rank {found.rank}, alpha {alpha}{scaling}, {found.layers} layers of {len(found.modules)} modules"
+        )
     if found.modules:
         # The product of two deltas is nothing that a model ever adds.
         table = _table("module", "‖A‖", "‖B‖", *(() if found.is_delta else ("‖s·B·A‖", "share")))

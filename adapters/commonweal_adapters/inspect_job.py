@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from commonweal_adapters.inspection import GridFit, Likeness, ModuleNorms, compare, grid_fit, module_norms
-from commonweal_adapters.peft_files import Adapter, load_adapter
+from commonweal_adapters.peft_files import Adapter, Scaling, load_adapter
 from commonweal_protocols.errors import BlobError
 from commonweal_protocols.predicates import AdapterSpec
 
@@ -26,6 +26,7 @@ class Inspection:
     elements: int
     rank: int | None
     alpha: float | None
+    scaling: Scaling | None
     layers: int | None
     modules: tuple[ModuleNorms, ...]
     fit: GridFit | None
@@ -62,6 +63,7 @@ def inspect_file(path: Path, grid_bits: int) -> Inspection:
         elements=sum(x.size for x in tensors.values()),
         rank=spec.rank if spec else None,
         alpha=adapter.config.lora_alpha if adapter.config else None,
+        scaling=adapter.config.scaling if adapter.config else None,
         layers=spec.layers if spec else None,
         modules=tuple(module_norms(spec, tensors)) if spec and finite else (),
         fit=fit,
@@ -78,7 +80,7 @@ def diff_files(one: Path, other: Path) -> tuple[Likeness, ...]:
     """
     first, second = (load_sound(path) for path in (one, other))
     specs = first.spec(_ANY_BITS), second.spec(_ANY_BITS)
-    same = specs[1].model_copy(update={"rank": specs[0].rank, "alpha": specs[0].alpha})
+    same = specs[1].model_copy(update={k: getattr(specs[0], k) for k in ("rank", "alpha", "scaling")})
     if same != specs[0]:
         raise BlobError(f"{other}: wanted the layers and modules of {shape_of(specs[0])}, got {shape_of(specs[1])}")
     return tuple(compare(specs[0], first.values(_ANY_BITS), specs[1], second.values(_ANY_BITS)))
@@ -99,4 +101,6 @@ def load_sound(path: Path) -> Adapter:
 
 def shape_of(spec: AdapterSpec) -> str:
     """What distinguishes two specs, for an error's text."""
-    return f"rank {spec.rank}, alpha {spec.alpha}, {spec.layers} layers of {', '.join(m.name for m in spec.modules)}"
+    scaling = "" if spec.scaling == "lora" else f" ({spec.scaling})"
+    modules = ", ".join(m.name for m in spec.modules)
+    return f"rank {spec.rank}, alpha {spec.alpha}{scaling}, {spec.layers} layers of {modules}"

@@ -1,6 +1,6 @@
 """What can be said of an adapter, and of two of them, for people: norms, fit to a grid, likeness. Pure, floating point.
 
-The LoRA product of a layer is s B A with s = alpha / rank. Its norm and inner products are had without making it:
+The LoRA product of a layer is s B A with s = ``spec.scale``. Its norm and inner products are had without making it:
 
     ‖B A‖² = Σ (Bᵀ B) ∘ (A Aᵀ)        ⟨B A, D C⟩ = Σ (Bᵀ D) ∘ (A Cᵀ)
 
@@ -68,10 +68,9 @@ def module_norms(spec: AdapterSpec, tensors: Tensors) -> list[ModuleNorms]:
         sums[0] += float(np.sum(a * a))
         sums[1] += float(np.sum(b * b))
         sums[2] += _inner(a, b, a, b)
-    scale = spec.alpha / spec.rank
     whole = sum(product for _, _, product in squares.values())
     return [
-        ModuleNorms(name, math.sqrt(a), math.sqrt(b), scale * _root(product), product / whole if whole else 0.0)
+        ModuleNorms(name, math.sqrt(a), math.sqrt(b), spec.scale * _root(product), product / whole if whole else 0.0)
         for name, (a, b, product) in squares.items()
     ]
 
@@ -101,7 +100,7 @@ def compare(one_spec: AdapterSpec, one: Tensors, other_spec: AdapterSpec, other:
         other_spec: The second one's shape: the first one's layers and modules.
         other: Its tensors, finite.
     """
-    s, t = one_spec.alpha / one_spec.rank, other_spec.alpha / other_spec.rank
+    s, t = one_spec.scale, other_spec.scale
     sums: dict[str, NDArray[np.float64]] = {m.name: np.zeros(6) for m in one_spec.modules}
     for name, slot in _named_slots(one_spec):
         a, b = _factors(slot, one)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from commonweal_protocols.files import write_atomic
 from commonweal_protocols.predicates import MAX_BLOB_BYTES, AdapterSpec, LoraModule
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+Scaling = Literal["lora", "rslora"]
 DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I32": "<i4"}
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 1 << 25
@@ -46,6 +47,11 @@ class PeftConfig(BaseModel):
     use_rslora: bool = False
     rank_pattern: dict[str, Any] = {}
     alpha_pattern: dict[str, Any] = {}
+
+    @property
+    def scaling(self) -> Scaling:
+        """The spec's word for it."""
+        return "rslora" if self.use_rslora else "lora"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +77,7 @@ class Adapter:
         shapes = {name: x.shape for name, x in self.tensors.items()}
         rank = next((s[0] for n, s in shapes.items() if ".lora_A." in n and len(s) == 2), 0)
         alpha = self.config.lora_alpha if self.config else rank
-        return find_spec(shapes, alpha, grid_bits)
+        return find_spec(shapes, alpha, grid_bits, self.config.scaling if self.config else "lora")
 
     def values(self, grid_bits: int) -> Mapping[str, NDArray[np.float32]]:
         """Return the values in an adapter's unit; a delta's integers are multiples of 2^-grid_bits."""
@@ -111,13 +117,16 @@ def load_adapter(path: Path) -> Adapter:
     return Adapter(weights, len(data), dtypes, config, tensors, "I32" in dtypes, tuple(problems))
 
 
-def find_spec(shapes: Mapping[str, tuple[int, ...]], alpha: float, grid_bits: int) -> AdapterSpec:
+def find_spec(
+    shapes: Mapping[str, tuple[int, ...]], alpha: float, grid_bits: int, scaling: Scaling = "lora"
+) -> AdapterSpec:
     """Return the one spec whose tensors are exactly these.
 
     Args:
         shapes: Tensor names, as PEFT writes them, and shapes.
         alpha: PEFT's ``lora_alpha``.
         grid_bits: The spec's.
+        scaling: The spec's.
 
     Raises:
         BlobError: There is none: a name or shape is no LoRA factor's, layers differ, ranks are mixed.
@@ -145,6 +154,7 @@ def find_spec(shapes: Mapping[str, tuple[int, ...]], alpha: float, grid_bits: in
         spec = AdapterSpec(
             rank=ranks.pop(),
             alpha=int(alpha),
+            scaling=scaling,
             prefix=prefixes.pop(),
             layers=len(layers),
             modules=tuple(LoraModule(name=m, in_features=i, out_features=o) for m, (i, o) in sorted(modules.items())),
@@ -179,6 +189,7 @@ def save_adapter(directory: Path, spec: AdapterSpec, adapter: GridTensors, base_
         "inference_mode": True,
         "r": spec.rank,
         "lora_alpha": spec.alpha,
+        "use_rslora": spec.scaling == "rslora",
         "lora_dropout": 0.0,
         "bias": "none",
         # Full paths: a bare "q_proj" would also match layers outside of the spec's blocks.
@@ -206,7 +217,7 @@ def _load_config(path: Path, problems: list[str]) -> PeftConfig:
     if config.peft_type != "LORA":
         raise BlobError(f"{path}: wanted peft_type LORA, got {ascii(config.peft_type)[:80]}")
     plain = PeftConfig(peft_type="LORA", r=config.r, lora_alpha=config.lora_alpha)
-    for key in ("bias", "use_dora", "use_rslora", "rank_pattern", "alpha_pattern"):
+    for key in ("bias", "use_dora", "rank_pattern", "alpha_pattern"):
         if (got := getattr(config, key)) != (wanted := getattr(plain, key)):
             problems.append(f"{CONFIG}: {key}: wanted {wanted!r}, got {ascii(got)[:80]}")
     return config

@@ -35,7 +35,7 @@ def stack(spec: AdapterSpec, start: GridTensors, deltas: Sequence[Delta]) -> tup
         deltas: At least one. Memory holds the result, k times a start.
 
     Raises:
-        BlobError: A rank beyond ``MAX_RANK``, or a value out of range.
+        BlobError: A rank beyond ``MAX_RANK``, rsLoRA's scaling, or a value out of range.
     """
     return _stacked(spec, len(deltas), lambda slot_terms, _: slot_terms, start, deltas)
 
@@ -57,7 +57,7 @@ def exact_residual(
         The mean; and the residual's spec and tensors.
 
     Raises:
-        BlobError: A rank beyond ``MAX_RANK``, or a value out of range.
+        BlobError: A rank beyond ``MAX_RANK``, rsLoRA's scaling, or a value out of range.
     """
     mean = factor_mean(start, deltas)
     spec_of, residual = _stacked(
@@ -83,6 +83,11 @@ def _stacked(
     rank = count * spec.rank
     if not 1 <= rank <= MAX_RANK:
         raise BlobError(f"stack: wanted a rank of 1 to {MAX_RANK}, got {count} times {spec.rank}")
+    if spec.scaling != "lora":
+        # alpha / √(k r) is alpha / √r times 1 / √k: A would have to take √k, which no grid has.
+        raise BlobError(
+            f"stack: wanted the scaling lora, got {spec.scaling}, which is not exact at {count} times the rank"
+        )
     weights = small_weights([d.weight for d in deltas])
     out: dict[str, NDArray[np.int32]] = {}
     for slot in slots(spec):

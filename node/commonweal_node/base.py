@@ -360,7 +360,7 @@ def detect_adapter_spec(base: LoadedBase, rank: int, alpha: int, grid_bits: int 
     Args:
         base: A base that no adapter has been fitted to yet.
         rank: r of each adapted layer.
-        alpha: The scaling is alpha / rank.
+        alpha: The scaling is alpha / rank; a spec can be changed to rsLoRA's.
         grid_bits: See AdapterSpec.
         seed: See AdapterSpec.
 

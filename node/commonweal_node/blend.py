@@ -9,6 +9,7 @@ the adoption entry has them. Pure but for ``export_peft``; no torch, no randomne
 """
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ def export_peft(directory: Path, spec: AdapterSpec, adapter: AdapterTensors, bas
 
     Args:
         directory: Made if missing; its adapter files are replaced.
-        spec: The adapter's names, layers, and scaling alpha / rank, which the folder keeps.
+        spec: The adapter's names, layers, and scale, which the folder keeps.
         adapter: Of the spec's rank, or a blend of twice that.
         base_reference: Written down as the base model's name.
 
@@ -110,8 +111,9 @@ def export_peft(directory: Path, spec: AdapterSpec, adapter: AdapterTensors, bas
         "base_model_name_or_path": base_reference,
         "inference_mode": True,
         "r": terms * spec.rank,
-        # PEFT scales by lora_alpha / r, which must stay the spec's alpha / rank.
-        "lora_alpha": terms * spec.alpha,
+        # PEFT scales by lora_alpha / r, or / √r, which must stay the spec's scale whatever the rank.
+        "lora_alpha": terms * spec.alpha if spec.scaling == "lora" else math.sqrt(terms) * spec.alpha,
+        "use_rslora": spec.scaling == "rslora",
         "lora_dropout": 0.0,
         "bias": "none",
         # Full paths: a bare "q_proj" would also match layers outside of the spec's blocks.

@@ -1,6 +1,6 @@
 """A base model with one set of LoRA tensors at a time: loaded, read back, and the loss at supervised tokens only.
 
-For a linear layer with frozen weight W (out, in), A (r, in), B (out, r) and s = alpha / rank (arXiv 2106.09685):
+For a linear layer with frozen weight W (out, in), A (r, in), B (out, r) and the spec's scale s (arXiv 2106.09685):
 
     y  = x Wᵀ + s (x Aᵀ) Bᵀ                       x: (N, in), y: (N, out)
     dx = g W + s (g B) A                          g = dL/dy: (N, out)
@@ -94,7 +94,7 @@ class AdaptedModel:
 
     Args:
         base: Taken over: its layers are replaced, and it must not be used otherwise afterwards.
-        spec: Which layers, and the scaling alpha / rank (which also holds for a blend's doubled rank).
+        spec: Which layers, and their scale, which also holds for a blend's doubled rank.
         threads: CPU threads for all of torch in this process; None leaves torch's own choice.
         checkpointing: Keep only each block's input until the backward pass, which computes the block again: the same
             numbers (arXiv 1604.06174).
@@ -142,7 +142,7 @@ class AdaptedModel:
         wanted = (slot.out_features, slot.in_features)
         if not isinstance(linear, nn.Linear) or tuple(linear.weight.shape) != wanted:
             raise BaseModelError(f"base model: {slot.path}: wanted a linear layer {wanted}, got {linear}")
-        layer = _LoraLinear(linear, self.spec.alpha / self.spec.rank)
+        layer = _LoraLinear(linear, self.spec.scale)
         self._model.set_submodule(slot.path, layer)
         return layer
 

@@ -7,6 +7,7 @@ is ``fold``'s concern, not this module's.
 """
 
 import hashlib
+import math
 from typing import Annotated, ClassVar, Literal, NamedTuple, TypeAlias
 
 from pydantic import Field, StringConstraints, model_validator
@@ -56,11 +57,13 @@ class AdapterSpec(Closed):
     """The one shape that every adapter of a consortium has.
 
     Tensors are named ``{prefix}.{layer}.{module}.lora_{A,B}.weight`` for layer 0 … layers − 1, as PEFT writes them.
-    The LoRA scaling is ``alpha / rank``. ``seed`` fixes the first round's start.
+    ``seed`` fixes the first round's start.
     """
 
     rank: Annotated[int, Field(ge=1, le=1024)]
     alpha: Annotated[int, Field(ge=1, le=1 << 16)]
+    scaling: Literal["lora", "rslora"] = "lora"
+    """See :attr:`scale`."""
     prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{1,120}$")]
     layers: Annotated[int, Field(ge=1, le=1024)]
     modules: Annotated[tuple[LoraModule, ...], Field(min_length=1, max_length=64)]
@@ -73,6 +76,14 @@ class AdapterSpec(Closed):
         if len({m.name for m in self.modules}) != len(self.modules):
             raise ValueError("modules: a name is repeated")
         return self
+
+    @property
+    def scale(self) -> float:
+        """What B A is multiplied by: alpha / rank (arXiv 2106.09685), or alpha / √rank (rsLoRA, arXiv 2312.03732).
+
+        No merge needs it: a mean of products has the factor that each has, and in an error against one it cancels.
+        """
+        return self.alpha / (self.rank if self.scaling == "lora" else math.sqrt(self.rank))
 
 
 class BaseModelRef(Closed):

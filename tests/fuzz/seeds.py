@@ -29,11 +29,11 @@ from commonweal_protocols.predicates import Witness
 from commonweal_protocols.proof import format_proof
 from commonweal_protocols.publication import Opening
 from commonweal_protocols.secure_messages import sign_message
-from commonweal_protocols.statement import parse_statement
+from commonweal_protocols.statement import Statement, parse_statement
 from commonweal_protocols.tiles import encode_bundle
 from commonweal_protocols.verdict import sign_verdict
 from commonweal_protocols.witness import format_request
-from tests.federation import TINY, key_of, two_rounds
+from tests.federation import TINY, data_manifest, key_of, two_rounds
 from tests.fuzz.targets import CHECKPOINT, ENTRIES, KEY, LOG, NOTE, PERMIT, SIGNER, TREE, VKEY, permit_fields
 from tests.shelf import shelf
 from tests.test_secure_messages import BODIES
@@ -50,6 +50,8 @@ def make_seeds() -> Mapping[str, Mapping[str, bytes]]:
     for data in (*federation.entries, *a_year().federation.entries):
         payload = parse_envelope(data).payload
         payloads.setdefault(type(parse_statement(payload).predicate).__name__.lower(), payload)
+    header = parse_statement(payloads["identity"]).header
+    payloads["datamanifest"] = Statement(header, data_manifest("clinic")).payload()
     floats = {k: np.arange(a * b, dtype=np.float32).reshape(a, b) for k, (a, b) in tensor_shapes(TINY).items()}
     ints = {k: v.astype(np.int32) for k, v in floats.items()}
     encodings = {
