@@ -14,6 +14,8 @@ from commonweal_node.answers import Answers
 from commonweal_node.base import detect_adapter_spec, folder_digest
 from commonweal_node.blend import BlendWeights, blend, export_peft
 from commonweal_node.charter import NO_CHARTER, Bars, Charter
+from commonweal_node.config import load_config
+from commonweal_node.daemon import Node
 from commonweal_node.evaluate_cli import evaluate
 from commonweal_node.lora import AdaptedModel
 from commonweal_node.probes import MAX_ITEMS, Probe, load_probe, load_probes
@@ -21,6 +23,7 @@ from commonweal_node.probing import MAX_ITEM_TOKENS, measure_probe, pack_probe, 
 from commonweal_protocols.charter import Clause, ProbeBar
 from commonweal_protocols.errors import ConfigError, LocalError
 from commonweal_protocols.predicates import AdapterSpec
+from tests.federation import key_of, save_key
 from tests.tiny_model import peft_model, random_adapter, save_tiny_base, tiny_base, tiny_tokenizer
 
 SPEC: AdapterSpec = detect_adapter_spec(tiny_base(), rank=2, alpha=4)
@@ -327,3 +330,16 @@ def test_a_charter_without_probes_and_a_home_without_terms_are_told_what_is_miss
         evaluate(home, None, home / "terms.toml", as_json=False)
     with pytest.raises(ConfigError, match=r"probes/well\.jsonl: wanted the questions of probe well, got no file"):
         evaluate(home, ["well"], home / "terms.toml", as_json=False)
+
+
+def test_a_daemon_does_not_begin_without_the_questions_of_a_bar(home: Path) -> None:
+    (home / "keys").mkdir()
+    save_key(home / "keys/institution.pem", key_of("clinic"))
+    config = load_config(home / "node.toml")
+    (home / "probes/seed.jsonl").unlink()
+    # Of a probe without a bar it needs none: what stops it now is that it has joined nothing.
+    with pytest.raises(LocalError, match=r"invite\.json"):
+        Node(home, config, None)
+    (home / "probes/tea.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"probes/tea\.jsonl: wanted the questions of probe tea, got no file"):
+        Node(home, config, None)
