@@ -67,7 +67,7 @@ def test_rows_learnt_by_heart_are_told_from_others_and_an_untrained_adapter_tell
     assert roc_area(*(example_losses(MODEL, None, part) for part in (rows[:8], rows[8:]))).auc != 0.5
 
 
-def learner(home: Path, train_rows: int, board: StatusBoard) -> Learner:
+def learner(home: Path, train_rows: int, board: StatusBoard, **settings: object) -> Learner:
     """A whole model side over a tiny base, with so many training rows and eight held-out ones to report on."""
     save_tiny_base(home / "base")
     rows = [
@@ -78,7 +78,8 @@ def learner(home: Path, train_rows: int, board: StatusBoard) -> Learner:
         for i in range(train_rows + 16)
     ]
     (home / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    config = NodeConfig(institution="clinic", data=home / "rows.jsonl", threads=torch.get_num_threads())
+    given = {"institution": "clinic", "data": home / "rows.jsonl", "cache": home / "cache"}
+    config = NodeConfig.model_validate(given | {"threads": torch.get_num_threads()} | settings)
     base = BaseModelRef(reference=f"path:{home / 'base'}", sha256=folder_digest(home / "base"))
     recipe = Recipe(steps=3, batch_size=2, learning_rate_micros=5000, max_tokens=160)
     terms = Federation().compact.model_copy(update={"base": base, "adapter": SPEC, "recipe": recipe})

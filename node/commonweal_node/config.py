@@ -46,6 +46,8 @@ class NodeConfig(BaseModel):
     witness_host: str = "127.0.0.1"
     witness_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Where this node cosigns its consortium's checkpoints; 0: it is no witness."""
+    tensorboard: bool = False
+    """Write each training's course as a TensorBoard event file below ``runs/`` too. Needs the extra ``tensorboard``."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Where Prometheus finds this node's figures, on loopback only; 0: nowhere."""
     refuse: Annotated[str, Field(max_length=500)] = ""

@@ -6,14 +6,17 @@ Files below the node's home, for its operator::
 
     training/checkpoint.safetensors   the training that is going on
     runs/<what>.html, .json           what each training did
+    runs/<what>/events.…              the same for TensorBoard, where that is asked for
 """
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import psutil
 import torch
@@ -36,12 +39,15 @@ from commonweal_node.pareto import Point, sweep
 from commonweal_node.probes import Probe
 from commonweal_node.probing import PackedProbe, measure_probe, pack_probe
 from commonweal_node.rows import Example, read_examples
-from commonweal_node.run_report import MembershipFigure, RunReport, save_report
+from commonweal_node.run_report import MembershipFigure, RunReport, run_name, save_report
 from commonweal_node.tensors import AdapterTensors
 from commonweal_node.train import EarlyStop, Factor, Progress, Trained, train_adapter
 from commonweal_node.training_rows import load_training_rows
 from commonweal_protocols.errors import ConfigError, UnavailableError
 from commonweal_protocols.predicates import AdapterSpec, BaseModelRef, Recipe
+
+if TYPE_CHECKING:
+    from commonweal_node.tensorboard import EventFile
 
 MICRO = 1_000_000
 
@@ -93,8 +99,13 @@ class Learner:
 
         Raises:
             BaseModelError: The base cannot be had, or is not the one that the compact names.
-            ConfigError: A row is malformed, there is nothing to train or to evaluate on, or too little memory.
+            ConfigError: A row is malformed, there is nothing to train or to evaluate on, too little memory, or a
+                package that a setting needs is missing.
         """
+        if config.tensorboard and find_spec("tensorboardX") is None:
+            raise ConfigError(
+                "tensorboard: wanted the package tensorboardX, got none: pip install 'commonweal[tensorboard]'"
+            )
         self._board = board
         self._stopping = stopping
         self._config = config
@@ -163,28 +174,48 @@ class Learner:
         """
         bits, config = self._compact.adapter.grid_bits, self._config
 
-        def report(p: Progress) -> None:
-            if self._stopping.is_set():
-                raise UnavailableError("training: the node is stopping; it goes on from the last checkpoint")
-            self._tell(what, p)
-
         self._board.set(doing=what, step=0, steps=recipe.steps, losses={}, eta_seconds=None)
         every = config.early_stop_every_steps
-        trained = train_adapter(
-            self._model,
-            from_grid(start, bits),
-            choose_objectives(self._weights, self._rows),
-            recipe,
-            config.seed,
-            report,
-            batch_tokens=config.batch_tokens,
-            checkpoint=CheckpointFile(self._home / "training/checkpoint.safetensors", config.checkpoint_seconds),
-            early_stop=EarlyStop(self._tune, every, config.early_stop_patience) if every else None,
-            frozen=frozen,
-        )
-        made = to_grid(trained.adapter, bits)
-        self._write_report(start, made, recipe, what, trained)
+        with self._events(what, recipe) as events:
+
+            def report(p: Progress) -> None:
+                if self._stopping.is_set():
+                    raise UnavailableError("training: the node is stopping; it goes on from the last checkpoint")
+                self._tell(what, p)
+                if events is not None:
+                    events.add(p)
+
+            trained = train_adapter(
+                self._model,
+                from_grid(start, bits),
+                choose_objectives(self._weights, self._rows),
+                recipe,
+                config.seed,
+                report,
+                batch_tokens=config.batch_tokens,
+                checkpoint=CheckpointFile(self._home / "training/checkpoint.safetensors", config.checkpoint_seconds),
+                early_stop=EarlyStop(self._tune, every, config.early_stop_patience) if every else None,
+                frozen=frozen,
+            )
+            made = to_grid(trained.adapter, bits)
+            told = self._write_report(start, made, recipe, what, trained)
+            if events is not None:
+                events.add_heldout("tune", told.course.heldout)
+                events.add_heldout("report", [(0, told.heldout_before), (told.course.step, told.heldout_after)])
         return made
+
+    @contextmanager
+    def _events(self, what: str, recipe: Recipe) -> "Iterator[EventFile | None]":
+        if not self._config.tensorboard:
+            yield None
+            return
+        from commonweal_node.tensorboard import EventFile
+
+        events = EventFile(self._home / "runs" / run_name(what), recipe)
+        try:
+            yield events
+        finally:
+            events.close()
 
     def sweep(self, start: GridTensors, tried: Sequence[ObjectiveWeights], recipe: Recipe) -> list[Point]:
         """Train by each weighting, and measure every objective on held-out rows; no adapter is kept.
@@ -222,8 +253,10 @@ class Learner:
             eta_seconds=p.eta_seconds,
         )
 
-    def _write_report(self, start: GridTensors, made: GridTensors, recipe: Recipe, what: str, trained: Trained) -> None:
-        """Measure what was made, as it will be sent, and keep the figures."""
+    def _write_report(
+        self, start: GridTensors, made: GridTensors, recipe: Recipe, what: str, trained: Trained
+    ) -> RunReport:
+        """Measure what was made, as it will be sent, keep the figures, and return them."""
         bits = self._compact.adapter.grid_bits
         self._board.set(doing=f"{what}: measuring it")
         adapter = from_grid(made, bits)
@@ -246,6 +279,7 @@ class Learner:
         )
         save_report(self._home / "runs", report)
         self._board.set(membership_auc=figure.auc if figure else None)
+        return report
 
     def membership(self, adapter: GridTensors) -> int | None:
         """Return how well the attack does on a trained adapter, in millionths; None where there are too few rows."""

@@ -54,10 +54,15 @@ def save_report(folder: Path, report: RunReport) -> Path:
     Raises:
         StorageError: They cannot be written.
     """
-    name = "-".join("".join(c if c.isalnum() else " " for c in report.what).split())
+    name = run_name(report.what)
     write_atomic(folder / f"{name}.json", report.model_dump_json(indent=2).encode())
     write_atomic(folder / f"{name}.html", render_report(report))
     return folder / f"{name}.html"
+
+
+def run_name(what: str) -> str:
+    """Return the name of a training's files and folder."""
+    return "-".join("".join(c if c.isalnum() else " " for c in what).split())
 
 
 def render_report(report: RunReport) -> bytes:
