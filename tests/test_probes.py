@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from commonweal_adapters.delta import to_grid
+from commonweal_node.adopting import BASE, OWN, SHARED
 from commonweal_node.answers import Answers
 from commonweal_node.base import detect_adapter_spec, folder_digest
 from commonweal_node.blend import BlendWeights, blend, export_peft
@@ -17,12 +19,16 @@ from commonweal_node.charter import NO_CHARTER, Bars, Charter
 from commonweal_node.config import load_config
 from commonweal_node.daemon import Node
 from commonweal_node.evaluate_cli import evaluate
+from commonweal_node.learner import Learner
 from commonweal_node.lora import AdaptedModel
+from commonweal_node.objective_weights import SUPERVISED
 from commonweal_node.probes import MAX_ITEMS, Probe, load_probe, load_probes
 from commonweal_node.probing import MAX_ITEM_TOKENS, measure_probe, pack_probe, result
+from commonweal_node.train_cli import Terms
 from commonweal_protocols.charter import Clause, ProbeBar
-from commonweal_protocols.errors import ConfigError, LocalError
+from commonweal_protocols.errors import ConfigError, LocalError, UnavailableError
 from commonweal_protocols.predicates import AdapterSpec
+from commonweal_protocols.settings import load_toml
 from tests.federation import key_of, save_key
 from tests.tiny_model import peft_model, random_adapter, save_tiny_base, tiny_base, tiny_tokenizer
 
@@ -343,3 +349,33 @@ def test_a_daemon_does_not_begin_without_the_questions_of_a_bar(home: Path) -> N
     (home / "probes/tea.jsonl").unlink()
     with pytest.raises(ConfigError, match=r"probes/tea\.jsonl: wanted the questions of probe tea, got no file"):
         Node(home, config, None)
+
+
+class Silent:
+    """A board that nobody reads."""
+
+    def set(self, **fields: object) -> None:
+        pass
+
+
+def test_what_a_decision_rests_on_is_what_the_command_measures(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    turns = [{"role": "user", "content": "what now?"}, {"role": "assistant", "content": "ask"}]
+    splits = ["train"] * 2 + ["heldout"] * 8
+    rows = [{"messages": turns, "split": s, "meta": {"qid": str(i)}} for i, s in enumerate(splits)]
+    (home / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    terms = load_toml(home / "terms.toml", Terms)
+    stopping = threading.Event()
+    learner = Learner(terms, load_config(home / "node.toml"), SUPERVISED, home, Silent(), stopping)
+    own, shared = (to_grid(random_adapter(SPEC, seed, b_size=0.4), SPEC.grid_bits) for seed in (1, 2))
+    answers = Answers(home, SPEC)
+    answers.save_own(1, own)
+    answers.save_shared(shared)
+    learner.export(shared, own, BlendWeights(700, 500), home / "adopted")
+    choices = {"base": BASE, "own": OWN, "shared": SHARED, "blend": BlendWeights(700, 500)}
+    for report in told(home, capsys):
+        probe = load_probe(home / "probes", str(report["probe"]))
+        found = {what: learner.probe(probe, shared, own, b, what) for what, b in choices.items()}
+        assert report["micros"] == found
+    stopping.set()
+    with pytest.raises(UnavailableError, match="evaluation: the node is stopping"):
+        learner.probe(load_probe(home / "probes", "tea"), shared, own, BlendWeights(1, 1), "another")
