@@ -86,6 +86,7 @@ def home(tmp_path: Path) -> Path:
     (tmp_path / "probes/rows.jsonl").write_text(json.dumps(question))
     (tmp_path / "node.toml").write_text(
         'institution = "clinic"\ndata = "rows.jsonl"\nthreads = 1\ncheckpoint_seconds = 0\nearly_stop_every_steps = 2\n'
+        "tensorboard = true\n"
     )
     return tmp_path
 
@@ -127,6 +128,7 @@ def test_no_row_stands_in_anything_that_a_training_writes_or_says(
     assert done.returncode == 1
     assert said in done.stderr
     assert all((home / name).stat().st_size for name in writes)
+    assert list((home / "runs/round-1").glob("events.*"))
     assert leaks(home, done.stdout + done.stderr) == []
 
 
