@@ -38,6 +38,7 @@ NOT_FOREIGN = {
     "parse_toml",
     "open_part",
     "open_source",
+    "open_database",
 }
 
 
