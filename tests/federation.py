@@ -302,7 +302,9 @@ class Federation:
     def release(self) -> Release:
         r = self.state.rounds[-1]
         inputs = release_inputs(self.state, r)
-        made = merge_release(TINY, r.round.start, r.round.rule, inputs, r.state_before, self.blobs.__getitem__)
+        made = merge_release(
+            TINY, r.round.start, r.round.rule, inputs, r.state_before, self.blobs.__getitem__, r.masking
+        )
         return Release(
             round=r.round.round,
             start=r.round.start,

@@ -20,6 +20,7 @@ from commonweal_protocols.cosignature import cosign, make_cosignature_verifier
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.evidence import EntryEvidence, ForkEvidence, format_evidence, parse_evidence, verify_evidence
 from commonweal_protocols.keys import public_hex
+from commonweal_protocols.masking import Masking
 from commonweal_protocols.merkle import leaf_hash
 from commonweal_protocols.note import format_vkey
 from commonweal_protocols.predicates import AdapterSpec, Digest, Quorum, Release, Update, Witness
@@ -57,9 +58,11 @@ class Counting:
         self.starts += 1
         return recompute.recompute_start(spec)
 
-    def recompute_release(self, spec: AdapterSpec, release: Release, fetch: Callable[[Digest], bytes]) -> Release:
+    def recompute_release(
+        self, spec: AdapterSpec, release: Release, fetch: Callable[[Digest], bytes], masking: Masking | None
+    ) -> Release:
         self.releases.append(release.round)
-        return recompute.recompute_release(spec, release, fetch)
+        return recompute.recompute_release(spec, release, fetch, masking)
 
 
 def index_of(f: Federation, kind: type, who: str) -> int:

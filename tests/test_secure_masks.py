@@ -9,12 +9,14 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from commonweal_adapters import secure_masks as masks
-from commonweal_adapters.secure_masks import Context
 from commonweal_protocols.errors import RuleError
+from commonweal_protocols.masking import Context
+from commonweal_protocols.secure_messages import Secret
 
 HERE, THERE = Context("c0" * 32, "1f" * 32), Context("c0" * 32, "2f" * 32)
 A, B = (X25519PrivateKey.from_private_bytes(hashlib.sha256(n).digest()) for n in (b"a", b"b"))
 SHARES = bytes(range(66))
+SECRETS: tuple[Secret, ...] = ("mask", "self")
 
 
 def hkdf(secret: bytes, info: bytes) -> bytes:
@@ -92,12 +94,28 @@ def test_a_key_that_makes_every_secret_the_same_is_refused_by_name() -> None:
 
 def test_a_commitment_is_to_one_share_of_one_owner_for_one_holder_in_one_round() -> None:
     every = {
-        masks.share_commitment(c, owner, holder, secret, share)
+        c.share_commitment(owner, holder, secret, share)
         for c in (HERE, THERE)
         for owner in ("a", "b")
         for holder in ("a", "b")
-        for secret in ("mask", "self")
+        for secret in SECRETS
         for share in (SHARES[:33], SHARES[33:])
     }
     assert len(every) == 32
-    assert len({masks.seed_commitment(c, o, s) for c in (HERE, THERE) for o in "ab" for s in (b"1", b"2")}) == 8
+    assert len({c.seed_commitment(o, s) for c in (HERE, THERE) for o in "ab" for s in (b"1", b"2")}) == 8
+
+
+def test_a_members_secrets_are_of_one_use_and_one_round_and_follow_from_its_root() -> None:
+    root = bytes(range(32))
+    uses = ("mask-key", "box-key")
+    every = {masks.member_secret(c, r, use) for c in (HERE, THERE) for r in (root, root[::-1]) for use in uses}
+    assert len(every) == 8
+    info = "\n".join(["urn:commonweal:secure-member:v1", "c0" * 32, "1f" * 32, "mask-key"]).encode()
+    assert masks.member_secret(HERE, root, "mask-key") == hkdf(root, info)
+
+
+def test_what_is_drawn_is_the_stream_of_a_seed_piece_by_piece() -> None:
+    vector = np.zeros(4, np.uint64)
+    masks.add_stream(vector, b"s" * 32, 1)
+    draw = masks.draw_from(b"s" * 32)
+    assert draw(5) + draw(27) == vector.astype("<u8").tobytes()

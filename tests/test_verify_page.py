@@ -51,13 +51,14 @@ from commonweal_protocols.keys import public_hex
 from commonweal_protocols.kinds import PREDICATES
 from commonweal_protocols.merkle import Tree, leaf_hash, verify_consistency
 from commonweal_protocols.note import encode_vkey, format_vkey, open_note, parse_vkey, sign_note
-from commonweal_protocols.predicates import Compact, Identity, Incident, Refusal, Rejection
+from commonweal_protocols.predicates import Compact, Identity, Incident, Quorum, Refusal, Rejection
 from commonweal_protocols.proof import format_proof, open_proof, parse_proof
 from commonweal_protocols.publication import publish as publish_charter
 from commonweal_protocols.records import DirectorySource, read_entries
 from commonweal_protocols.statement import Header, Statement, open_entry, parse_statement
 from commonweal_protocols.tiles import encode_bundle
 from tests.federation import NAMES, ORIGIN, Federation, data_manifest, key_of, two_rounds
+from tests.secure import masked_round
 
 PAGE = Path(commonweal_coordinator.__file__).parent / "pages/verify.html"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -445,23 +446,10 @@ def test_an_honest_log_holds_in_every_entry_of_every_kind(records: Records, site
     assert tab.steps("log").state == "holds"
     assert tab.steps("log").verdict == "This log is signed under the key that you compared."
     # Page by page, until every kind has been met.
-    kinds: dict[str, str] = {}
-    rows = 0
-    tab.run("document.getElementById('first').click()")
-    while True:
-        tab.settle()
-        found = tab.run(
-            """[...document.querySelectorAll("#rows tr")].map(r => [r.dataset.kind, r.dataset.state,
-                r.cells[1].textContent + " " + r.cells[2].textContent])"""
-        )
-        assert {state for _, state, _ in found} == {"holds"}
-        kinds |= {kind: text for kind, _, text in reversed(found) if kind not in kinds}
-        rows += len(found)
-        if tab.run("document.getElementById('forth').disabled"):
-            break
-        tab.run("document.getElementById('forth').click()")
+    rows, kinds = told(tab)
     assert rows == SIZE
-    assert set(kinds) == {uri.split(":")[2] for uri in PREDICATES}, "the page has words for every kind there is"
+    every = {uri.split(":")[2] for uri in PREDICATES}
+    assert set(kinds) == every - MASKED, "the page has words for every kind there is"
     assert "found the consortium “three”" in kinds["compact"]
     assert kinds["rejection"] == "hub (coordinator) sets the update of coop in round 3 aside: “the blob is missing”"
     assert kinds["ratification"].startswith("clinic ratifies the release of round 1: adapter ")
@@ -479,6 +467,49 @@ def test_an_honest_log_holds_in_every_entry_of_every_kind(records: Records, site
     asked = [e["params"]["request"]["url"] for e in tab.browser.events if e["method"] == "Network.requestWillBeSent"]
     assert asked
     assert all(u.startswith(url) for u in asked), "nothing but the records is fetched"
+
+
+MASKED = {"advertisement", "sealed-shares", "stage-end", "confirmation", "reveal"}
+
+
+@needs_chromium
+def test_the_entries_of_a_masked_round_hold_and_are_told(
+    site: Site, tab: Tab, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    quorum = Quorum(updates=3, ratifications=2, amendments=2)
+    f = Federation(quorum=quorum, terms={"secure": {"threshold_millis": 500}})
+    f.announce()
+    masked_round(f)
+    public, _ = publish(tmp_path_factory.mktemp("masked"), f.entries, f)
+    tab.open(site.show(public) + fragment(vkey=f.compact.coordinator.log, consortium=f.state.consortium, all=1))
+    assert tab.steps("all").states("fails", "open", "skipped") == set()
+    rows, kinds = told(tab)
+    assert rows == len(f.entries)
+    assert set(kinds) >= MASKED
+    assert kinds["advertisement"] == "clinic takes part in the masked round 1"
+    assert kinds["sealed-shares"] == "clinic leaves sealed shares of its secrets of round 1 with 3 holders"
+    assert kinds["stage-end"].endswith(" of round 1; clinic, coop, school go on")
+    assert kinds["confirmation"].endswith("clinic, coop, school have given masked contributions to round 1")
+    assert kinds["reveal"].endswith("reveals 3 shares, so that the masks of round 1 come off the sum")
+
+
+def told(tab: Tab) -> tuple[int, dict[str, str]]:
+    """How many entries the page lists, all of which hold, and its words for one of each kind."""
+    kinds: dict[str, str] = {}
+    rows = 0
+    tab.run("document.getElementById('first').click()")
+    while True:
+        tab.settle()
+        found = tab.run(
+            """[...document.querySelectorAll("#rows tr")].map(r => [r.dataset.kind, r.dataset.state,
+                r.cells[1].textContent + " " + r.cells[2].textContent])"""
+        )
+        assert {state for _, state, _ in found} == {"holds"}
+        kinds |= {kind: text for kind, _, text in reversed(found) if kind not in kinds}
+        rows += len(found)
+        if tab.run("document.getElementById('forth').disabled"):
+            return rows, kinds
+        tab.run("document.getElementById('forth').click()")
 
 
 @needs_chromium

@@ -96,7 +96,9 @@ def print_recompute(report: RecomputeReport) -> None:
     _say(console, f"logged      {report.logged_sha256}")
     _say(console, f"recomputed  {report.recomputed_sha256}: {'the same' if report.holds else 'ANOTHER ADAPTER'}")
     _say(console, f"the round moved the adapter by {_micros(report.round_micros)}")
-    if report.holds:
+    if report.diversity_micros is None:
+        _say(console, "the round was masked: no error and no diversity, which need single deltas")
+    elif report.holds:
         _say(console, f"error against the exact merge {_micros(report.error_micros)}")
         _say(console, f"diversity of the deltas {_micros(report.diversity_micros)}")
     if report.without is not None and report.moved_micros is not None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from commonweal_adapters.aggregate import to_micros
 from commonweal_adapters.delta import GridTensors, read_adapter, read_delta, write_adapter, write_delta
 from commonweal_adapters.encode import is_encoded, parse_encoding, read_encoded
 from commonweal_adapters.gram import gram
@@ -21,10 +22,12 @@ from commonweal_adapters.lora_file import payload_bytes, slots
 from commonweal_adapters.merge import merge
 from commonweal_adapters.merge_error import error_micros, squared_error
 from commonweal_adapters.plural import Interference, distance_micros, diversity_micros, interference
+from commonweal_adapters.secure_sum import secure_mean, unmask
 from commonweal_adapters.source import Delta, Spool
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.encoding import Encoding
 from commonweal_protocols.errors import BlobError
+from commonweal_protocols.masking import Masking
 from commonweal_protocols.predicates import MAX_BLOB_BYTES, AdapterSpec, Blob, Digest, Figures, Input, Release
 from commonweal_protocols.rules import AnyRule
 
@@ -107,6 +110,7 @@ def merge_release(
     inputs: Sequence[Input],
     state: Sequence[Blob],
     fetch: Callable[[Digest], bytes],
+    masking: Masking | None = None,
 ) -> Made:
     """Merge deltas by a rule.
 
@@ -118,12 +122,15 @@ def merge_release(
         state: What the round before kept.
         fetch: Returns a blob's bytes by their SHA-256; called once for each blob, and each is let go before the next.
             Until the merge, deltas lie in a temporary file.
+        masking: What the log has of a masked round, whose inputs are then masked vectors; the rule is ``factor-mean``.
 
     Raises:
-        BlobError: A blob is not what its name or the spec says, the rule cannot be used with these inputs, or the
-            result is out of range. ``fetch``'s own errors pass through.
+        BlobError: A blob is not what its name or the spec says, the rule cannot be used with these inputs, the masks
+            do not come off, or the result is out of range. ``fetch``'s own errors pass through.
     """
     begin = _read(f"start {start.sha256}", start, fetch, read_adapter, spec)
+    if masking is not None:
+        return _unmasked(spec, begin, inputs, masking, fetch)
     kept = [_read(f"state {s.sha256}", s, fetch, read_delta, spec) for s in state]
     with closing(Spool(spec)) as spool:
         deltas = _spooled(spool, spec, inputs, fetch)
@@ -137,13 +144,26 @@ def merge_release(
     return Made(write_adapter(merged.adapter, spec), tuple(write_delta(s, spec) for s in merged.state), figures)
 
 
-def recompute_release(spec: AdapterSpec, release: Release, fetch: Callable[[Digest], bytes]) -> Release:
+def _unmasked(
+    spec: AdapterSpec, begin: GridTensors, inputs: Sequence[Input], masking: Masking, fetch: Callable[[Digest], bytes]
+) -> Made:
+    weights = [i.weight for i in inputs]
+    adapter = secure_mean(begin, unmask(masking, inputs, fetch), sum(weights))
+    figures = Figures(error_micros=None, diversity_micros=None, counted_micros=to_micros(weights, sum(weights)))
+    return Made(write_adapter(adapter, spec), (), figures)
+
+
+def recompute_release(
+    spec: AdapterSpec, release: Release, fetch: Callable[[Digest], bytes], masking: Masking | None = None
+) -> Release:
     """Return a release with the adapter, the state and the figures that its logged inputs make.
+
+    ``masking`` is the round's: None where it is not masked.
 
     Raises:
         BlobError: An input is not what its entry says, or the merge is not possible.
     """
-    made = merge_release(spec, release.start, release.rule, release.inputs, release.state_before, fetch)
+    made = merge_release(spec, release.start, release.rule, release.inputs, release.state_before, fetch, masking)
     return release.model_copy(
         update={
             "adapter": _blob(made.adapter),

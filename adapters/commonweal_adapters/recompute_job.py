@@ -31,8 +31,11 @@ class RecomputeReport:
     round_micros: int
     """From the start to the release."""
     error_micros: int | None
-    """How far the adapter made again is from the exact merge; None where that is 0 and the adapter is not."""
-    diversity_micros: int
+    """How far the adapter made again is from the exact merge; None where that is 0 and the adapter is not.
+
+    Of a masked round this and the next are None: they need single deltas.
+    """
+    diversity_micros: int | None
     counted_micros: tuple[int, ...]
     """How much each institution counted in the end, in their order."""
     without: Name | None = None
@@ -65,8 +68,11 @@ def run_recompute(source: Source, number: int | None, without: Name | None, out:
     names = tuple(i.institution for i in release.inputs)
     if without is not None and without not in names:
         raise ConfigError(f"--without: wanted one of {', '.join(names)}, got {without}")
+    masking = state.rounds[release.round - 1].masking
+    if without is not None and masking is not None:
+        raise ConfigError(f"--without: round {release.round} was masked, and nobody knows what {without} gave alone")
     fetch, spec = _fetch(source, release), compact.adapter
-    made = merge_release(spec, release.start, release.rule, release.inputs, release.state_before, fetch)
+    made = merge_release(spec, release.start, release.rule, release.inputs, release.state_before, fetch, masking)
     data = made.adapter
     start = read_adapter(fetch(release.start.sha256), spec)
     report = RecomputeReport(

@@ -1,8 +1,10 @@
-"""The cryptography of masked rounds: seeds, mask streams, boxes and commitments. No state, no I/O.
+"""The cryptography of masked rounds: a member's secrets, seeds, mask streams and boxes. No state, no I/O.
 
     pair seed   HKDF-SHA256( X25519(mask keys), "secure-mask" ‖ round ‖ both public keys, sorted )     32 bytes
     box key     HKDF-SHA256( X25519(box keys), "secure-box" ‖ round ‖ from ‖ to ‖ both public keys )   32 bytes
-    self seed   32 random bytes, through HKDF-SHA256 with "secure-self" ‖ round ‖ owner
+    secrets     each HKDF-SHA256( 32 random bytes, its use ‖ round ): mask key, box key, self-mask's bytes, and a stream
+                for the shares of either
+    self seed   32 of these bytes, through HKDF-SHA256 with "secure-self" ‖ round ‖ owner
     stream      ChaCha20 (RFC 8439) under a seed, from block 0, nonce 0, as unsigned 64-bit little-endian words
     box         ChaCha20-Poly1305 under a box key, nonce 0; each box key seals one box
 
@@ -10,9 +12,7 @@ A key is made for one round and one direction, hence the constant nonces. "round
 leaf. Of two partners the one whose name comes first adds the stream and the other subtracts it, modulo 2^64.
 """
 
-import hashlib
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -26,28 +26,27 @@ from numpy.typing import NDArray
 
 from commonweal_adapters.shamir import SHARE_BYTES
 from commonweal_protocols.errors import RuleError
-from commonweal_protocols.predicates import Digest, Name
+from commonweal_protocols.masking import Context
+from commonweal_protocols.predicates import Name
 
 _CHUNK = 1 << 17
 """Words of a stream that are made at a time: 1 MiB."""
 _NONCE = bytes(12)
-Secret = Literal["mask", "self"]
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """Which round of which consortium: nothing made for one is of use in another."""
-
-    consortium: Digest
-    round_leaf: Digest
-
-    def info(self, use: str, *rest: str) -> bytes:
-        """What a key is for, in lines."""
-        return "\n".join([f"urn:commonweal:{use}:v1", self.consortium, self.round_leaf, *rest]).encode()
 
 
 def _derive(secret: bytes, info: bytes) -> bytes:
     return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info).derive(secret)
+
+
+def member_secret(context: Context, root: bytes, use: str) -> bytes:
+    """Return one of the secrets, 32 bytes, that a member has for a round: all of them follow from 32 random bytes."""
+    return _derive(root, context.info("secure-member", use))
+
+
+def draw_from(seed: bytes) -> Callable[[int], bytes]:
+    """Return a source of bytes that is the stream of a seed, from its beginning on."""
+    stream = Cipher(ChaCha20(seed, bytes(16)), mode=None).encryptor()
+    return lambda count: stream.update(bytes(count))
 
 
 def _agree(own: X25519PrivateKey, peer: str, who: Name) -> bytes:
@@ -106,16 +105,6 @@ def unseal(
             f"{sender}: its box for {holder} does not open: not sealed for this round, or tampered with"
         ) from e
     return shares[:SHARE_BYTES], shares[SHARE_BYTES:]
-
-
-def share_commitment(context: Context, owner: Name, holder: Name, secret: Secret, share: bytes) -> Digest:
-    """What a share must hash to. Shares are uniform in 2^256, so the digest gives nothing away."""
-    return hashlib.sha256(context.info("secure-share", owner, holder, secret, share.hex())).hexdigest()
-
-
-def seed_commitment(context: Context, owner: Name, seed: bytes) -> Digest:
-    """What the seed of a self-mask must hash to."""
-    return hashlib.sha256(context.info("secure-seed", owner, seed.hex())).hexdigest()
 
 
 def add_stream(vector: NDArray[np.uint64], seed: bytes, sign: int) -> None:

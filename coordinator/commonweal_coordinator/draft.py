@@ -29,6 +29,7 @@ from commonweal_protocols.predicates import (
 )
 from commonweal_protocols.privacy_budget import PrivacyTerms
 from commonweal_protocols.rules import Rule
+from commonweal_protocols.secure_terms import SecureTerms
 from commonweal_protocols.settings import describe, load_toml
 from commonweal_protocols.state import State
 
@@ -46,6 +47,7 @@ class CompactTerms(Closed):
     max_update_bytes: int
     encoding: Encoding | None = None
     privacy: PrivacyTerms | None = None
+    secure: SecureTerms | None = None
 
 
 def load_terms(path: Path) -> CompactTerms:
@@ -86,6 +88,7 @@ def draft_compact(
             max_update_bytes=terms.max_update_bytes,
             encoding=terms.encoding,
             privacy=terms.privacy,
+            secure=terms.secure,
         )
     except ValidationError as e:
         raise ConfigError(f"compact: {describe(e)}") from e

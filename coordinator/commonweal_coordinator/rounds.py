@@ -8,7 +8,7 @@ The one thing outside the log is the deadline's start: it counts from when this 
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -16,8 +16,10 @@ from commonweal_adapters.recompute import check_delta, merge_release, recompute_
 from commonweal_coordinator.blobs import BlobStore
 from commonweal_coordinator.sequencer import Sequencer
 from commonweal_protocols.errors import BlobError, RuleError, StorageError
+from commonweal_protocols.masking import Masking
 from commonweal_protocols.predicates import Digest, Incident, Rejection, Release, Round
 from commonweal_protocols.round_rules import release_inputs
+from commonweal_protocols.secure_messages import Stage, StageEnd
 from commonweal_protocols.state import RoundState, State
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 _RESTART_RUN_SECONDS = 5.0
 _PAUSE_SECONDS = 2
 """After a round without a release; doubles with each in a row. Members that all refuse would fill the log else."""
+_EIGHTHS: Mapping[Stage, int] = {"advertise": 1, "seal": 1, "mask": 4, "reveal": 2}
+"""Of a masked round's deadline, what each stage may take: training is in the third, and the last is two messages."""
 
 
 class Engine(Protocol):
@@ -48,7 +52,9 @@ class Engine(Protocol):
 class Step:
     """What to do next, and why."""
 
-    act: Literal["open", "collect", "merge", "merge again", "close", "await ratification", "rest"]
+    act: Literal[
+        "open", "collect", "await messages", "end stage", "merge", "merge again", "close", "await ratification", "rest"
+    ]
     why: str
 
 
@@ -58,7 +64,8 @@ def decide(state: State, *, target: int, elapsed_seconds: float, impossible: Col
     Args:
         state: The log's state.
         target: How many ratified releases are wanted.
-        elapsed_seconds: Since this daemon first saw the newest round in its present stage (open, released, or over).
+        elapsed_seconds: Since this daemon first saw the newest round in its present stage (open, released, or over; in
+            a masked round that is open, each of its stages).
         impossible: Round entries whose recalled release could not be made again.
     """
     if (again := _recalled(state, impossible)) is not None:
@@ -66,6 +73,8 @@ def decide(state: State, *, target: int, elapsed_seconds: float, impossible: Col
         return Step("merge again", f"round {again.round.round}: recalled; now of {left} alone")
     last = state.rounds[-1] if state.rounds else None
     overdue = last is not None and elapsed_seconds > last.round.deadline_seconds
+    if last is not None and last.is_open and last.masking is not None:
+        return _masked(last, last.masking, state.awaited(last), elapsed_seconds)
     if last is not None and last.is_open:
         accepted, awaited, quorum = len(last.accepted()), state.awaited(last), last.quorum.updates
         if awaited and not overdue:
@@ -91,18 +100,43 @@ def decide(state: State, *, target: int, elapsed_seconds: float, impossible: Col
     return Step("open", f"round {len(state.rounds) + 1}")
 
 
+def stage_seconds(r: RoundState) -> int:
+    """How long answers are awaited: a round's deadline, of which a stage of a masked round has its share."""
+    return r.round.deadline_seconds * (8 if r.masking is None else _EIGHTHS[r.masking.stage]) // 8
+
+
+def _masked(r: RoundState, masking: Masking, awaited: Collection[str], elapsed_seconds: float) -> Step:
+    """The rows of an open round that is masked."""
+    stage, overdue = masking.stage, elapsed_seconds > stage_seconds(r)
+    hidden = masking.hidden()
+    if stage == "reveal" and not hidden:
+        return Step("merge", f"{len(masking.reveals)} of {len(masking.survivors)} reveals, which are enough")
+    if awaited and not overdue:
+        return Step("collect" if stage == "mask" else "await messages", f"{stage}: awaiting {', '.join(awaited)}")
+    if stage == "reveal":
+        silent, short = ", ".join(awaited), ", ".join(hidden)
+        return Step("close", f"reveal: no answer from {silent}; too few shares of {short}"[:500])
+    if (got := len(masking.speakers(r.updates))) >= r.quorum.updates:
+        return Step("end stage", f"{stage}: {got} of {len(r.round.cohort)}")
+    return Step("close", f"{stage}: wanted {r.quorum.updates}, got {got}; {_absences(r)}"[:500])
+
+
 def _recalled(state: State, impossible: Collection[Digest]) -> RoundState | None:
     """The first round whose release is to be made again without an update that the members have recalled."""
     return next((r for r in state.rounds if r.wants_release_again and r.leaf not in impossible), None)
 
 
 def _shortfall(r: RoundState, quorum: int) -> str:
-    parts = [f"wanted {quorum} updates, got {len(r.accepted())}"]
-    parts += [f"{name} refused: {why}" for name, why in sorted(r.refusals.items())]
+    return f"wanted {quorum} updates, got {len(r.accepted())}; {_absences(r)}"[:500]
+
+
+def _absences(r: RoundState) -> str:
+    """Why those who are missing are."""
+    parts = [f"{name} refused: {why}" for name, why in sorted(r.refusals.items())]
     parts += [f"{name} was rejected: {x.reason}" for name, x in sorted(r.rejected.items())]
     if r.unanswered():
         parts.append(f"no answer from {', '.join(r.unanswered())}")
-    return "; ".join(parts)[:500]
+    return "; ".join(parts)
 
 
 class RoundDriver:
@@ -122,7 +156,7 @@ class RoundDriver:
         self._engine = engine
         self._target = target
         self._on_step = on_step
-        self._stage: tuple[int, bool, Digest | None] = (0, False, None)
+        self._stage: tuple[int, bool, Digest | None, Stage | None] = (0, False, None, None)
         self._clock = clock
         self._since = clock()
         self._run: int | None = None
@@ -140,8 +174,10 @@ class RoundDriver:
         # Whatever counts towards the decision has been checked, also what came in while something else was.
         while self._set_aside_bad_updates(state := self._sequencer.state):
             pass
-        release = state.rounds[-1].release if state.rounds else None
-        stage = (len(state.rounds), state.open_round is not None, release.leaf if release else None)
+        last = state.rounds[-1] if state.rounds else None
+        release, masking = (last.release, last.masking) if last else (None, None)
+        leaf, masked = release.leaf if release else None, masking.stage if masking else None
+        stage = (len(state.rounds), state.open_round is not None, leaf, masked)
         if stage != self._stage:
             self._stage, self._since = stage, self._clock()
         elapsed = self._clock() - self._since
@@ -152,13 +188,15 @@ class RoundDriver:
                 self._open(state)
             case "collect":
                 self._collect(state, elapsed)
+            case "end stage":
+                self._end_stage(state)
             case "merge":
                 self._merge(state)
             case "merge again":
                 self._merge_again(state)
             case "close":
                 self._close(state, step.why)
-            case "await ratification" | "rest":
+            case "await messages" | "await ratification" | "rest":
                 self._end_run()
 
     def _open(self, state: State) -> None:
@@ -185,9 +223,10 @@ class RoundDriver:
         now = self._clock()
         if self._run_started is not None and now - self._run_started < _RESTART_RUN_SECONDS:
             return
-        left = max(1, int(r.round.deadline_seconds - elapsed))
+        left = max(1, int(stage_seconds(r) - elapsed))
         self._run_started = now
-        self._run = self._engine.start_run(r.round.round, len(r.round.cohort), left)
+        asked = r.round.cohort if r.masking is None else r.masking.sealed
+        self._run = self._engine.start_run(r.round.round, len(asked), left)
 
     def _end_run(self) -> None:
         if self._run is not None:
@@ -202,6 +241,8 @@ class RoundDriver:
             Whether any was.
         """
         r, found = state.open_round, False
+        if r is not None and r.masking is not None:
+            return False  # nothing can be seen in a masked vector
         for name, logged in r.accepted() if r else ():
             if logged.leaf in self._checked or r is None:
                 continue
@@ -223,6 +264,19 @@ class RoundDriver:
             return self._blobs.read(sha256)
         except BlobError as e:
             raise StorageError(f"{e}, though the log names it; restore it from a mirror") from e
+
+    def _end_stage(self, state: State) -> None:
+        r = state.open_round
+        if r is None or r.masking is None or r.masking.stage == "reveal":
+            return
+        speakers = r.masking.speakers(r.updates)
+        end = StageEnd(round=r.round.round, round_leaf=r.leaf, stage=r.masking.stage, speakers=speakers)
+        try:
+            self._sequencer.say(end)
+        except RuleError:
+            if self._sequencer.state.open_round == r:
+                raise
+            log.info("round %d: somebody spoke as the stage was to end; ending it with them", r.round.round)
 
     def _merge(self, state: State) -> None:
         r = state.open_round
@@ -254,7 +308,7 @@ class RoundDriver:
     def _made(self, state: State, r: RoundState) -> Release:
         """Merge a round's accepted updates, and store what comes of it."""
         inputs, spec = release_inputs(state, r), state.compact.adapter
-        made = merge_release(spec, r.round.start, r.round.rule, inputs, r.state_before, self._read)
+        made = merge_release(spec, r.round.start, r.round.rule, inputs, r.state_before, self._read, r.masking)
         return Release(
             round=r.round.round,
             start=r.round.start,

@@ -8,6 +8,7 @@ Home folder::
     records/      a copy of the log, for a successor should the coordinator be gone
     compact.json  what was signed              witness/     what was cosigned: never restore it from a backup
     answers/ sent/ own/ adopted/ receipts/ what was said, with which delta, the own adapters, what serves now, proofs
+    masking/      the secret of a masked round that is open: never restore it from a backup
     probes/       the questions by which the charter's clauses are held, one file each
     training/ runs/                        the training that is going on, and a report of each that was
     flower/       Flower's own state       status.json, run/

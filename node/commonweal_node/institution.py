@@ -17,6 +17,7 @@ from commonweal_node.adopting import SHARED, Deciding, Evaluator
 from commonweal_node.answers import Answers
 from commonweal_node.charter import Charter
 from commonweal_node.keyring import KeyRing
+from commonweal_node.masking import MaskedRound, forget_rounds
 from commonweal_node.outgoing import spell_delta
 from commonweal_node.probes import Probe
 from commonweal_protocols.canonical import digest_of
@@ -169,6 +170,8 @@ class Institution:
             reason = self._refuse or self._charter.refusal(r.round)
             if not reason and self._state_data(state):
                 state = self._follower.state
+            if not reason and r.masking is not None:
+                reason = MaskedRound(self._home, r, r.masking, self._name).objection()
             predicate = (
                 Refusal(round=round_number, round_leaf=r.leaf, reason=reason)
                 if reason
@@ -198,13 +201,21 @@ class Institution:
             # In round 1 all start from the same fresh adapter: what was trained here is this community's own too.
             answers.save_own(number, trained)
         self._on_phase("sending", number, "delta")
-        delta = spell_delta(self._home, state, r, self._name, make_delta(start, trained, spec))
-        answers.save_delta(digest_of(delta), delta)
+        delta, examples = make_delta(start, trained, spec), self._learner.num_examples
+        partners: tuple[Name, ...] = ()
+        if r.masking is None:
+            sent = spell_delta(self._home, state, r, self._name, delta)
+            answers.save_delta(digest_of(sent), sent)
+        else:
+            masked = MaskedRound(self._home, r, r.masking, self._name)
+            kept, sent = masked.mask(answers, delta, examples)
+            partners, examples = kept.partners, kept.num_examples
         return Update(
             round=number,
             round_leaf=r.leaf,
-            delta=self._consortium.put_blob(delta),
-            num_examples=self._learner.num_examples,
+            delta=self._consortium.put_blob(sent),
+            partners=partners,
+            num_examples=examples,
             heldout_before_micronats=before,
             heldout_after_micronats=after,
             data_leaf=state.manifests[self._name].leaf if self._learner.manifest is not None else None,
@@ -253,7 +264,7 @@ class Institution:
             if known is None or known.transport_key != self._transport_key:
                 self._say(Identity(institution=self._name, transport_key=self._transport_key))
                 return None
-            if self._state_data(state) or self._withdraw(state):
+            if self._state_data(state) or self._withdraw(state) or self._mask(state):
                 return None
             for r in state.rounds:
                 # Whoever joined later need not compute the releases of all the years before.
@@ -287,6 +298,21 @@ class Institution:
         log.warning("the release that was adopted here was recalled by the members: it lies in %s now", where)
         self._on_phase("waiting", len(state.rounds), "the adopted release was recalled and is withdrawn here")
         return True
+
+    def _mask(self, state: State) -> bool:
+        """Say what is due of us in a masked round that is open, but for the update. Whether it was said."""
+        r = state.open_round
+        forget_rounds(self._home, r.leaf if r else None)
+        if r is None or r.masking is None or self._name not in r.round.cohort or self._name in r.refusals:
+            return False
+        if r.masking.stage == "advertise" and (reason := self._refuse or self._charter.refusal(r.round)):
+            self._say(Refusal(round=r.round.round, round_leaf=r.leaf, reason=reason))
+            return True
+        said = MaskedRound(self._home, r, r.masking, self._name).due()
+        if said is not None:
+            self._on_phase("waiting", r.round.round, f"masking: stage {r.masking.stage}")
+            self._say(said)
+        return said is not None
 
     def _is_to_decide(self, state: State, newest: LoggedRelease) -> bool:
         """Whether the newest ratified release waits for our decision: also once the adopted one is recalled."""
@@ -364,7 +390,10 @@ class Institution:
         named = (release.start, *release.state_before, *(i.delta for i in release.inputs))
         blobs = {b.sha256: b for b in named}
         made = recompute_release(
-            state.compact.adapter, release, lambda sha256: self._consortium.get_blob(blobs[sha256])
+            state.compact.adapter,
+            release,
+            lambda sha256: self._consortium.get_blob(blobs[sha256]),
+            state.rounds[number - 1].masking,
         )
         if made != release:
             raise RuleError(

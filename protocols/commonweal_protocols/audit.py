@@ -46,6 +46,7 @@ from commonweal_protocols.contradiction import (
 from commonweal_protocols.cosignature import CosignatureVerifier
 from commonweal_protocols.errors import BlobError, ConfigError, LogError, PeerError
 from commonweal_protocols.evidence import Evidence
+from commonweal_protocols.masking import Masking, explain
 from commonweal_protocols.merkle import HASH_BYTES, Tree
 from commonweal_protocols.note import Verifier
 from commonweal_protocols.opening import open_entries
@@ -63,11 +64,15 @@ class Recompute(Protocol):
     def recompute_start(self, spec: AdapterSpec) -> bytes:
         """Return the bytes of the first round's start."""
 
-    def recompute_release(self, spec: AdapterSpec, release: Release, fetch: Callable[[Digest], bytes]) -> Release:
+    def recompute_release(
+        self, spec: AdapterSpec, release: Release, fetch: Callable[[Digest], bytes], masking: Masking | None
+    ) -> Release:
         """Return the release with the adapter, the state and the figures that its logged inputs make.
 
+        ``masking`` is the round's.
+
         Raises:
-            BlobError: An input is not what its entry says.
+            BlobError: An input is not what its entry says, or the masks do not come off.
         """
 
 
@@ -312,7 +317,8 @@ class _Audit:
             return "digests only"
         sentence = ""
         try:
-            made = recompute.recompute_release(self.replica.state.compact.adapter, release, blobs.__getitem__)
+            spec, masking = self.replica.state.compact.adapter, self.replica.state.rounds[release.round - 1].masking
+            made = recompute.recompute_release(spec, release, blobs.__getitem__, masking)
             if made.adapter != release.adapter:
                 sentence = (
                     f"release of round {release.round}: adapter {release.adapter.sha256} is not the "
@@ -369,6 +375,9 @@ class _Audit:
             rejections={name: x.reason for name, x in sorted(r.rejected.items())},
             incident=r.incident,
             release=release,
+            masked=explain(r.masking, {i.institution: i.weight for i in r.release.release.inputs})
+            if r.masking is not None and r.release is not None
+            else (),
         )
 
     # -- the end

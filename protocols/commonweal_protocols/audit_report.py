@@ -50,6 +50,8 @@ class RoundReport(Closed):
     rejections: dict[Name, str]
     incident: str | None
     release: ReleaseReport | None
+    masked: tuple[str, ...] = ()
+    """Of a release whose updates were masked: what is proved of it, and what nobody can prove."""
 
 
 class MotionReport(Closed):

@@ -242,6 +242,8 @@ def _check_recall(state: State, recall: Recall) -> None:
         raise RuleError(f"recall: the release of round {recall.round} was recalled by {logged.recalled_by} already")
     if recall.institution is not None and not _has_part(state.rounds[recall.round - 1], recall.institution):
         raise RuleError(f"recall: {recall.institution} has no part in the release of round {recall.round}")
+    if recall.institution is not None and state.rounds[recall.round - 1].masking is not None:
+        raise RuleError(f"recall: round {recall.round} was masked: its release can be recalled as a whole only")
 
 
 def _has_part(r: RoundState, institution: Name) -> bool:

@@ -6,8 +6,9 @@ verified entry either gives the next state or raises :class:`RuleError` saying w
     open ──update*/refusal*/rejection*──▶ open ──release──▶ released ──ratification × quorum──▶ ratified ──adoption*
       └────────────────incident──────────▶ closed
 
-and only one round is open at a time. Keys are judged by the compact in force at the entry's place, never by a clock.
-A new version of the compact is in force from its own entry on, but a round ends under the quorums that it began under.
+and only one round is open at a time; the stages of one that is masked are in ``masking``. Keys are judged by the
+compact in force at the entry's place, never by a clock. A new version of the compact is in force from its own entry on,
+but a round ends under the quorums that it began under.
 """
 
 from dataclasses import replace
@@ -32,6 +33,7 @@ from commonweal_protocols.predicates import (
     Round,
     Update,
 )
+from commonweal_protocols.secure_messages import Advertisement, Confirmation, Reveal, SealedShares, StageEnd
 from commonweal_protocols.state import Chain, State
 from commonweal_protocols.statement import Entry
 
@@ -67,7 +69,7 @@ def _speaker(state: State, entry: Entry, author: str) -> Name:
     """Return the member that speaks, or nothing where the coordinator does; nobody else may."""
     name = state.institution(author)
     match entry.statement.predicate:
-        case Round() | Rejection() | Incident() | Release():
+        case Round() | Rejection() | Incident() | Release() | StageEnd():
             if author != state.compact.coordinator.key:
                 raise RuleError(f"{kind_of(entry)}: wanted the coordinator as the author, got key {author}")
         case Closing():
@@ -114,6 +116,10 @@ def _apply(state: State, entry: Entry, name: Name) -> State:
             return deliberation.cast_opened(state, name, predicate)
         case Closing():
             return deliberation.close(state, predicate)
+        case Advertisement() | SealedShares() | Confirmation() | Reveal():
+            return round_rules.on_message(state, name, predicate)
+        case StageEnd():
+            return round_rules.on_stage_end(state, predicate)
         case Exit():
             return membership.leave(state, name, predicate)
         case Compact() | Rotation():

@@ -17,6 +17,7 @@ from commonweal_protocols.predicates import (
     Round,
     Update,
 )
+from commonweal_protocols.secure_messages import Advertisement, Confirmation, Reveal, SealedShares, StageEnd
 
 Predicate: TypeAlias = (
     Compact
@@ -38,5 +39,10 @@ Predicate: TypeAlias = (
     | OpenedBallot
     | Closing
     | Exit
+    | Advertisement
+    | SealedShares
+    | Confirmation
+    | Reveal
+    | StageEnd
 )
 PREDICATES: dict[str, type[Predicate]] = {p.URI: p for p in get_args(Predicate)}

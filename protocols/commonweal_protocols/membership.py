@@ -85,9 +85,10 @@ def amend(state: State, entry: Entry, compact: Compact) -> State:
 def _set_aside(state: State, key: Retired, version: int) -> State:
     """Undo what a revoked key did while it was suspect, as far as nothing has been decided on the strength of it.
 
-    An answer to the open round is gone, and may be given again under another key. A release that is not ratified yet
-    can no longer be, if it was made with a suspect update; else only the suspect ratification is gone. What was
-    ratified stays: to withdraw that is for the members to decide.
+    An answer to the open round is gone, and may be given again under another key; a masked round that is open, with
+    the key's owner in it, is closed. A release that is not ratified yet can no longer be, if it was made with a suspect
+    update; else only the suspect ratification is gone. What was ratified stays: to withdraw that is for the members to
+    decide.
     """
     if key.suspect_from_index is None or not state.rounds:
         return state
@@ -96,6 +97,10 @@ def _set_aside(state: State, key: Retired, version: int) -> State:
     def suspect(index: int | None) -> bool:
         return index is not None and key.suspect_from_index is not None and index >= key.suspect_from_index
 
+    if r.is_open and r.masking is not None and name in r.masking.advertised:
+        # The masks of all hang together, and whoever has that key may have said what is in them.
+        why = f"masked together with {name}, whose key version {version} revoked"
+        return with_round(state, replace(r, incident=why))
     answer = suspect(r.answered_at.get(name))
     if answer and r.is_open:
         r = replace(

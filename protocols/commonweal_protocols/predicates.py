@@ -16,6 +16,7 @@ from commonweal_protocols.closed import Closed
 from commonweal_protocols.encoding import Encoding
 from commonweal_protocols.privacy_budget import PrivacyTerms
 from commonweal_protocols.rules import MultiKrum, Rule, ShareA, TrimmedMean
+from commonweal_protocols.secure_terms import MAX_NEIGHBOURS, SecureTerms, objection
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 PublicKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -84,6 +85,11 @@ class AdapterSpec(Closed):
         No merge needs it: a mean of products has the factor that each has, and in an error against one it cancels.
         """
         return self.alpha / (self.rank if self.scaling == "lora" else math.sqrt(self.rank))
+
+    @property
+    def masked_bytes(self) -> int:
+        """What a masked vector takes: 8 bytes for each element of every A and B."""
+        return 8 * self.layers * self.rank * sum(m.in_features + m.out_features for m in self.modules)
 
 
 class BaseModelRef(Closed):
@@ -207,6 +213,8 @@ class Compact(Closed):
     """How deltas are spelled in the exchange; None: as plain integers. What is merged is on the grid all the same."""
     privacy: PrivacyTerms | None = None
     """The clip and the noise that each member puts on its delta, and how much of that it may spend."""
+    secure: SecureTerms | None = None
+    """Members mask their deltas, so that only the sum is ever known; None: every delta is public."""
     revocations: Annotated[tuple[Revocation, ...], Field(max_length=400)] = ()
     """Keys that this version revokes; they stay revoked without being named again."""
     successors: Annotated[tuple[Coordinator, ...], Field(max_length=8)] = ()
@@ -242,6 +250,11 @@ class Compact(Closed):
                 f"rule.hostile: wanted fewer than half of the {self.quorum.updates} updates that are enough for a "
                 f"release, got {hostile}"
             )
+        if self.secure is not None:
+            updates, members = self.quorum.updates, len(self.members)
+            size, most = self.adapter.masked_bytes, self.max_update_bytes
+            if why := objection(self.secure, self.rule, self.encoding, updates, members, size, most):
+                raise ValueError(f"secure: {why}")
         if self.quorum.witnesses > len(self.witnesses):
             raise ValueError(
                 f"quorum.witnesses: wanted at most {len(self.witnesses)} (those named), got {self.quorum.witnesses}"
@@ -304,13 +317,18 @@ class Round(Closed):
 
 
 class Update(Closed):
-    """One institution's contribution: its trained adapter minus the round's start, on the grid."""
+    """One institution's contribution: its trained adapter minus the round's start, on the grid.
+
+    In a masked round ``delta`` is the masked vector: its weight times that, plus masks, modulo 2^64. ``partners`` are
+    those with whom it is masked: the neighbours whose sealed shares have come.
+    """
 
     URI: ClassVar[str] = "urn:commonweal:update:v1"
     round: Count
     round_leaf: Digest
     """The leaf hash of the round entry: what exactly was answered."""
     delta: Blob
+    partners: Annotated[tuple[Name, ...], Field(max_length=MAX_NEIGHBOURS)] = ()
     num_examples: Count
     heldout_before_micronats: Micronats
     heldout_after_micronats: Micronats
@@ -380,11 +398,12 @@ class Figures(Closed):
 
     ``error_micros``: how far the adapter is from the exact merge of the products, as a share of that merge; None where
     that is zero and the adapter is not. ``diversity_micros``: how far apart the deltas lie. ``counted_micros``: how
-    much each input counted in the end, in their order: who counts little may be hostile, or a minority.
+    much each input counted in the end, in their order: who counts little may be hostile, or a minority. The first two
+    need single deltas: in a masked round they are None.
     """
 
     error_micros: Natural | None
-    diversity_micros: Natural
+    diversity_micros: Natural | None
     counted_micros: Annotated[tuple[Natural, ...], Field(min_length=1, max_length=400)]
 
 

@@ -44,6 +44,11 @@ _KINDS = {
     "openedballot": "a member opens its ballot",
     "closing": "a motion is ended",
     "exit": "a member leaves",
+    "advertisement": "an institution takes part in a masked round",
+    "sealedshares": "an institution leaves sealed shares of its secrets",
+    "confirmation": "an institution confirms whose masked contributions are in",
+    "reveal": "an institution reveals shares, so that masks come off the sum",
+    "stageend": "a stage of a masked round ends",
 }
 _WEIGHTS = {
     "equal": "count equally",
@@ -337,6 +342,9 @@ def _release(record: _Record, report: RoundReport, r: RoundState) -> Iterator[Ht
         ("Rule", f"{release.rule.name}, weights: {weights_name(release.rule)}"),
         ("Made from", el("ul", *(el("li", w) for w in weights))),
     )
+    if report.masked:
+        yield el("p", "The contributions were masked: only their sum is known to anybody. Of this release it is")
+        yield el("ul", *(el("li", line) for line in report.masked))
     who = report.release.ratified_by
     yield el("p", f"{len(who)} members made it again for themselves and stand by it", ":" if who else ".")
     key = record.state.key

@@ -51,6 +51,8 @@ def print_report(report: Report, console: Console) -> None:
             continue
         out = r.release
         line("", f"release {out.adapter_sha256[:16]}…, {_CHECKS[out.check]}; ratified by {', '.join(out.ratified_by)}")
+        for sentence in r.masked:
+            line("", f"masked; {sentence}")
         if out.recalled_by is not None:
             line("", f"recalled by the motion in entry {out.recalled_by}")
         if out.adoptions:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from commonweal_protocols.data_manifest import DataManifest
 from commonweal_protocols.errors import RuleError
+from commonweal_protocols.masking import Context, Masking
 from commonweal_protocols.predicates import (
     Adoption,
     Digest,
@@ -19,6 +20,8 @@ from commonweal_protocols.predicates import (
     Update,
 )
 from commonweal_protocols.privacy_budget import allows
+from commonweal_protocols.secure_messages import Advertisement, Confirmation, Reveal, SealedShares, StageEnd
+from commonweal_protocols.secure_terms import FEWEST_INPUTS
 from commonweal_protocols.state import LoggedManifest, LoggedRelease, LoggedUpdate, RoundState, State
 from commonweal_protocols.weighing import Voice, weigh
 
@@ -115,6 +118,11 @@ def on_round(state: State, leaf: Digest, r: Round) -> State:
         if spent:
             raise RuleError(f"round: {', '.join(spent)} would spend more than the privacy budget allows")
     opened = RoundState(leaf, r, compact.quorum, compact.privacy, compact.encoding, state.kept())
+    if compact.secure is not None:
+        if len(r.cohort) < FEWEST_INPUTS:
+            raise RuleError(f"round: wanted a cohort of at least {FEWEST_INPUTS} to mask in, got {len(r.cohort)}")
+        context = Context(state.consortium, leaf)
+        opened = replace(opened, masking=Masking(context, compact.secure, r.cohort, compact.adapter.masked_bytes))
     return replace(state, rounds=(*state.rounds, opened))
 
 
@@ -145,6 +153,10 @@ def on_update(state: State, leaf: Digest, name: Name, update: Update) -> State:
                 f"{stated.leaf} (the newest data manifest of {name})" if stated else f"none: {name} has stated none"
             )
             raise RuleError(f"update: wanted as its data {wanted}, got {update.data_leaf}")
+    if r.masking is not None:
+        r.masking.check_input(name, update, r.updates)
+    elif update.partners:
+        raise RuleError(f"update: wanted no partners in a round that is not masked, got {list(update.partners)}")
     updates, answered_at = {**r.updates, name: LoggedUpdate(leaf, update)}, {**r.answered_at, name: state.size}
     return with_round(state, replace(r, updates=updates, answered_at=answered_at))
 
@@ -160,6 +172,45 @@ def on_refusal(state: State, name: Name, refusal: Refusal) -> State:
     return with_round(state, replace(r, refusals=refusals, answered_at=answered_at))
 
 
+def _masking(state: State, kind: str, number: int, leaf: Digest) -> tuple[RoundState, Masking]:
+    r = _open(state, kind, number, leaf)
+    if r.masking is None:
+        raise RuleError(f"{kind}: round {number} is not masked")
+    return r, r.masking
+
+
+def on_message(state: State, name: Name, said: Advertisement | SealedShares | Confirmation | Reveal) -> State:
+    """A member says what is due of it in the present stage of the open round, which is masked.
+
+    Raises:
+        RuleError: Not in this state, or not what is due.
+    """
+    r, masking = _masking(state, "message", said.round, said.round_leaf)
+    if name in r.refusals:
+        raise RuleError(f"message: {name} has declined round {said.round}")
+    match said:
+        case Advertisement():
+            masking = masking.advertise(name, said)
+        case SealedShares():
+            masking = masking.seal(name, said)
+        case Confirmation():
+            masking = masking.confirm(name, said)
+        case Reveal():
+            masking = masking.reveal(name, said)
+    return with_round(state, replace(r, masking=masking))
+
+
+def on_stage_end(state: State, said: StageEnd) -> State:
+    """The coordinator ends a stage of the open round, which is masked.
+
+    Raises:
+        RuleError: Not in this state, too few have spoken, or others than it says.
+    """
+    r, masking = _masking(state, "stage end", said.round, said.round_leaf)
+    masking = masking.end_stage(said.stage, said.speakers, r.updates, r.quorum.updates)
+    return with_round(state, replace(r, masking=masking))
+
+
 def on_rejection(state: State, rejection: Rejection) -> State:
     """The coordinator sets a logged update aside.
 
@@ -167,6 +218,8 @@ def on_rejection(state: State, rejection: Rejection) -> State:
         RuleError: Not in this state, or not by the compact.
     """
     r = _open(state, "rejection", rejection.round, None)
+    if r.masking is not None:
+        raise RuleError("rejection: the updates of this round are masked, and nobody can see what is wrong with one")
     logged = r.updates.get(rejection.institution)
     if logged is None or logged.leaf != rejection.leaf:
         wanted = f"the logged update {logged.leaf}" if logged else "a logged update"
@@ -197,6 +250,10 @@ def on_release(state: State, leaf: Digest, release: Release) -> State:
         )
     if len(wanted) < r.quorum.updates:
         raise RuleError(f"release: wanted at least {r.quorum.updates} updates, got {len(wanted)}")
+    if r.masking is not None and r.masking.stage != "reveal":
+        raise RuleError(f"release: wanted the end of the stage {r.masking.stage} first")
+    if r.masking is not None and (hidden := r.masking.hidden()):
+        raise RuleError(f"release: wanted enough shares of everybody's secret, got too few of {hidden[0]}")
     return with_round(state, replace(r, release=LoggedRelease(leaf, release, r.quorum.ratifications)))
 
 

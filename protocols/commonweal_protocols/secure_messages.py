@@ -1,52 +1,52 @@
-"""What the parties of a masked round say to each other: five signed messages, each a closed model in one spelling.
+"""What the parties of a masked round say to each other, each an entry of the log under its author's signature.
 
 ::
 
     advertisement   two fresh public keys
     sealed shares   for each holder a box with shares of two secrets, and what the shares must hash to
-    masked input    the digest of a masked vector, its weight, and with whom it is masked
+    update          the masked vector, and with whom it is masked (``predicates.Update``)
     confirmation    whose masked inputs a member has seen to be in
     reveal          for each owner one share: of the self-mask's seed if its input is in, of the mask key if not
 
-A message is canonical JSON ``{"body": ..., "signature": hex}``; the institution's Ed25519 key signs the domain and the
-canonical body, which names the consortium, the round's entry and the institution. The vectors lie outside. No I/O.
+    stage end       the coordinator's: who has spoken in a stage, which is over
+
+The vectors lie outside. What may be said in which state is :mod:`masking`'s concern.
 """
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints
 
-from commonweal_protocols import canonical
 from commonweal_protocols.closed import Closed
-from commonweal_protocols.errors import MalformedError
-from commonweal_protocols.keys import verify_signature
-from commonweal_protocols.predicates import Blob, Count, Digest, Name, PublicKey
-
-MAX_MESSAGE_BYTES = 1 << 18
-"""400 boxes with their digests fit."""
-
-_DOMAIN = b"urn:commonweal:secure-message:v1\n"
+from commonweal_protocols.predicates import Count, Digest, Name, Subject
+from commonweal_protocols.secure_terms import MAX_NEIGHBOURS
 
 Box = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{164}$")]
 """Two shares and a tag: 2 · 33 + 16 bytes in hex."""
 Share = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{66}$")]
 """A share of a secret: an integer below 2^256 + 297 in 33 bytes, big-endian, in hex."""
+Names = Annotated[tuple[Name, ...], Field(min_length=1, max_length=400)]
+Secret: TypeAlias = Literal["mask", "self"]
+"""Whose shares are left with holders: a member's mask key, or the seed of the mask that it puts on alone."""
+Stage: TypeAlias = Literal["advertise", "seal", "mask", "reveal"]
+"""The stages of a masked round, in this order. Confirmations and reveals are said in the last."""
 
 
-class Place(Closed):
-    """Where a message belongs, and who says it."""
+class Said(Closed):
+    """What every message names: the round, and the leaf hash of the entry that opened it."""
 
-    consortium: Digest
+    round: Count
     round_leaf: Digest
-    institution: Name
+
+    def subject(self) -> Subject:
+        """The round's entry."""
+        return Subject(name=f"round {self.round}", sha256=self.round_leaf)
 
 
-class Advertisement(Closed):
+class Advertisement(Said):
     """Two X25519 public keys, made for this round alone: one for masks, one for boxes."""
 
-    kind: Literal["advertisement"] = "advertisement"
-    place: Place
+    URI: ClassVar[str] = "urn:commonweal:advertisement:v1"
     mask_key: Digest
     box_key: Digest
 
@@ -60,91 +60,43 @@ class SealedShare(Closed):
     self_commitment: Digest
 
 
-class SealedShares(Closed):
-    """Shares for each holder; ``advertised`` is the digest of the advertisements that the author has seen."""
+class SealedShares(Said):
+    """Shares for each holder; ``advertised`` is the digest of the advertisements that the author has seen.
 
-    kind: Literal["sealed-shares"] = "sealed-shares"
-    place: Place
+    Those of 101 holders are the most that an entry of the log has room for.
+    """
+
+    URI: ClassVar[str] = "urn:commonweal:sealed-shares:v1"
     advertised: Digest
     seed_commitment: Digest
-    shares: Annotated[tuple[SealedShare, ...], Field(min_length=1, max_length=401)]
+    shares: Annotated[tuple[SealedShare, ...], Field(min_length=1, max_length=MAX_NEIGHBOURS + 1)]
 
 
-class MaskedInput(Closed):
-    """A masked vector: weight times delta, plus masks, modulo 2^64."""
-
-    kind: Literal["masked-input"] = "masked-input"
-    place: Place
-    weight: Count
-    partners: Annotated[tuple[Name, ...], Field(min_length=1, max_length=400)]
-    """With whom it is masked: the neighbours whose sealed shares have come."""
-    vector: Blob
-
-
-class Confirmation(Closed):
+class Confirmation(Said):
     """Whose masked inputs are in, sorted: the only ones whose self-masks this member will help to take off."""
 
-    kind: Literal["confirmation"] = "confirmation"
-    place: Place
-    survivors: Annotated[tuple[Name, ...], Field(min_length=1, max_length=400)]
+    URI: ClassVar[str] = "urn:commonweal:confirmation:v1"
+    survivors: Names
 
 
 class RevealedShare(Closed):
     """A share of one of an owner's two secrets."""
 
     owner: Name
-    of: Literal["mask", "self"]
+    of: Secret
     share: Share
 
 
-class Reveal(Closed):
+class Reveal(Said):
     """For each owner whose shares this member holds, one share."""
 
-    kind: Literal["reveal"] = "reveal"
-    place: Place
-    shares: Annotated[tuple[RevealedShare, ...], Field(min_length=1, max_length=401)]
+    URI: ClassVar[str] = "urn:commonweal:reveal:v1"
+    shares: Annotated[tuple[RevealedShare, ...], Field(min_length=1, max_length=MAX_NEIGHBOURS + 1)]
 
 
-Body = Advertisement | SealedShares | MaskedInput | Confirmation | Reveal
-M = TypeVar("M", bound=Body)
+class StageEnd(Said):
+    """The coordinator ends a stage: only those who have spoken in it, sorted, take part in the next."""
 
-
-class _Signed(Closed):
-    body: Annotated[Body, Field(discriminator="kind")]
-    signature: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
-
-
-def sign_message(body: Body, key: Ed25519PrivateKey) -> bytes:
-    """Return a message's bytes, signed by its institution.
-
-    Raises:
-        MalformedError: Larger than a message may be.
-    """
-    signature = key.sign(_DOMAIN + canonical.encode(body.model_dump(mode="json")))
-    data = canonical.encode({"body": body.model_dump(mode="json"), "signature": signature.hex()})
-    if len(data) > MAX_MESSAGE_BYTES:
-        raise MalformedError(f"secure message: wanted at most {MAX_MESSAGE_BYTES} bytes, got {len(data)}")
-    return data
-
-
-def open_message(data: bytes, kind: type[M], institution: Name, key: PublicKey) -> M:
-    """Verify a message as one institution's, and return its body.
-
-    Raises:
-        MalformedError: Not the one spelling of such a message, or not that institution's.
-        SignatureError: The signature does not hold.
-    """
-    canonical.parse(data, max_bytes=MAX_MESSAGE_BYTES)
-    try:
-        signed = _Signed.model_validate_json(data)
-    except ValidationError as e:
-        first = e.errors()[0]
-        raise MalformedError(f"secure message: {'.'.join(map(str, first['loc']))}: {first['msg']}") from e
-    if not isinstance(signed.body, kind):
-        raise MalformedError(f"secure message of {institution}: wanted a {kind.__name__}, got a {signed.body.kind}")
-    verify_signature(
-        key, bytes.fromhex(signed.signature), _DOMAIN + canonical.encode(signed.body.model_dump(mode="json"))
-    )
-    if signed.body.place.institution != institution:
-        raise MalformedError(f"secure message: wanted {institution}'s, got {signed.body.place.institution}'s")
-    return signed.body
+    URI: ClassVar[str] = "urn:commonweal:stage-end:v1"
+    stage: Literal["advertise", "seal", "mask"]
+    speakers: Names

@@ -12,8 +12,14 @@ from typing import Annotated
 from pydantic import Field
 
 from commonweal_protocols.closed import Closed
+from commonweal_protocols.encoding import Encoding
+from commonweal_protocols.rules import AnyRule, FactorMean, weights_name
 
 _DOMAIN = b"urn:commonweal:secure-graph:v1"
+MAX_NEIGHBOURS = 100
+"""What one member seals for so many is the most that an entry of the log has room for."""
+FEWEST_INPUTS = 3
+"""Of a sum of two, each has the other's input: it need only subtract its own."""
 
 
 class SecureTerms(Closed):
@@ -25,12 +31,49 @@ class SecureTerms(Closed):
     third of each member's holders do. The price is that fewer may drop out.
     """
 
-    neighbours: Annotated[int, Field(ge=2, le=400, multiple_of=2)] = 400
+    neighbours: Annotated[int, Field(ge=2, le=MAX_NEIGHBOURS, multiple_of=2)] = MAX_NEIGHBOURS
     threshold_millis: Annotated[int, Field(ge=500, le=999)] = 667
 
     def threshold(self, holders: int) -> int:
         """How many of so many holders are needed: more than ``threshold_millis`` of 1000."""
         return holders * self.threshold_millis // 1000 + 1
+
+
+def objection(
+    terms: SecureTerms,
+    rule: AnyRule,
+    encoding: Encoding | None,
+    updates: int,
+    members: int,
+    vector_bytes: int,
+    most: int,
+) -> str | None:
+    """Return why rounds cannot be masked under a compact, or None where they can.
+
+    Args:
+        terms: The compact's.
+        rule: Its rule of aggregation.
+        encoding: How its deltas are spelled.
+        updates: The fewest updates that it lets be merged.
+        members: How many there are.
+        vector_bytes: What a masked vector takes.
+        most: What it lets an update take.
+    """
+    if not isinstance(rule, FactorMean) or rule.weights not in ("equal", "examples"):
+        return (
+            "wanted the rule factor-mean with equal weights or by examples: nobody sees a single delta, and each "
+            f"weighs its own before the others' are known; got {rule.name}, weights {weights_name(rule)}"
+        )
+    if encoding is not None:
+        return f"wanted no encoding, since masks fill all 64 bits of every element; got {encoding}"
+    if updates < (wanted := max(FEWEST_INPUTS, terms.threshold(members))):
+        return (
+            f"wanted quorum.updates of at least {wanted} (more than {terms.threshold_millis} of 1000 of {members} "
+            f"members, and at least {FEWEST_INPUTS}), got {updates}"
+        )
+    if vector_bytes > most:
+        return f"wanted max_update_bytes of at least {vector_bytes}, the size of a masked vector, got {most}"
+    return None
 
 
 def neighbourhoods(names: Collection[str], seed: bytes, terms: SecureTerms) -> Mapping[str, tuple[str, ...]]:

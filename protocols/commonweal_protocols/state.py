@@ -8,6 +8,7 @@ from commonweal_protocols.amendment import Retired, is_expired
 from commonweal_protocols.data_manifest import DataManifest
 from commonweal_protocols.encoding import Encoding
 from commonweal_protocols.governance import Charter, Choice, Motion
+from commonweal_protocols.masking import Masking
 from commonweal_protocols.predicates import (
     Adoption,
     Blob,
@@ -86,6 +87,8 @@ class RoundState:
     rejected: Mapping[Name, Rejection] = field(default_factory=dict)
     release: LoggedRelease | None = None
     incident: str | None = None
+    masking: Masking | None = None
+    """What was said to mask the updates; None where they are not."""
 
     @property
     def is_open(self) -> bool:
@@ -112,8 +115,12 @@ class RoundState:
         return tuple((name, u) for name, u in sorted(self.updates.items()) if name not in self.rejected)
 
     def unanswered(self) -> tuple[Name, ...]:
-        """The cohort members that have given neither an update nor a refusal."""
-        return tuple(n for n in self.round.cohort if n not in self.updates and n not in self.refusals)
+        """The cohort members that have given neither an update nor a refusal.
+
+        In a masked round: those who take part, have not refused, and have yet to speak in the present stage.
+        """
+        asked = self.round.cohort if self.masking is None else self.masking.absent(self.updates)
+        return tuple(n for n in asked if n not in self.refusals and (self.masking or n not in self.updates))
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ from commonweal_protocols.predicates import (
     Round,
     Update,
 )
+from commonweal_protocols.secure_messages import Advertisement, Confirmation, Reveal, SealedShares, StageEnd
 from commonweal_protocols.state import MotionState, State
 from commonweal_protocols.statement import Entry
 
@@ -125,6 +126,8 @@ def _told(entry: Entry, before: State, after: State) -> Iterator[Told]:
             yield Told("exit", f"{who} leaves: {predicate.reason}. {len(after.compact.members)} members are left.")
         case Motion() | Ballot() | SealedBallot() | OpenedBallot() | Closing():
             yield from _deliberation(predicate, who, before, after)
+        case Advertisement() | SealedShares() | Confirmation() | Reveal() | StageEnd():
+            yield Told("masking", f"{who} {_masking(predicate)}.", is_routine=True)
         case _:
             yield from _round(predicate, who, before, after)
 
@@ -303,6 +306,21 @@ def _round(
             told = f"{who} {what} the release of round {n}: {said.reason}"
             held = f"; held to {'; '.join(map(describe_probe, said.probes))}" if said.probes else ""
             yield Told("adoption", f"{told}{held}", is_routine=said.decision != "refuse")
+
+
+def _masking(said: Advertisement | SealedShares | Confirmation | Reveal | StageEnd) -> str:
+    n = said.round
+    match said:
+        case Advertisement():
+            return f"takes part in the masked round {n}"
+        case SealedShares():
+            return f"leaves sealed shares of its secrets of round {n} with {len(said.shares)} holders"
+        case Confirmation():
+            return f"confirms that {_names(said.survivors)} have given masked contributions to round {n}"
+        case Reveal():
+            return f"reveals {len(said.shares)} shares, so that the masks of round {n} come off the sum"
+        case StageEnd():
+            return f"ends the stage “{said.stage}” of round {n}; {_names(said.speakers)} go on"
 
 
 def _ratification(number: int, who: str, before: State, after: State) -> Iterator[Told]:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 from rich.table import Table
 
@@ -27,14 +26,12 @@ from commonweal_adapters.feedback import encode_with_feedback, no_residual
 from commonweal_adapters.lora_file import tensor_shapes
 from commonweal_adapters.peft_files import load_adapter
 from commonweal_adapters.privacy import privatise
-from commonweal_adapters.secure_masks import Context
 from commonweal_adapters.secure_member import Member
-from commonweal_adapters.secure_round import SecureRound
-from commonweal_adapters.secure_sum import Transcript, unmask
+from commonweal_adapters.secure_sum import unmask
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.encoding import Encoding
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.predicates import AdapterSpec, LoraModule
+from commonweal_protocols.masking import Context, Masking
+from commonweal_protocols.predicates import AdapterSpec, Blob, Input, LoraModule, Name
 from commonweal_protocols.privacy_budget import PrivacyTerms
 from commonweal_protocols.secure_terms import SecureTerms
 
@@ -140,33 +137,35 @@ def noise(delta: GridTensors) -> str:
 
 def masked_round(delta: GridTensors, count: int) -> Table:
     """A masked round in which one member drops out after it has left shares: seconds of one member at each stage."""
-    keys = {f"member-{i:03d}": Ed25519PrivateKey.generate() for i in range(count)}
-    public = {name: public_hex(key) for name, key in keys.items()}
+    names = tuple(f"member-{i:03d}" for i in range(count))
     elements = sum(q.size for _, q in delta.items())
-    round_ = SecureRound(Context("00" * 32, "00" * 32), public, SecureTerms(), elements)
-    members = [Member(round_, name, key, secrets.token_bytes) for name, key in keys.items()]
-    stay = members[1:]
-    vectors: dict[str, bytes] = {}
+    masking = Masking(Context("00" * 32, "00" * 32), SecureTerms(), names, 8 * elements)
+    roots = {name: secrets.token_bytes(32) for name in names}
     took: dict[str, float] = {}
 
-    def stage(name: str, work: Callable[[Member], bytes], who: Sequence[Member]) -> dict[str, bytes]:
+    def stage(what: str, who: Sequence[Name], work: Callable[[Member], T]) -> dict[Name, T]:
         began = time.perf_counter()
-        said = dict(zip(list(keys)[-len(who) :], map(work, who), strict=True))
-        took[name] = (time.perf_counter() - began) / len(who)
+        said = {name: work(Member(masking, 1, name, roots[name])) for name in who}
+        took[what] = (time.perf_counter() - began) / len(who)
         return said
 
-    def mask(member: Member) -> bytes:
-        message, vector = member.mask(sealed, delta, 1)
-        vectors[digest_of(vector)] = vector
-        return message
-
-    advertised = stage("advertise", lambda m: m.advertise(), members)
-    sealed = stage("share", lambda m: m.share(advertised), members)
-    masked = stage("mask", mask, stay)
-    confirmed = stage("confirm", lambda m: m.confirm(masked), stay)
-    revealed = stage("reveal", lambda m: m.reveal(confirmed), stay)
+    for name, keys in stage("advertise", names, Member.advertise).items():
+        masking = masking.advertise(name, keys)
+    masking = masking.end_stage("advertise", names, {}, 1)
+    for name, sealed in stage("seal", names, Member.seal).items():
+        masking = masking.seal(name, sealed)
+    masking = masking.end_stage("seal", names, {}, 1)
+    vectors = stage("mask", names[1:], lambda m: m.mask(delta, 1))
+    masking = masking.end_stage("mask", names[1:], vectors, 1)
+    for name, confirmation in stage("confirm", names[1:], Member.confirm).items():
+        masking = masking.confirm(name, confirmation)
+    for name, reveal in stage("reveal", names[1:], Member.reveal).items():
+        masking = masking.reveal(name, reveal)
+    blobs = {n: Blob(sha256=digest_of(v), size_bytes=len(v)) for n, v in vectors.items()}
+    inputs = [Input(institution=n, leaf="00" * 32, delta=blob, weight=1) for n, blob in blobs.items()]
+    by_digest = {digest_of(v): v for v in vectors.values()}
     began = time.perf_counter()
-    unmask(round_, Transcript(advertised, sealed, masked, revealed), vectors.__getitem__)
+    unmask(masking, inputs, by_digest.__getitem__)
     took["unmask, once for all"] = time.perf_counter() - began
     table = Table(title=f"a masked round of {count} members, {8 * elements:,} bytes a vector, one drops out")
     table.add_column("stage")

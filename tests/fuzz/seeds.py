@@ -28,7 +28,6 @@ from commonweal_protocols.note import sign_note
 from commonweal_protocols.predicates import Witness
 from commonweal_protocols.proof import format_proof
 from commonweal_protocols.publication import Opening
-from commonweal_protocols.secure_messages import sign_message
 from commonweal_protocols.statement import Statement, parse_statement
 from commonweal_protocols.tiles import encode_bundle
 from commonweal_protocols.verdict import sign_verdict
@@ -36,7 +35,7 @@ from commonweal_protocols.witness import format_request
 from tests.federation import TINY, data_manifest, key_of, two_rounds
 from tests.fuzz.targets import CHECKPOINT, ENTRIES, KEY, LOG, NOTE, PERMIT, SIGNER, TREE, VKEY, permit_fields
 from tests.shelf import shelf
-from tests.test_secure_messages import BODIES
+from tests.test_secure_messages import HEADER, MESSAGES
 from tests.year import a_year
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -52,6 +51,7 @@ def make_seeds() -> Mapping[str, Mapping[str, bytes]]:
         payloads.setdefault(type(parse_statement(payload).predicate).__name__.lower(), payload)
     header = parse_statement(payloads["identity"]).header
     payloads["datamanifest"] = Statement(header, data_manifest("clinic")).payload()
+    payloads |= {type(said).__name__.lower(): Statement(HEADER, said).payload() for said in MESSAGES}
     floats = {k: np.arange(a * b, dtype=np.float32).reshape(a, b) for k, (a, b) in tensor_shapes(TINY).items()}
     ints = {k: v.astype(np.int32) for k, v in floats.items()}
     encodings = {
@@ -136,7 +136,6 @@ def make_seeds() -> Mapping[str, Mapping[str, bytes]]:
             "base64": b"b" + base64.b64encode(CHECKPOINT.root),
             "base64-two": b"bAA==",
         },
-        "secure": {body.kind: sign_message(body, KEY) for body in BODIES},
         "signed-checkpoint": {"plain": NOTE, "and-unknown": NOTE + unknown},
         "statement": payloads,
         "verdict": {"passed": parse_envelope(verdict).payload},

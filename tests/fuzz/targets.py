@@ -33,16 +33,6 @@ from commonweal_protocols.policy import format_policy, parse_policy
 from commonweal_protocols.proof import format_proof, open_proof, parse_proof
 from commonweal_protocols.publication import parse_opening
 from commonweal_protocols.records import unverified_size
-from commonweal_protocols.secure_messages import (
-    Advertisement,
-    Body,
-    Confirmation,
-    MaskedInput,
-    Reveal,
-    SealedShares,
-    open_message,
-    sign_message,
-)
 from commonweal_protocols.statement import open_entry, parse_statement
 from commonweal_protocols.tiles import MAX_ENTRY_BYTES, encode_bundle, parse_bundle
 from commonweal_protocols.verdict import open_verdict
@@ -212,16 +202,6 @@ def _layout(data: bytes) -> None:
     assert len(ends) == len(begins) == len(spans)
 
 
-def _secure(data: bytes) -> None:
-    kinds: tuple[type[Body], ...] = (Advertisement, SealedShares, MaskedInput, Confirmation, Reveal)
-    for kind in kinds:
-        with suppress(MalformedError):
-            body = open_message(data, kind, "clinic", SIGNER)
-            assert sign_message(body, KEY) == data
-            return
-    raise MalformedError("none of the five messages")
-
-
 def permit_fields(signature: bytes, key: str = SIGNER, consortium: str = "c0" * 32) -> bytes:
     """What an exchange is handed with an upload, in lines."""
     return "\n".join([key, signature.hex(), consortium, BLOB.sha256, str(BLOB.size_bytes)]).encode()
@@ -284,7 +264,6 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "proof": _proof,
     "request": _request,
     "scalar": _scalar,
-    "secure": _secure,
     "signed-checkpoint": _signed_checkpoint,
     "statement": _statement,
     "verdict": _verdict,
