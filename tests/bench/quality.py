@@ -2,16 +2,18 @@
 
 Merges what ``contributions.py`` trained, by every rule, with everybody honest, at mixed ranks, and with one and two of
 seven hostile; evaluates each release on each community's held-out rows, and writes ``results/quality.csv``
-(``quality_picture.py`` draws it). Losses are nats for each supervised token, on rows that neither training nor the
-choice of a blend saw. The hostile are: a delta turned around and enlarged, noise of ten times the others' norm, answers
-that belong to other questions, and a backdoor (a sign in the question that calls for the attacker's answer).
+(``quality_picture.py`` draws it). Rules that the file has already are left.
+
+Losses are nats for each supervised token, on rows that neither training nor the choice of a blend saw. The hostile are:
+a delta turned around and enlarged, noise of ten times the others' norm, answers that belong to other questions, and a
+backdoor (a sign in the question that calls for the attacker's answer).
 """
 
 import argparse
 import csv
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,9 +62,15 @@ from tests.bench.contributions import (
 RESULTS = Path(__file__).parent / "results"
 ROWS = 48
 """Held-out rows of each community: half to choose a blend with, half to report."""
-NORM_MICROS = 3_000_000
+NORM_MICROS = 12_000_000
 """What bounds and clippings hold a delta to: about the least norm of an honest one here."""
 WIDEST = 16
+HEADER = f"""\
+# python -m tests.bench.contributions --data COMMUNITIES --out C; seed {SEED}; {RECIPE}
+# python -m tests.bench.quality --data COMMUNITIES --from C; base: see deploy/demo/compact.toml
+# loss: nats for each supervised token, {ROWS // 2} held-out rows a community, one round
+scenario,rule,community,measure,value
+"""
 
 
 def honest_rules() -> dict[str, AnyRule]:
@@ -105,13 +113,16 @@ class Row:
 class Bench:
     """The model, the communities' held-out rows, and the contributions."""
 
-    def __init__(self, data: Path, contributions: Path) -> None:
+    def __init__(self, data: Path, contributions: Path, known: Collection[tuple[str, str]]) -> None:
         self.contributions = contributions
+        self.known = known
         self.model: AdaptedModel = load_model()
         self.tune: dict[str, list[Batch]] = {}
         self.report: dict[str, list[Batch]] = {}
         self.signed: dict[str, list[Batch]] = {}
+        self.examples: dict[str, int] = {}
         for name in COMMUNITIES:
+            self.examples[name] = len(read_examples(data / f"{name}.jsonl", "train"))
             halves = split_heldout(read_examples(data / f"{name}.jsonl", "heldout"), ROWS)
             self.tune[name] = self._batches(halves.tune)
             self.report[name] = self._batches(halves.report)
@@ -119,6 +130,10 @@ class Bench:
 
     def _batches(self, examples: Sequence[Example]) -> list[Batch]:
         return heldout_batches(tokenise(tuple(examples), self.model.tokenizer, RECIPE.max_tokens).examples)
+
+    def is_new(self, scenario: str, rule: str) -> bool:
+        """Whether the table does not have these rows yet."""
+        return (scenario, rule) not in self.known
 
     def delta(self, community: str, kind: str) -> GridTensors:
         """A contribution, at its own rank."""
@@ -176,9 +191,10 @@ def honest(bench: Bench) -> Iterator[Row]:
     for d in deltas:
         grid = GridTensors({n: (q + bench.delta(d.institution, "honest")[n]) for n, q in start.items()})
         own[d.institution] = from_grid(grid, bits)
-    for name in COMMUNITIES:
-        yield Row("honest", "base", name, "loss", f"{bench.loss(None, bench.report[name]):.4f}")
-        yield Row("honest", "local only", name, "loss", f"{bench.loss(own[name], bench.report[name]):.4f}")
+    for rule_name, alone in {"base": {}, "local only": own}.items():
+        if bench.is_new("honest", rule_name):
+            for name in COMMUNITIES:
+                yield Row("honest", rule_name, name, "loss", f"{bench.loss(alone.get(name), bench.report[name]):.4f}")
     wide, stacked = stack(spec, start, deltas)
     # The model's scaling is the spec's; a stack has k times the rank under one alpha, so a k-th of it.
     exact = {
@@ -186,10 +202,14 @@ def honest(bench: Bench) -> Iterator[Row]:
         for n, q in from_grid(stacked, bits).items()
     }
     assert wide.rank == 8 * len(deltas)
-    for name in COMMUNITIES:
+    for name in COMMUNITIES if bench.is_new("honest", "stack (exact)") else ():
         yield Row("honest", "stack (exact)", name, "loss", f"{bench.loss(exact, bench.report[name]):.4f}")
     for rule_name, rule in honest_rules().items():
-        shared = from_grid(merge(rule, spec, start, deltas, round_seed="quality").adapter, bits)
+        if not bench.is_new("honest", rule_name):
+            continue
+        weigh = bench.examples if rule.weights == "examples" else dict.fromkeys(COMMUNITIES, 1)
+        weighed = [d._replace(weight=weigh[d.institution]) for d in deltas]
+        shared = from_grid(merge(rule, spec, start, weighed, round_seed="quality").adapter, bits)
         for name in COMMUNITIES:
             yield Row("honest", rule_name, name, "loss", f"{bench.loss(shared, bench.report[name]):.4f}")
             tune = _on(bench, bench.tune[name])
@@ -208,6 +228,8 @@ def mixed_ranks(bench: Bench) -> Iterator[Row]:
     spec, start = spec_of(WIDEST), start_of(WIDEST)
     deltas = [Delta(n, 1, Held(widened(bench.delta(n, "mixed"), RANKS[n]))) for n in COMMUNITIES]
     for rule_name in ("factor-mean", "svd"):
+        if not bench.is_new("ranks 4/8/16", rule_name):
+            continue
         made = merge(honest_rules()[rule_name], spec, start, deltas)
         shared = from_grid(made.adapter, spec.grid_bits)
         for name in COMMUNITIES:
@@ -222,6 +244,8 @@ def hostile(bench: Bench, kind: str, count: int) -> Iterator[Row]:
     kinds = {name: kind if name in attackers else "honest" for name in COMMUNITIES}
     deltas, scenario = bench.deltas(kinds), f"{kind}, {count} of 7"
     for rule_name, rule in {"factor-mean": FactorMean(weights="equal"), **robust_rules(count)}.items():
+        if not bench.is_new(scenario, rule_name):
+            continue
         made = merge(rule, spec, start, deltas, round_seed="quality")
         shared = from_grid(made.adapter, bits)
         for name in COMMUNITIES:
@@ -242,14 +266,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the communities' rows, NAME.jsonl")
     parser.add_argument("--from", dest="contributions", type=Path, required=True, help="what contributions.py made")
     options = parser.parse_args()
-    bench, began = Bench(options.data, options.contributions), time.monotonic()
     RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / "quality.csv").open("w", newline="") as f:
-        f.write(f"# python -m tests.bench.contributions --data COMMUNITIES --out C; seed {SEED}; {RECIPE}\n")
-        f.write("# python -m tests.bench.quality --data COMMUNITIES --from C; base: see deploy/demo/compact.toml\n")
-        f.write(f"# loss: nats for each supervised token, {ROWS // 2} held-out rows a community, one round\n")
-        writer = csv.writer(f)
-        writer.writerow(["scenario", "rule", "community", "measure", "value"])
+    table, began = RESULTS / "quality.csv", time.monotonic()
+    if not table.exists():
+        table.write_text(HEADER)
+    text = table.read_text()
+    if not text.startswith(HEADER):
+        raise SystemExit(f"{table}: is of another bench; move it away")
+    known = {(row["scenario"], row["rule"]) for row in csv.DictReader(text[text.index("scenario,") :].splitlines())}
+    bench = Bench(options.data, options.contributions, known)
+    with table.open("a", newline="") as f:
+        writer = csv.writer(f, lineterminator="\n")
         parts = [honest(bench), mixed_ranks(bench)]
         parts += [hostile(bench, k, n) for k in ("sign-flip", "noise", "label-flip", "backdoor") for n in (1, 2)]
         for part in parts:
