@@ -8,11 +8,11 @@ has one spelling (``canonical``) and one digest.
 from collections.abc import Iterator
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from commonweal_protocols import canonical
 from commonweal_protocols.canonical import Json, digest_of
-from commonweal_protocols.closed import Closed
+from commonweal_protocols.closed import SORTED, Closed
 from commonweal_protocols.predicates import MAX_BARRED_PROBES, Count, Digest, Measure, Name, Natural
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
@@ -174,9 +174,9 @@ class DataTerms(Closed):
 Objectives: TypeAlias = Annotated[
     dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")], Annotated[int, Field(ge=0, le=10**6)]],
     Field(min_length=1, max_length=40),
-    AfterValidator(lambda weights: dict(sorted(weights.items()))),
+    SORTED,
 ]
-"""Named weights and parameters of training, with their unit in the name. Sorted, so that they have one spelling."""
+"""Named weights and parameters of training, with their unit in the name."""
 
 
 class Articles(Closed):

@@ -2,8 +2,11 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic import AfterValidator, BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic_core import CoreSchema
+
+SORTED = AfterValidator(lambda mapping: dict(sorted(mapping.items())))
+"""For a field that is a mapping with ASCII keys: held sorted, as a record's fields are, it has one spelling."""
 
 
 class Closed(BaseModel):
@@ -28,7 +31,7 @@ class Closed(BaseModel):
     def to_canonical(self) -> bytes:
         """Return the RFC 8785 bytes of a record of records, tuples, truth values, and bounded text and integers.
 
-        Bounded text is valid Unicode: pydantic takes no other. A mapping must be sorted by ASCII keys; one that is not,
+        Bounded text is valid Unicode: pydantic takes no other. A mapping must be :data:`SORTED`; one that is not,
         and an integer beyond ±(2^53 - 1), would be written as it is: who has such uses :func:`canonical.encode`.
         """
         return self.__pydantic_serializer__.to_json(self)

@@ -7,10 +7,10 @@ and parameters are words of the program or of the charter; of what a trait is kn
 
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from commonweal_protocols.canonical import digest_of
-from commonweal_protocols.closed import Closed
+from commonweal_protocols.closed import SORTED, Closed
 from commonweal_protocols.errors import MalformedError
 from commonweal_protocols.predicates import Digest, Name, Natural, Subject
 
@@ -22,10 +22,7 @@ KeyedDigest: TypeAlias = Digest
 Label: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Plain: TypeAlias = bool | Natural | Label
 _Key: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]
-# Sorted, so that they have one spelling.
-_Record: TypeAlias = Annotated[
-    dict[_Key, Plain], Field(max_length=20), AfterValidator(lambda record: dict(sorted(record.items())))
-]
+_Record: TypeAlias = Annotated[dict[_Key, Plain], Field(max_length=20), SORTED]
 _Several = Field(max_length=100)
 Parameter: TypeAlias = (
     Plain
@@ -33,9 +30,7 @@ Parameter: TypeAlias = (
     | Annotated[tuple[Label, ...], _Several]
     | Annotated[tuple[_Record, ...], _Several]
 )
-Parameters: TypeAlias = Annotated[
-    dict[_Key, Parameter], Field(max_length=20), AfterValidator(lambda given: dict(sorted(given.items())))
-]
+Parameters: TypeAlias = Annotated[dict[_Key, Parameter], Field(max_length=20), SORTED]
 
 
 class Taken(Closed):
