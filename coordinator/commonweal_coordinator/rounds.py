@@ -108,13 +108,12 @@ def stage_seconds(r: RoundState) -> int:
 def _masked(r: RoundState, masking: Masking, awaited: Collection[str], elapsed_seconds: float) -> Step:
     """The rows of an open round that is masked."""
     stage, overdue = masking.stage, elapsed_seconds > stage_seconds(r)
-    hidden = masking.hidden()
-    if stage == "reveal" and not hidden:
+    if stage == "reveal" and not masking.hidden():
         return Step("merge", f"{len(masking.reveals)} of {len(masking.survivors)} reveals, which are enough")
     if awaited and not overdue:
         return Step("collect" if stage == "mask" else "await messages", f"{stage}: awaiting {', '.join(awaited)}")
     if stage == "reveal":
-        silent, short = ", ".join(awaited), ", ".join(hidden)
+        silent, short = ", ".join(awaited), ", ".join(masking.hidden())
         return Step("close", f"reveal: no answer from {silent}; too few shares of {short}"[:500])
     if (got := len(masking.speakers(r.updates))) >= r.quorum.updates:
         return Step("end stage", f"{stage}: {got} of {len(r.round.cohort)}")
@@ -271,12 +270,7 @@ class RoundDriver:
             return
         speakers = r.masking.speakers(r.updates)
         end = StageEnd(round=r.round.round, round_leaf=r.leaf, stage=r.masking.stage, speakers=speakers)
-        try:
-            self._sequencer.say(end)
-        except RuleError:
-            if self._sequencer.state.open_round == r:
-                raise
-            log.info("round %d: somebody spoke as the stage was to end; ending it with them", r.round.round)
+        self._say_of(r, end, "somebody spoke as the stage was to end; ending it with them")
 
     def _merge(self, state: State) -> None:
         r = state.open_round
@@ -287,12 +281,16 @@ class RoundDriver:
         except BlobError as e:
             self._close(state, f"the merge is not possible: {e}"[:500])
             return
+        self._say_of(r, release, "an update came in during the merge; merging again with it")
+
+    def _say_of(self, r: RoundState, said: StageEnd | Release, overtaken: str) -> None:
+        """Say what follows from an open round as it was seen; where the round has gone on since, nothing is said."""
         try:
-            self._sequencer.say(release)
+            self._sequencer.say(said)
         except RuleError:
             if self._sequencer.state.open_round == r:
                 raise
-            log.info("round %d: an update came in during the merge; merging again with it", r.round.round)
+            log.info("round %d: %s", r.round.round, overtaken)
 
     def _merge_again(self, state: State) -> None:
         r = _recalled(state, self._impossible)
