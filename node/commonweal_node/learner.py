@@ -141,6 +141,7 @@ class Learner:
         )
         self._attacked: dict[bytes, Membership] = {}
         self._measurements: dict[tuple[bytes, str], float] = {}
+        self._packed: dict[str, PackedProbe] = {}  # by name: a probe is asked under each choice
 
     def _check_memory(self, folder: Path) -> int:
         demand = Demand(
@@ -312,7 +313,9 @@ class Learner:
             UnavailableError: The node is stopping.
         """
         self._board.set(doing=what)
-        packed = pack_probe(probe, self._model.tokenizer)
+        if probe.name not in self._packed:
+            self._packed[probe.name] = pack_probe(probe, self._model.tokenizer)
+        packed = self._packed[probe.name]
         adapter = self._weighted(shared, own, weights)
         found = self._once(adapter, f"probe {probe.name}", lambda: self._measured(adapter, packed))
         return round(found * MICRO)
