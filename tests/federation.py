@@ -16,6 +16,7 @@ from commonweal_adapters.delta import GridTensors, read_adapter, write_delta
 from commonweal_adapters.recompute import merge_release, recompute_start
 from commonweal_coordinator.blobs import BlobStore
 from commonweal_coordinator.log import Log
+from commonweal_protocols.adoption import Adoption, ForeignAdoption, HeldoutLoss
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.cosignature import cosign, make_cosignature_verifier
 from commonweal_protocols.data_manifest import DataManifest, Left, ReasonCount, StageRecord, Taken
@@ -26,12 +27,11 @@ from commonweal_protocols.merkle import Tree, leaf_hash
 from commonweal_protocols.note import format_vkey, sign_note
 from commonweal_protocols.predicates import (
     AdapterSpec,
-    Adoption,
     BaseModelRef,
     Blob,
     Compact,
     Coordinator,
-    HeldoutLoss,
+    ForeignRelease,
     Identity,
     LoraModule,
     Member,
@@ -131,11 +131,13 @@ class Federation:
     origin: str = ORIGIN
     terms: dict[str, object] = field(default_factory=dict)
     """What else the founding compact says."""
+    realm: str = ""
+    """Begins the names of its keys: in another consortium, nobody has a key of this one."""
 
     def __post_init__(self) -> None:
-        self.log_key = key_of("log")
-        self.coordinator = key_of("coordinator")
-        self.keys = {name: key_of(name) for name in self.names}
+        self.log_key = key_of(f"{self.realm}log")
+        self.coordinator = key_of(f"{self.realm}coordinator")
+        self.keys = {name: key_of(f"{self.realm}{name}") for name in self.names}
         start = recompute_start(TINY)
         self.keep(start)
         self.compact = Compact(
@@ -321,6 +323,12 @@ class Federation:
         assert r.release is not None
         return Ratification(
             round=r.round.round, release_leaf=r.release.leaf, adapter_sha256=r.release.release.adapter.sha256
+        )
+
+    def foreign_adoption(self, release: ForeignRelease) -> ForeignAdoption:
+        loss = HeldoutLoss(base_micronats=4, local_micronats=3, shared_micronats=2, blend_micronats=1)
+        return ForeignAdoption(
+            release=release, decision="blend", shared_millis=500, own_millis=500, heldout=loss, reason="it helps us"
         )
 
     def adoption(self) -> Adoption:

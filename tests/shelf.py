@@ -9,7 +9,7 @@ from commonweal_protocols.errors import LogError
 from commonweal_protocols.merkle import Tree, leaf_hash
 from commonweal_protocols.note import sign_note
 from commonweal_protocols.tiles import BUNDLE_ENTRIES, bundle_path, encode_bundle
-from tests.federation import ORIGIN, Federation
+from tests.federation import Federation
 
 
 def tree_of(entries: Sequence[bytes]) -> Tree:
@@ -39,7 +39,7 @@ class Shelf:
 def note_of(f: Federation, entries: Sequence[bytes], size: int | None = None) -> bytes:
     """The checkpoint that the log's key signs over these entries."""
     n = len(entries) if size is None else size
-    return sign_note(Checkpoint(ORIGIN, n, tree_of(entries).root(n)).text(), ORIGIN, f.log_key)
+    return sign_note(Checkpoint(f.origin, n, tree_of(entries).root(n)).text(), f.origin, f.log_key)
 
 
 def shelf(f: Federation, entries: Sequence[bytes] | None = None, note: bytes | None = None) -> Shelf:

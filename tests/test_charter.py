@@ -7,9 +7,10 @@ import pytest
 
 from commonweal_node.charter import NO_CHARTER, Bars, Charter, load_charter
 from commonweal_node.probes import load_probes
+from commonweal_protocols.adoption import HeldoutLoss, Measure, ProbeResult
 from commonweal_protocols.charter import Clause, ProbeBar
 from commonweal_protocols.errors import ConfigError
-from commonweal_protocols.predicates import HeldoutLoss, Measure, ProbeResult, Round
+from commonweal_protocols.predicates import Round
 from tests.federation import Federation
 
 COMMUNITIES = sorted((Path(__file__).parents[1] / "deploy/demo/communities").glob("*.charter.toml"))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from commonweal_adapters.delta import (
     LIMIT,
     GridTensors,
+    apply_delta,
     from_grid,
     make_delta,
     read_adapter,
@@ -196,6 +197,7 @@ def test_start_plus_delta_is_what_was_trained(seed: int, other: int) -> None:
     start, trained = grid(seed), grid(other)
     delta = make_delta(start, trained, TINY)
     assert equal(GridTensors({name: q + delta[name] for name, q in start.items()}), trained)
+    assert equal(apply_delta(start, delta, TINY), trained)
 
 
 @pytest.mark.parametrize("q", [LIMIT, -LIMIT])
@@ -220,6 +222,8 @@ def test_an_integer_out_of_range_is_neither_read_nor_written(q: int) -> None:
 def test_a_difference_out_of_range_is_refused() -> None:
     with pytest.raises(BlobError, match=f"delta tensor {NAME}: wanted at most .* got {2 * LIMIT}"):
         make_delta(grid(at=-LIMIT), grid(at=LIMIT), TINY)
+    with pytest.raises(BlobError, match=f"trained adapter tensor {NAME}: wanted at most .* got {2 * LIMIT}"):
+        apply_delta(grid(at=LIMIT), grid(at=LIMIT), TINY)
 
 
 def test_the_range_lets_a_whole_consortium_sum_in_int64_and_twice_the_range_would_not() -> None:

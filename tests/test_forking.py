@@ -9,12 +9,13 @@ from commonweal_coordinator.draft import CompactTerms
 from commonweal_coordinator.fork_draft import draft_fork
 from commonweal_protocols.audit import audit
 from commonweal_protocols.errors import ConfigError, LogError, RuleError, SignatureError
-from commonweal_protocols.forking import check_fork, fork_of, replay_to
+from commonweal_protocols.forking import check_fork, fork_of
 from commonweal_protocols.join import Card
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.note import format_vkey, sign_note
 from commonweal_protocols.predicates import Compact, Coordinator, Quorum
 from commonweal_protocols.records import DirectorySource
+from commonweal_protocols.replay import replay_at
 from tests.federation import NAMES, Federation, key_of, two_rounds
 from tests.shelf import note_of, shelf
 
@@ -28,7 +29,7 @@ def coordinator() -> Coordinator:
 
 
 def forked(f: Federation, at: int = AT, *members: str, terms: CompactTerms | None = None) -> Compact:
-    replica = replay_to(shelf(f), at)
+    (replica,) = replay_at(shelf(f), at)
     return draft_fork(replica, "spring", members or ("clinic", "coop"), (), coordinator(), terms)
 
 
@@ -66,7 +67,7 @@ def test_who_is_no_member_there_comes_with_a_card_only() -> None:
     with pytest.raises(ConfigError, match="fork: wanted members of three at entry 15, got library"):
         forked(f, AT, "clinic", "library")
     card = Card(institution="library", key=public_hex(key_of("library")))
-    made = draft_fork(replay_to(shelf(f), AT), "spring", ("clinic", "coop"), (card,), coordinator(), None)
+    made = draft_fork(replay_at(shelf(f), AT)[0], "spring", ("clinic", "coop"), (card,), coordinator(), None)
     assert [m.institution for m in made.members] == ["clinic", "coop", "library"]
 
 
@@ -114,7 +115,7 @@ def test_an_old_log_that_does_not_hold_or_is_too_short_vouches_for_nothing() -> 
 
 def test_an_audit_names_what_a_fork_has_taken_over_and_does_not_look_for_a_seed_in_it(tmp_path: Path) -> None:
     f = two_rounds()
-    fork, start = fork_of(replay_to(shelf(f), AT))
+    fork, start = fork_of(replay_at(shelf(f), AT)[0])
     terms: dict[str, object] = {"start": start.model_dump(), "forked_from": fork.model_dump()}
     other = Federation(origin="log.test/spring", names=NAMES, terms=terms, blobs=dict(f.blobs))
     other.announce()

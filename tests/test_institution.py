@@ -19,6 +19,7 @@ from commonweal_node.institution import Institution
 from commonweal_node.keyring import KeyRing
 from commonweal_node.probes import Item, Probe
 from commonweal_node.rows import Message
+from commonweal_protocols.adoption import Adoption, HeldoutLoss, ProbeResult
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.charter import Clause, ProbeBar
 from commonweal_protocols.data_manifest import DataManifest
@@ -27,19 +28,7 @@ from commonweal_protocols.envelope import format_envelope, sign
 from commonweal_protocols.errors import LogError, RuleError, SignatureError, StorageError, UnavailableError
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.kinds import Predicate
-from commonweal_protocols.predicates import (
-    Adoption,
-    Blob,
-    HeldoutLoss,
-    Identity,
-    Incident,
-    ProbeResult,
-    Ratification,
-    Recipe,
-    Refusal,
-    Rotation,
-    Update,
-)
+from commonweal_protocols.predicates import Blob, Identity, Incident, Ratification, Recipe, Refusal, Rotation, Update
 from commonweal_protocols.rules import FactorMean
 from commonweal_protocols.statement import Statement, open_entry
 from commonweal_protocols.story import describe_training

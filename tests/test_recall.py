@@ -10,9 +10,10 @@ from commonweal_adapters.delta import GridTensors, write_delta
 from commonweal_adapters.recompute import recompute_release
 from commonweal_coordinator.rounds import decide
 from commonweal_node.blend import BlendWeights
+from commonweal_protocols.adoption import Adoption
 from commonweal_protocols.errors import BlobError, RuleError
 from commonweal_protocols.governance import Exit, Recall
-from commonweal_protocols.predicates import Adoption, Ratification, Release
+from commonweal_protocols.predicates import Ratification, Release
 from tests.federation import NAMES, TINY, Federation
 from tests.test_deliberation import a_motion, ballot, closing, recalled, with_a_release
 from tests.test_institution import NAME, SHARED, Node, Table

@@ -9,13 +9,15 @@ from rich.console import Console
 
 from commonweal_adapters import recompute
 from commonweal_protocols import report_html
+from commonweal_protocols.adoption import ProbeResult
 from commonweal_protocols.audit import Outcome, examine
 from commonweal_protocols.fold import fold
 from commonweal_protocols.html_page import Html, el, escape, foreign, join
 from commonweal_protocols.keys import public_hex
+from commonweal_protocols.kinds import PREDICATES
 from commonweal_protocols.merkle import leaf_hash, verify_inclusion
-from commonweal_protocols.predicates import Incident, ProbeResult, Refusal, Rejection
-from commonweal_protocols.report_html import render_html
+from commonweal_protocols.predicates import Incident, Refusal, Rejection
+from commonweal_protocols.report_html import KINDS, render_html
 from commonweal_protocols.report_style import STYLE
 from commonweal_protocols.report_text import print_report
 from commonweal_protocols.rules import FactorMean
@@ -284,3 +286,7 @@ def test_what_a_refusal_rests_on_stands_in_the_page_the_report_and_the_story() -
         history.append((entry, fold(history[-1][1] if history else None, entry)))
     told = list(tell(history))[-1].sentence
     assert told == f"clinic does not use the release of round 2: below our bar; held to {words}"
+
+
+def test_the_page_has_words_for_every_kind_of_entry() -> None:
+    assert {p.__name__.lower() for p in PREDICATES.values()} == set(KINDS)

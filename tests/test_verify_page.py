@@ -53,12 +53,14 @@ from commonweal_protocols.merkle import Tree, leaf_hash, verify_consistency
 from commonweal_protocols.note import encode_vkey, format_vkey, open_note, parse_vkey, sign_note
 from commonweal_protocols.predicates import Compact, Identity, Incident, Quorum, Refusal, Rejection
 from commonweal_protocols.proof import format_proof, open_proof, parse_proof
+from commonweal_protocols.provenance import name_release
 from commonweal_protocols.publication import publish as publish_charter
 from commonweal_protocols.records import DirectorySource, read_entries
 from commonweal_protocols.statement import Header, Statement, open_entry, parse_statement
 from commonweal_protocols.tiles import encode_bundle
 from tests.federation import NAMES, ORIGIN, Federation, data_manifest, key_of, two_rounds
 from tests.secure import masked_round
+from tests.test_provenance import ring
 
 PAGE = Path(commonweal_coordinator.__file__).parent / "pages/verify.html"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -346,6 +348,7 @@ CHARTER = CharterRecord(
 def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
     f = two_rounds()
     f.say("school", data_manifest("school"))
+    f.say("coop", f.foreign_adoption(name_release(ring().replica)))
     f.open_round()
     for name in NAMES:
         f.say(name, f.update(name))
@@ -460,6 +463,8 @@ def test_an_honest_log_holds_in_every_entry_of_every_kind(records: Records, site
     assert (
         kinds["data-manifest"] == "school states what its rows went through: 8 train and 2 are held out after 1 stage"
     )
+    assert kinds["foreign-adoption"].startswith("coop decides on another consortium’s release of round 1, ")
+    assert kinds["foreign-adoption"].endswith("for itself: blend: “it helps us”")
     assert kinds["closing"].endswith(", since everybody has voted")
     assert kinds["exit"] == "school leaves: “it has closed”"
     assert kinds["adoption"].endswith("for itself: blend: “better on our rows”")

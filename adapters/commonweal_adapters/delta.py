@@ -133,6 +133,19 @@ def make_delta(start: GridTensors, trained: GridTensors, spec: AdapterSpec) -> G
     return delta
 
 
+def apply_delta(start: GridTensors, delta: GridTensors, spec: AdapterSpec) -> GridTensors:
+    """Return ``start`` + ``delta``, exact: what :func:`make_delta` was made of.
+
+    Raises:
+        BlobError: Not the spec's tensors, or a sum beyond ±``LIMIT``.
+    """
+    _check(start, spec, "start")
+    _check(delta, spec, "delta")
+    trained = GridTensors({name: q + delta[name] for name, q in start.items()})
+    _check_range(trained, "trained adapter")
+    return trained
+
+
 def _floats(q: NDArray[np.int32], grid_bits: int) -> NDArray[np.float32]:
     floats = q.astype(np.float32)
     floats *= np.float32(2.0**-grid_bits)

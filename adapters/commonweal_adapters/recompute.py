@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commonweal_adapters.aggregate import to_micros
-from commonweal_adapters.delta import GridTensors, read_adapter, read_delta, write_adapter, write_delta
+from commonweal_adapters.delta import GridTensors, apply_delta, read_adapter, read_delta, write_adapter, write_delta
 from commonweal_adapters.encode import is_encoded, parse_encoding, read_encoded
 from commonweal_adapters.gram import gram
 from commonweal_adapters.lora_file import payload_bytes, slots
@@ -92,6 +92,15 @@ def read_any_delta(data: bytes, spec: AdapterSpec) -> GridTensors:
     if not is_encoded(data):
         return read_delta(data, spec)
     return read_encoded(data, spec, parse_encoding(data))
+
+
+def recompute_trained(spec: AdapterSpec, start: bytes, delta: bytes) -> bytes:
+    """Return the adapter file that a start and a delta of it make: what its author had before it took the difference.
+
+    Raises:
+        BlobError: Not the spec's tensors, or a sum out of range.
+    """
+    return write_adapter(apply_delta(read_adapter(start, spec), read_any_delta(delta, spec), spec), spec)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ from commonweal_protocols.predicates import (
     Blob,
     Compact,
     Coordinator,
-    Member,
     Name,
     PublicKey,
     Quorum,
@@ -69,7 +68,7 @@ def draft_compact(
     """
     start = recompute_start(terms.adapter)
     cards = sorted(cards, key=lambda c: c.institution)
-    members = tuple(Member(institution=c.institution, key=c.key) for c in cards)
+    members = tuple(c.member() for c in cards)
     try:
         compact = Compact(
             consortium=terms.consortium,
@@ -127,7 +126,7 @@ def amend_compact(
     keys = {m.institution: m for m in now.members if m.institution not in remove}
     witnesses = {w.name: w for w in now.witnesses if w.name not in remove}
     for card in cards:
-        keys[card.institution] = Member(institution=card.institution, key=card.key)
+        keys[card.institution] = card.member()
         if card.witness is not None:
             witnesses[card.witness.name] = card.witness
     changes = {} if terms is None else {name: getattr(terms, name) for name in type(terms).model_fields}

@@ -9,7 +9,7 @@ from commonweal_protocols.amendment import without_member
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.forking import fork_of
 from commonweal_protocols.join import Card
-from commonweal_protocols.predicates import Compact, Coordinator, Member, Name
+from commonweal_protocols.predicates import Compact, Coordinator, Name
 from commonweal_protocols.replica import Replica
 from commonweal_protocols.settings import describe
 
@@ -39,11 +39,14 @@ def draft_fork(
     if unknown := sorted(set(members) - {m.institution for m in old.members}):
         raise ConfigError(f"fork: wanted members of {old.consortium} at entry {replica.size}, got {unknown[0]}")
     mine = {
-        m.institution: Member(institution=m.institution, key=m.key) for m in old.members if m.institution in members
+        # An expiry is an index of the old log.
+        m.institution: m.model_copy(update={"expires_at_index": None})
+        for m in old.members
+        if m.institution in members
     }
     witnesses = {w.name: w for w in old.witnesses if w.name in members}
     for card in cards:
-        mine[card.institution] = Member(institution=card.institution, key=card.key)
+        mine[card.institution] = card.member()
         if card.witness is not None:
             witnesses[card.witness.name] = card.witness
     kept = old

@@ -24,11 +24,11 @@ from commonweal_coordinator.succession import (
 )
 from commonweal_protocols.amendment import describe_changes
 from commonweal_protocols.errors import ConfigError
-from commonweal_protocols.forking import replay_to
 from commonweal_protocols.join import Card, CoordinatorCard
 from commonweal_protocols.keys import load_passphrase
 from commonweal_protocols.predicates import Compact
 from commonweal_protocols.records import DirectorySource, Source, open_source, read_blob
+from commonweal_protocols.replay import replay, replay_at
 from commonweal_protocols.statement import parse_statement
 
 Home = Annotated[Path, typer.Option(help="The coordinator's folder.")]
@@ -169,7 +169,7 @@ def fork(
     each from a home of its own for this consortium, and thereby check that the old log says the same.
     """
     records = open_source(source, ca)
-    replica = replay_to(records, at)
+    replica = replay(records) if at is None else replay_at(records, at)[0]
     settings = check_settings(coordinator, host, public_host, base_port, rounds, LogSettings())
     own, config = make_home(home, settings, name, load_passphrase(passphrase_file))
     made = draft_fork(

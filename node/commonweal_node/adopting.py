@@ -12,7 +12,7 @@ from commonweal_adapters.delta import GridTensors
 from commonweal_node.blend import BlendWeights
 from commonweal_node.charter import Charter
 from commonweal_node.probes import Probe
-from commonweal_protocols.predicates import Adoption, HeldoutLoss, ProbeResult
+from commonweal_protocols.adoption import Adoption, HeldoutLoss, ProbeResult
 from commonweal_protocols.state import LoggedRelease
 
 BASE, SHARED, OWN = BlendWeights(0, 0), BlendWeights(1000, 0), BlendWeights(0, 1000)

@@ -15,9 +15,10 @@ from pydantic import Field, field_validator, model_validator
 from commonweal_node.curation.policy import DataPolicy, Revise
 from commonweal_node.objective_weights import SUPERVISED, ObjectiveWeights
 from commonweal_protocols import canonical
+from commonweal_protocols.adoption import HeldoutLoss, ProbeResult
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.charter import Articles, Bars, CharterRecord, Clause, DataTerms, Text
-from commonweal_protocols.predicates import Digest, HeldoutLoss, ProbeResult, Round
+from commonweal_protocols.predicates import Digest, Round
 from commonweal_protocols.settings import load_toml
 
 __all__ = ["NO_CHARTER", "Bars", "Charter", "load_charter"]

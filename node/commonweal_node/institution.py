@@ -20,6 +20,7 @@ from commonweal_node.keyring import KeyRing
 from commonweal_node.masking import MaskedRound, forget_rounds
 from commonweal_node.outgoing import spell_delta
 from commonweal_node.probes import Probe
+from commonweal_protocols.adoption import Adoption
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.data_manifest import DataManifest
 from commonweal_protocols.envelope import format_envelope, sign
@@ -30,7 +31,6 @@ from commonweal_protocols.kinds import Predicate
 from commonweal_protocols.membership import LEFT
 from commonweal_protocols.merkle import leaf_hash
 from commonweal_protocols.predicates import (
-    Adoption,
     Blob,
     Identity,
     Name,

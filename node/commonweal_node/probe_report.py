@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from commonweal_node.charter import Charter
 from commonweal_node.probes import Probe
+from commonweal_protocols.adoption import Measure
 from commonweal_protocols.charter import ProbeBar
 from commonweal_protocols.closed import Closed
-from commonweal_protocols.predicates import Measure, Name
+from commonweal_protocols.predicates import Name
 
 SERVING = "blend"
 """What bars are held against: the adapter that serves."""

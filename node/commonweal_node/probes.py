@@ -19,8 +19,9 @@ from pathlib import Path
 
 from commonweal_node.charter import Charter
 from commonweal_node.rows import Message, conversation, kind_of, parse_object, read_lines, text_of
+from commonweal_protocols.adoption import Measure
 from commonweal_protocols.errors import ConfigError
-from commonweal_protocols.predicates import Measure, Name
+from commonweal_protocols.predicates import Name
 
 FOLDER = "probes"
 MAX_ITEMS = 2000

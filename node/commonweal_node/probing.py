@@ -23,8 +23,8 @@ from commonweal_node.lora import AdaptedModel
 from commonweal_node.packing import Batch, pack_together
 from commonweal_node.probes import Item, Probe
 from commonweal_node.tensors import AdapterTensors
+from commonweal_protocols.adoption import Measure
 from commonweal_protocols.errors import BaseModelError, ConfigError, LocalError
-from commonweal_protocols.predicates import Measure
 
 MAX_ITEM_TOKENS = 4096
 """Of a question and all of its options: attention over a row takes memory by its square."""

@@ -8,8 +8,8 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
+from commonweal_protocols.adoption import HeldoutLoss
 from commonweal_protocols.errors import StorageError
-from commonweal_protocols.predicates import HeldoutLoss
 from commonweal_protocols.status_file import now, save_status
 
 log = logging.getLogger(__name__)

@@ -181,7 +181,8 @@ def with_key(compact: Compact, owner: Name, key: PublicKey) -> Compact:
     return compact.model_copy(
         update={
             "members": tuple(
-                Member(institution=owner, key=key) if m.institution == owner else m for m in compact.members
+                m.model_copy(update={"key": key, "expires_at_index": None}) if m.institution == owner else m
+                for m in compact.members
             )
         }
     )

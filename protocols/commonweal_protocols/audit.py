@@ -28,6 +28,7 @@ from commonweal_protocols.audit_report import (
     Report,
     RoundReport,
     report_data,
+    report_foreign,
     report_keys,
     report_motions,
 )
@@ -397,6 +398,7 @@ class _Audit:
             motions=report_motions(state) if state else (),
             ended_keys=report_keys(state) if state else (),
             data=report_data(state) if state else {},
+            foreign=report_foreign(state) if state else (),
             carried_over=dict(state.origins) if state else {},
             forked_from=state.compact.forked_from if state else None,
             rounds=rounds,

@@ -30,6 +30,7 @@ from commonweal_protocols.evidence import (
     parse_evidence,
     verify_evidence,
 )
+from commonweal_protocols.foreign_cli import foreign
 from commonweal_protocols.keys import create_key_file, load_key_file, load_passphrase, public_hex
 from commonweal_protocols.note import Verifier, parse_vkey
 from commonweal_protocols.quorum import policy_of
@@ -43,6 +44,7 @@ from commonweal_protocols.webhook import check_webhook, post_webhook
 app = typer.Typer(no_args_is_help=True, help="Re-check a consortium from its public records alone.")
 app.command()(story)
 app.command()(departure)
+app.command()(foreign)
 
 Url = Annotated[str | None, typer.Option(help="Where the public records are served, https://HOST:PORT.")]
 Directory = Annotated[Path | None, typer.Option("--dir", help="A folder of public records: a mirror, a disk.")]

@@ -3,9 +3,10 @@
 from typing import Literal
 
 from commonweal_protocols import canonical
+from commonweal_protocols.adoption import ProbeResult
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.closed import Closed
-from commonweal_protocols.predicates import Digest, Fork, Name, ProbeResult, PublicKey
+from commonweal_protocols.predicates import Digest, ForeignRelease, Fork, Name, PublicKey
 from commonweal_protocols.state import State
 from commonweal_protocols.story import describe_manifest, describe_proposal
 
@@ -69,6 +70,15 @@ class MotionReport(Closed):
     """Who voted no and said why, in their own words."""
 
 
+class ForeignReport(Closed):
+    """Another consortium's release that an entry here names: somebody decided on it, or contributed it."""
+
+    index: int
+    institution: Name
+    what: Literal["adopt", "blend", "refuse", "contribution"]
+    release: ForeignRelease
+
+
 class EndedKey(Closed):
     """A key that signs no more; of a revoked one, from which entry on what it has said is suspect."""
 
@@ -96,6 +106,8 @@ class Report(Closed):
     ended_keys: tuple[EndedKey, ...]
     data: dict[Name, str]
     """What each institution has stated last of its rows, in words."""
+    foreign: tuple[ForeignReport, ...]
+    """Releases of other consortia that entries name; their own logs bear them out (``commonweal audit foreign``)."""
     carried_over: dict[str, int]
     """The logs that this history was in before, each with how many entries it had when another coordinator followed."""
     forked_from: Fork | None
@@ -136,6 +148,22 @@ def report_motions(state: State) -> tuple[MotionReport, ...]:
 def report_data(state: State) -> dict[Name, str]:
     """Return what each institution has stated last of its rows, in words."""
     return {name: describe_manifest(logged.manifest) for name, logged in sorted(state.manifests.items())}
+
+
+def report_foreign(state: State) -> tuple[ForeignReport, ...]:
+    """Return every release of another consortium that an entry names, in the order of the log."""
+    named = [
+        ForeignReport(index=f.index, institution=name, what=f.adoption.decision, release=f.adoption.release)
+        for name, decisions in state.foreign.items()
+        for f in decisions
+    ]
+    for r in state.rounds:
+        named += [
+            ForeignReport(index=r.answered_at[name], institution=name, what="contribution", release=u.update.release)
+            for name, u in r.updates.items()
+            if u.update.release is not None
+        ]
+    return tuple(sorted(named, key=lambda f: f.index))
 
 
 def report_keys(state: State) -> tuple[EndedKey, ...]:

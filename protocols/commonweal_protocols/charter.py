@@ -11,9 +11,10 @@ from typing import Annotated, Literal, NamedTuple, TypeAlias
 from pydantic import Field, StringConstraints, model_validator
 
 from commonweal_protocols import canonical
+from commonweal_protocols.adoption import MAX_BARRED_PROBES, Measure
 from commonweal_protocols.canonical import Json, digest_of
 from commonweal_protocols.closed import SORTED, Closed
-from commonweal_protocols.predicates import MAX_BARRED_PROBES, Count, Digest, Measure, Name, Natural
+from commonweal_protocols.predicates import Count, Digest, Name, Natural
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 Remark = Annotated[str, StringConstraints(max_length=2000)]

@@ -21,3 +21,7 @@ class Encoding(Closed):
     def kept(self, elements: int) -> int:
         """How many elements of a tensor with ``elements`` ≥ 1 are kept: at least one."""
         return -(-elements * self.keep_millis // 1000)
+
+
+EXACT = Encoding(bits=32)
+"""The one that loses nothing."""

@@ -13,14 +13,14 @@ but a round ends under the quorums that it began under.
 
 from dataclasses import replace
 
-from commonweal_protocols import deliberation, membership, publication, round_rules
+from commonweal_protocols import deliberation, foreign_rules, membership, publication, round_rules
+from commonweal_protocols.adoption import Adoption, ForeignAdoption
 from commonweal_protocols.authors import check_author, kind_of
 from commonweal_protocols.data_manifest import DataManifest
 from commonweal_protocols.errors import RuleError
 from commonweal_protocols.governance import Ballot, Charter, Closing, Exit, Motion, OpenedBallot, SealedBallot
 from commonweal_protocols.kinds import Predicate
 from commonweal_protocols.predicates import (
-    Adoption,
     Compact,
     Identity,
     Incident,
@@ -102,6 +102,8 @@ def _apply(state: State, entry: Entry, name: Name) -> State:
             return round_rules.on_ratification(state, name, predicate)
         case Adoption():
             return round_rules.on_adoption(state, name, predicate)
+        case ForeignAdoption():
+            return foreign_rules.on_foreign_adoption(state, entry.leaf, name, predicate)
         case DataManifest():
             return round_rules.on_manifest(state, entry.leaf, name, predicate)
         case Charter():

@@ -6,31 +6,11 @@ checkpoint that is signed and cosigned, and hashes the first entries again. So t
 every fork, and no note has to be kept for each of its entries.
 """
 
-from commonweal_protocols.errors import LogError, RuleError
+from commonweal_protocols.errors import RuleError
 from commonweal_protocols.predicates import Blob, Compact, Fork, Seen
-from commonweal_protocols.records import Source, read_checkpoint, read_entries, unverified_size
+from commonweal_protocols.records import Source
+from commonweal_protocols.replay import replay_at
 from commonweal_protocols.replica import Replica
-
-
-def replay_to(source: Source, size: int | None) -> Replica:
-    """Verify a whole log, and return the replica of its first ``size`` entries; of all where None is asked for.
-
-    Raises:
-        PeerError: The log breaks its compact or its signatures, or has fewer entries.
-        LocalError: The records cannot be read now.
-    """
-    note = read_checkpoint(source)
-    replica, kept = Replica(), None
-    for data in read_entries(source, 0, unverified_size(note)):
-        replica.add(data)
-        if replica.size == size:
-            kept = replica.copy()
-    replica.check_checkpoint(replica.policy.open(note).checkpoint)
-    if size is None:
-        return replica
-    if kept is None:
-        raise LogError(f"log {replica.log.name}: wanted at least {size} entries, got {replica.size}")
-    return kept
 
 
 def fork_of(replica: Replica) -> tuple[Fork, Blob]:
@@ -60,7 +40,7 @@ def check_fork(compact: Compact, source: Source) -> None:
     """
     if compact.forked_from is None:
         raise RuleError("fork: wanted a compact that says where it comes from, got one that does not")
-    replica = replay_to(source, compact.forked_from.at.size)
+    (replica,) = replay_at(source, compact.forked_from.at.size)
     fork, start = fork_of(replica)
     old = replica.state.compact
     for what, wanted, got in (

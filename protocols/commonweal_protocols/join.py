@@ -12,7 +12,7 @@ from pydantic import StringConstraints, ValidationError
 from commonweal_protocols.closed import Closed
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.files import write_atomic
-from commonweal_protocols.predicates import Coordinator, Digest, Name, PublicKey, Witness
+from commonweal_protocols.predicates import Coordinator, Digest, Member, Name, PublicKey, Witness
 from commonweal_protocols.settings import describe
 
 _MAX_FILE_BYTES = 64 * 1024
@@ -58,6 +58,12 @@ class Card(_File):
     key: PublicKey
     witness: Witness | None = None
     """The witness that its node offers to be."""
+    consortium: Digest | None = None
+    """Where it is a consortium: that one. Whoever has the key speaks for it, and gives its releases alone."""
+
+    def member(self) -> Member:
+        """Return it as a compact has it."""
+        return Member(institution=self.institution, key=self.key, consortium=self.consortium)
 
 
 class _Reached(_File):

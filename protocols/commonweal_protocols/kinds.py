@@ -2,10 +2,10 @@
 
 from typing import TypeAlias, get_args
 
+from commonweal_protocols.adoption import Adoption, ForeignAdoption
 from commonweal_protocols.data_manifest import DataManifest
 from commonweal_protocols.governance import Ballot, Charter, Closing, Exit, Motion, OpenedBallot, SealedBallot
 from commonweal_protocols.predicates import (
-    Adoption,
     Compact,
     Identity,
     Incident,
@@ -31,6 +31,7 @@ Predicate: TypeAlias = (
     | Release
     | Ratification
     | Adoption
+    | ForeignAdoption
     | DataManifest
     | Charter
     | Motion

@@ -8,12 +8,12 @@ is ``fold``'s concern, not this module's.
 
 import hashlib
 import math
-from typing import Annotated, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, StringConstraints, model_validator
 
 from commonweal_protocols.closed import Closed
-from commonweal_protocols.encoding import Encoding
+from commonweal_protocols.encoding import EXACT, Encoding
 from commonweal_protocols.privacy_budget import PrivacyTerms
 from commonweal_protocols.rules import MultiKrum, Rule, ShareA, TrimmedMean
 from commonweal_protocols.secure_terms import MAX_NEIGHBOURS, SecureTerms, objection
@@ -131,6 +131,8 @@ class Member(Closed):
     key: PublicKey
     expires_at_index: Natural | None = None
     """The first index of the log at which this key may sign no more; None: it does not expire."""
+    consortium: Digest | None = None
+    """Where the member is a consortium: whoever holds the key speaks for that one, and gives its releases alone."""
 
 
 class Coordinator(Closed):
@@ -171,6 +173,21 @@ class Fork(Closed):
     log: Annotated[str, StringConstraints(min_length=10, max_length=500)]
     at: Seen
     release_leaf: Digest | None
+
+
+class ForeignRelease(Closed):
+    """A ratified release of another consortium, as whoever names it has verified it: what finds and proves it again.
+
+    ``at`` is the checkpoint of the other log up to which it was audited; the release stood ratified there.
+    """
+
+    consortium: Digest
+    log: Annotated[str, StringConstraints(min_length=10, max_length=500)]
+    """The vkey that signs the other log's checkpoints."""
+    at: Seen
+    round: Count
+    release_leaf: Digest
+    adapter: Blob
 
 
 class Revocation(Closed):
@@ -255,6 +272,13 @@ class Compact(Closed):
             size, most = self.adapter.masked_bytes, self.max_update_bytes
             if why := objection(self.secure, self.rule, self.encoding, updates, members, size, most):
                 raise ValueError(f"secure: {why}")
+        nested = [m.institution for m in self.members if m.consortium is not None]
+        exact = self.secure is None and self.privacy is None and (self.encoding or EXACT) == EXACT
+        if nested and not exact:
+            raise ValueError(
+                f"members: {nested[0]} is a consortium, whose updates are held to its releases; wanted no secure and "
+                "no privacy terms, and an encoding that keeps every bit"
+            )
         if self.quorum.witnesses > len(self.witnesses):
             raise ValueError(
                 f"quorum.witnesses: wanted at most {len(self.witnesses)} (those named), got {self.quorum.witnesses}"
@@ -338,6 +362,8 @@ class Update(Closed):
     """How well an attack tells training rows from others by the trained adapter: the area under its ROC curve, before
     any noise. 500,000 is chance. None: not measured, also for want of rows.
     """
+    release: ForeignRelease | None = None
+    """Of a member that is a consortium: its release, which the delta brings the round's start to, byte for byte."""
 
     def subject(self) -> Subject:
         """The delta."""
@@ -439,60 +465,3 @@ class Ratification(Closed):
     def subject(self) -> Subject:
         """The adapter file."""
         return Subject(name=f"release of round {self.round}", sha256=self.adapter_sha256)
-
-
-class HeldoutLoss(Closed):
-    """A community's held-out loss under each choice; the blend was chosen on other rows than these."""
-
-    base_micronats: Micronats
-    local_micronats: Micronats
-    shared_micronats: Micronats
-    blend_micronats: Micronats
-
-
-Measure: TypeAlias = Literal["accuracy", "distance"]
-"""What a probe's results are: the share of items on which the right option is the likeliest, the more the better; or
-the mean Jensen-Shannon distance (the root of the divergence in bits) from how people answer, the less the better.
-"""
-Share: TypeAlias = Annotated[int, Field(ge=0, le=10**6)]
-MAX_BARRED_PROBES = 20
-
-
-class ProbeResult(Closed):
-    """What a probe measures under each choice, in millionths; ``local`` is the institution's own adapter alone."""
-
-    probe: Name
-    measure: Measure
-    items: Count
-    base_micros: Share
-    local_micros: Share
-    shared_micros: Share
-    blend_micros: Share
-
-
-class Adoption(Closed):
-    """A node's own decision on a ratified release, after its own evaluation.
-
-    The adapted model is base + ``shared_millis``/1000 · release + ``own_millis``/1000 · own adapter.
-    """
-
-    URI: ClassVar[str] = "urn:commonweal:adoption:v1"
-    round: Count
-    release_leaf: Digest
-    decision: Literal["adopt", "blend", "refuse"]
-    shared_millis: Annotated[int, Field(ge=0, le=2000)]
-    own_millis: Annotated[int, Field(ge=0, le=2000)]
-    heldout: HeldoutLoss
-    probes: Annotated[tuple[ProbeResult, ...], Field(max_length=MAX_BARRED_PROBES)] = ()
-    """Of the probes on which the charter sets a bar: what else the decision rests on."""
-    reason: Reason
-
-    @model_validator(mode="after")
-    def _each_probe_once(self) -> "Adoption":
-        if len({p.probe for p in self.probes}) != len(self.probes):
-            raise ValueError("probes: a probe is there twice")
-        return self
-
-    def subject(self) -> Subject:
-        """The release's entry."""
-        return Subject(name=f"release of round {self.round}", sha256=self.release_leaf)

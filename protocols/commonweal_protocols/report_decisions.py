@@ -2,10 +2,17 @@
 
 from collections.abc import Callable
 
-from commonweal_protocols.audit_report import EndedKey, MotionReport, Report
+from commonweal_protocols.audit_report import EndedKey, ForeignReport, MotionReport, Report
 from commonweal_protocols.html_page import Html, el, foreign, join, table
+from commonweal_protocols.story import describe_foreign
 
 _RESULTS = {"passed": "carried", "failed": "lost", "tied": "a tie: nothing is decided"}
+_DID = {
+    "adopt": "uses it",
+    "blend": "blends it with its own",
+    "refuse": "does not use it",
+    "contribution": "contributed it, for that consortium",
+}
 _STAGES = {"open": "open: ballots are taken", "opening": "sealed ballots are being opened", "closed": "over"}
 
 
@@ -21,6 +28,16 @@ def render_decisions(report: Report, proof: Callable[[int], Html]) -> list[Html]
         articles = [_motion(m, proof) for m in report.motions]
         heading = el("h2", "What was decided together", id="motions")
         sections.append(el("section", heading, *articles, aria_labelledby="motions"))
+    if report.foreign:
+        said = (
+            "Each is what an institution says that it has verified. Hold it to the other log: commonweal audit foreign."
+        )
+        named = [_foreign(f, proof) for f in report.foreign]
+        heading = el("h2", "Releases of other consortia", id="foreign")
+        listed = table(
+            "Decisions on them, and contributions of them", ("Who", "What it did", "With which release"), named
+        )
+        sections.append(el("section", heading, el("p", said), listed, aria_labelledby="foreign"))
     if report.ended_keys:
         heads = ("Whose", "Key", "Ended at", "Why", "What it said from there on is suspect")
         rows = [_key(e, proof) for e in report.ended_keys]
@@ -42,6 +59,10 @@ def _motion(m: MotionReport, proof: Callable[[int], Html]) -> Html:
         parts.append(el("p", "Dissent, which stands beside the decision:"))
         parts.append(el("ul", *(el("li", foreign(name), ": ", foreign(why)) for name, why in m.dissent.items())))
     return el("article", *parts, proof(m.index))
+
+
+def _foreign(f: ForeignReport, proof: Callable[[int], Html]) -> tuple[str, ...]:
+    return (foreign(f.institution), join((_DID[f.what], proof(f.index))), foreign(describe_foreign(f.release)))
 
 
 def _key(e: EndedKey, proof: Callable[[int], Html]) -> tuple[str, ...]:

@@ -7,12 +7,13 @@ that somebody else wrote goes through ``html_page``, which escapes it.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from commonweal_protocols.adoption import Adoption
 from commonweal_protocols.audit import Outcome
 from commonweal_protocols.audit_report import Finding, Report, RoundReport
 from commonweal_protocols.audit_state import Line
 from commonweal_protocols.evidence import format_evidence, verify_evidence
 from commonweal_protocols.html_page import Html, el, facts, foreign, join, page, table
-from commonweal_protocols.predicates import Adoption, Blob, Input, Name
+from commonweal_protocols.predicates import Blob, Input, Name
 from commonweal_protocols.replica import Replica
 from commonweal_protocols.report_decisions import render_decisions
 from commonweal_protocols.report_style import STYLE
@@ -25,7 +26,7 @@ MAX_ROUNDS = 100
 MAX_LEDGER = 2000
 """Entries that the ledger lists one by one."""
 
-_KINDS = {
+KINDS = {
     "compact": "the rules, or their next version",
     "identity": "an institution announces itself",
     "round": "a round is opened",
@@ -36,6 +37,8 @@ _KINDS = {
     "release": "a shared adapter is published",
     "ratification": "a member stands by a release",
     "adoption": "an institution decides for itself",
+    "foreignadoption": "an institution decides on another consortium's release",
+    "datamanifest": "an institution states what its rows went through",
     "rotation": "a new key takes the place of one",
     "charter": "an institution publishes its charter",
     "motion": "a motion is made",
@@ -99,7 +102,7 @@ class _Record:
             "details",
             el("summary", f"Proof: entry {index}"),
             facts(
-                ("Entry", f"number {index} of 0 to {size - 1}: {_KINDS.get(line.kind, line.kind)}"),
+                ("Entry", f"number {index} of 0 to {size - 1}: {KINDS.get(line.kind, line.kind)}"),
                 ("Signed by", signer),
                 ("Leaf hash", el("code", tree.node(0, index).hex())),
                 ("Path to the root", el("ol", *path) if path else "none: it is the only entry"),
@@ -369,7 +372,7 @@ def _adoption(name: Name, a: Adoption, proof: Html) -> tuple[str, ...]:
 
 def _history(record: _Record, outcome: Outcome) -> Html:
     report, size = outcome.report, len(outcome.journal)
-    counts = [(_KINDS.get(kind, kind), f"{n:,}") for kind, n in report.entries.items()]
+    counts = [(KINDS.get(kind, kind), f"{n:,}") for kind, n in report.entries.items()]
     parts = [
         el("h2", "The history", id="history"),
         el(
@@ -400,7 +403,7 @@ def _history(record: _Record, outcome: Outcome) -> Html:
     if size <= MAX_LEDGER:
         tree = record.replica.tree
         rows = [
-            (str(i), f"{_KINDS.get(x.kind, x.kind)}{f', round {x.round}' * bool(x.round)}", foreign(record.who(x.key)),
+            (str(i), f"{KINDS.get(x.kind, x.kind)}{f', round {x.round}' * bool(x.round)}", foreign(record.who(x.key)),
              el("code", tree.node(0, i).hex()))
             for i, x in enumerate(outcome.journal)
         ]  # fmt: skip

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from commonweal_protocols.audit_report import Report
-from commonweal_protocols.story import describe_probe
+from commonweal_protocols.story import describe_foreign, describe_probe
 from commonweal_protocols.text import printable
 
 _CHECKS = {
@@ -39,6 +39,8 @@ def print_report(report: Report, console: Console) -> None:
             line("", f"dissent of {name}: {printable(why)}")
     for name, told in report.data.items():
         line("data", f"{name}: {printable(told)}")
+    for f in report.foreign:
+        line("foreign", f"{f.institution} (entry {f.index}): {f.what} of {printable(describe_foreign(f.release))}")
     for r in report.rounds:
         line(f"round {r.round}", f"updates of {', '.join(r.updates) or 'nobody'}")
         if r.membership_auc_micros:

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+from commonweal_protocols.adoption import Adoption
 from commonweal_protocols.data_manifest import DataManifest
 from commonweal_protocols.errors import RuleError
+from commonweal_protocols.foreign_rules import check_source
 from commonweal_protocols.masking import Context, Masking
 from commonweal_protocols.predicates import (
-    Adoption,
     Digest,
     Identity,
     Incident,
@@ -153,6 +154,7 @@ def on_update(state: State, leaf: Digest, name: Name, update: Update) -> State:
                 f"{stated.leaf} (the newest data manifest of {name})" if stated else f"none: {name} has stated none"
             )
             raise RuleError(f"update: wanted as its data {wanted}, got {update.data_leaf}")
+    check_source(state, name, update)
     if r.masking is not None:
         r.masking.check_input(name, update, r.updates)
     elif update.partners:

@@ -4,17 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from commonweal_protocols.adoption import Adoption, ForeignAdoption
 from commonweal_protocols.amendment import Retired, is_expired
 from commonweal_protocols.data_manifest import DataManifest
 from commonweal_protocols.encoding import Encoding
 from commonweal_protocols.governance import Charter, Choice, Motion
 from commonweal_protocols.masking import Masking
 from commonweal_protocols.predicates import (
-    Adoption,
     Blob,
     Compact,
     Digest,
     Identity,
+    Member,
     Name,
     PublicKey,
     Quorum,
@@ -132,6 +133,15 @@ class LoggedManifest:
 
 
 @dataclass(frozen=True, slots=True)
+class LoggedForeignAdoption:
+    """A member's decision on a release of another consortium, and the index of its entry."""
+
+    leaf: Digest
+    index: int
+    adoption: ForeignAdoption
+
+
+@dataclass(frozen=True, slots=True)
 class LoggedCharter:
     """A version of a member's charter in the log, and the index of its entry."""
 
@@ -201,12 +211,18 @@ class State:
     """Every version that an institution has published, the newest last."""
     manifests: Mapping[Name, LoggedManifest] = field(default_factory=dict)
     """The newest of each institution."""
+    foreign: Mapping[Name, tuple[LoggedForeignAdoption, ...]] = field(default_factory=dict)
+    """Every decision on another consortium's release that an institution has made, the newest last."""
     origins: Mapping[str, int] = field(default_factory=dict)
     """The logs that this history was in before, and how many entries it had when it left each."""
 
     def chain(self, key: PublicKey) -> Chain:
         """The author's newest entry, or :data:`NO_ENTRY`."""
         return self.chains.get(key, NO_ENTRY)
+
+    def member(self, institution: Name) -> Member | None:
+        """The member of a name."""
+        return next((m for m in self.compact.members if m.institution == institution), None)
 
     def institution(self, key: PublicKey) -> Name | None:
         """The member that owns ``key``."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from commonweal_protocols.adoption import Adoption, Decision, ForeignAdoption, ProbeResult
 from commonweal_protocols.amendment import describe_changes
 from commonweal_protocols.data_manifest import DataManifest
 from commonweal_protocols.governance import (
@@ -27,12 +28,11 @@ from commonweal_protocols.governance import (
 )
 from commonweal_protocols.note import parse_vkey
 from commonweal_protocols.predicates import (
-    Adoption,
     Compact,
     Digest,
+    ForeignRelease,
     Identity,
     Incident,
-    ProbeResult,
     Ratification,
     Refusal,
     Rejection,
@@ -116,6 +116,9 @@ def _told(entry: Entry, before: State, after: State) -> Iterator[Told]:
             yield Told("announcement", f"{who} announces itself.", is_routine=who in before.identities)
         case DataManifest():
             yield Told("data", f"{who} states what its rows went through: {describe_manifest(predicate)}.")
+        case ForeignAdoption():
+            whose = describe_foreign(predicate.release)
+            yield Told("adoption", f"{who} {_decided(predicate, whose)}")
         case Charter():
             yield Told(
                 "charter",
@@ -245,11 +248,21 @@ def _outcome(was: MotionState, m: MotionState, after: State) -> Iterator[Told]:
 def describe_training(update: Update) -> str:
     """Return what an update says of the rows behind it, in words."""
     told = f"from {update.num_examples} examples"
+    if update.release is not None:
+        told = f"as {describe_foreign(update.release)} made {told}"
     if update.data_leaf is not None:
         told += f" of the data manifest {update.data_leaf[:16]}…"
     if update.membership_auc_micros is not None:
         told += f", membership AUC {update.membership_auc_micros / 1e6:.3f}"
     return told
+
+
+def describe_foreign(release: ForeignRelease) -> str:
+    """Return where another consortium's release is, in words."""
+    return (
+        f"the release of round {release.round} of the consortium {release.consortium[:16]}… (entry "
+        f"{release.release_leaf[:16]}… of {release.at.origin}, seen at {release.at.size} entries)"
+    )
 
 
 def describe_manifest(manifest: DataManifest) -> str:
@@ -302,10 +315,14 @@ def _round(
         case Ratification():
             yield from _ratification(n, who, before, after)
         case Adoption():
-            what = {"adopt": "uses", "blend": "blends with its own", "refuse": "does not use"}[said.decision]
-            told = f"{who} {what} the release of round {n}: {said.reason}"
-            held = f"; held to {'; '.join(map(describe_probe, said.probes))}" if said.probes else ""
-            yield Told("adoption", f"{told}{held}", is_routine=said.decision != "refuse")
+            told = f"{who} {_decided(said, f'the release of round {n}')}"
+            yield Told("adoption", told, is_routine=said.decision != "refuse")
+
+
+def _decided(said: Decision, release: str) -> str:
+    what = {"adopt": "uses", "blend": "blends with its own", "refuse": "does not use"}[said.decision]
+    held = f"; held to {'; '.join(map(describe_probe, said.probes))}" if said.probes else ""
+    return f"{what} {release}: {said.reason}{held}"
 
 
 def _masking(said: Advertisement | SealedShares | Confirmation | Reveal | StageEnd) -> str:

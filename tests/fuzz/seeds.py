@@ -35,6 +35,7 @@ from commonweal_protocols.witness import format_request
 from tests.federation import TINY, data_manifest, key_of, two_rounds
 from tests.fuzz.targets import CHECKPOINT, ENTRIES, KEY, LOG, NOTE, PERMIT, SIGNER, TREE, VKEY, permit_fields
 from tests.shelf import shelf
+from tests.test_provenance import contributed, ring
 from tests.test_secure_messages import HEADER, MESSAGES
 from tests.year import a_year
 
@@ -51,6 +52,12 @@ def make_seeds() -> Mapping[str, Mapping[str, bytes]]:
         payloads.setdefault(type(parse_statement(payload).predicate).__name__.lower(), payload)
     header = parse_statement(payloads["identity"]).header
     payloads["datamanifest"] = Statement(header, data_manifest("clinic")).payload()
+    outer = contributed(ring())
+    named = outer.state.rounds[0].updates["delta"].update
+    assert named.release is not None
+    payloads["foreignadoption"] = Statement(header, outer.foreign_adoption(named.release)).payload()
+    payloads["update-of-a-consortium"] = Statement(header, named).payload()
+    payloads["compact-with-a-consortium"] = Statement(None, outer.compact).payload()
     payloads |= {type(said).__name__.lower(): Statement(HEADER, said).payload() for said in MESSAGES}
     floats = {k: np.arange(a * b, dtype=np.float32).reshape(a, b) for k, (a, b) in tensor_shapes(TINY).items()}
     ints = {k: v.astype(np.int32) for k, v in floats.items()}
@@ -108,6 +115,7 @@ def make_seeds() -> Mapping[str, Mapping[str, bytes]]:
             )
             .model_dump_json()
             .encode(),
+            "card-of-a-consortium": card.model_copy(update={"consortium": "c0" * 32}).model_dump_json().encode(),
             "invite": invite.model_dump_json(indent=2).encode(),
         },
         "json": {
