@@ -12,8 +12,7 @@ from commonweal_adapters.delta import GridTensors
 from commonweal_node.blend import BlendWeights
 from commonweal_node.charter import Charter
 from commonweal_node.probes import Probe
-from commonweal_protocols.adoption import Adoption, HeldoutLoss, ProbeResult
-from commonweal_protocols.state import LoggedRelease
+from commonweal_protocols.adoption import Decision, HeldoutLoss, ProbeResult
 
 BASE, SHARED, OWN = BlendWeights(0, 0), BlendWeights(1000, 0), BlendWeights(0, 1000)
 
@@ -43,8 +42,13 @@ class Deciding:
     evaluator: Evaluator
     on_phase: Callable[[str, int, str], None]
 
-    def decide(self, release: LoggedRelease, shared: GridTensors, own: GridTensors) -> tuple[Adoption, BlendWeights]:
+    def decide(self, number: int, shared: GridTensors, own: GridTensors) -> tuple[Decision, BlendWeights]:
         """Choose a blend, measure it beside the base, the own adapter and the release alone, and hold it to the bars.
+
+        Args:
+            number: The release's round, for whoever watches.
+            shared: The release.
+            own: The institution's own adapter.
 
         Returns:
             The decision, and the blend that serves if it is not a refusal.
@@ -52,7 +56,6 @@ class Deciding:
         Raises:
             LocalError: Something cannot be measured.
         """
-        number = release.release.round
         self.on_phase("evaluating", number, "choosing a blend")
         blend = self.evaluator.choose(shared, own)
         choices = (("base", BASE), ("local", OWN), ("shared", SHARED), ("blend", blend))
@@ -65,9 +68,7 @@ class Deciding:
         )
         probes = tuple(self._measured(p, number, shared, own, choices) for p in self.probes)
         reason = self.charter.objection(heldout, probes)
-        adoption = Adoption(
-            round=number,
-            release_leaf=release.leaf,
+        decision = Decision(
             decision="refuse" if reason or blend.shared_millis == 0 else "adopt" if blend == SHARED else "blend",
             shared_millis=0 if reason else blend.shared_millis,
             own_millis=0 if reason else blend.own_millis,
@@ -75,7 +76,7 @@ class Deciding:
             probes=probes,
             reason=reason or _why(blend),
         )
-        return adoption, blend
+        return decision, blend
 
     def _measured(
         self,

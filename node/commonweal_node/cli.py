@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from commonweal_node.adopt_cli import adopt
 from commonweal_node.config import NodeConfig, load_config
 from commonweal_node.data_cli import data_app
 from commonweal_node.evaluate_cli import evaluate
@@ -34,6 +35,7 @@ app = typer.Typer(no_args_is_help=True, help="Run an institution's node: train, 
 app.add_typer(data_app, name="data")
 app.command(name="train")(train)
 app.command(name="evaluate")(evaluate)
+app.command()(adopt)
 app.command(name="exit")(leave)
 DEFAULT_HOME = Path("node-home")
 Home = Annotated[Path, typer.Option(help="The node's folder: settings, keys, adapters.")]

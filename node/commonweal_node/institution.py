@@ -406,7 +406,8 @@ class Institution:
         answers = Answers(self._home, state.compact.adapter)
         shared = self._adapter(state, logged.release.adapter)
         own = self._own(state, logged.release.round)
-        adoption, blend = self._deciding.decide(logged, shared, own)
+        decision, blend = self._deciding.decide(logged.release.round, shared, own)
+        adoption = Adoption(round=logged.release.round, release_leaf=logged.leaf, **dict(decision))
         answers.save_shared(shared)
         if adoption.decision != "refuse":
             self._learner.export(shared, own, blend, self._home / "adopted")

@@ -28,14 +28,14 @@ class Terms(BaseModel):
     recipe: Recipe
 
 
-class _Screen:
+class Screen:
     """One line on a terminal, and nothing elsewhere."""
 
     def __init__(self) -> None:
         self._fields: dict[str, object] = {}
         self._status = Console(stderr=True, markup=False).status("starting")
 
-    def __enter__(self) -> "_Screen":
+    def __enter__(self) -> "Screen":
         self._status.start()
         return self
 
@@ -90,7 +90,7 @@ def train(
     recipe = terms.recipe.model_copy(update={"steps": steps or terms.recipe.steps})
     start = read_adapter(recompute_start(terms.adapter), terms.adapter)
     local = home / LOCAL
-    with _Screen() as screen:
+    with Screen() as screen:
         learner = Learner(terms, config, weights, local, screen, threading.Event())
         if tried:
             save_pareto(local / "pareto.html", learner.sweep(start, tried, recipe))

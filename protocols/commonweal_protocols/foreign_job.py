@@ -12,8 +12,8 @@ from commonweal_protocols.audit_report import ForeignReport, report_foreign
 from commonweal_protocols.canonical import digest_of
 from commonweal_protocols.closed import Closed
 from commonweal_protocols.errors import ConfigError, LogError, PeerError, RuleError
-from commonweal_protocols.predicates import AdapterSpec, Digest, ForeignRelease, Name
-from commonweal_protocols.provenance import check_release, count_examples, ratified_round
+from commonweal_protocols.predicates import AdapterSpec, Digest, Name
+from commonweal_protocols.provenance import check_release, count_examples, is_withdrawn, ratified_round
 from commonweal_protocols.records import Source, read_blob
 from commonweal_protocols.replay import replay, replay_keeping
 from commonweal_protocols.replica import Replica
@@ -108,7 +108,7 @@ def _check(
         named=named,
         verdict=verdict,
         sentence=sentence,
-        withdrawn=_is_withdrawn(release, other.whole.state),
+        withdrawn=is_withdrawn(release, other.whole.state),
         in_both=tuple(sorted(set.intersection(*members))),
     )
 
@@ -129,9 +129,3 @@ def _check_contribution(
     if got != named.release.adapter.sha256:
         raise RuleError(f"contribution: wanted start + delta to be {named.release.adapter.sha256}, got {got}")
     return "; start and delta make it, byte for byte"
-
-
-def _is_withdrawn(named: ForeignRelease, state: State) -> bool:
-    """Whether another release, or none, stands in its place."""
-    release = state.rounds[named.round - 1].release if named.round <= len(state.rounds) else None
-    return release is None or release.leaf != named.release_leaf or release.recalled_by is not None

@@ -8,7 +8,7 @@ same name or says what differs.
 from commonweal_protocols.errors import RuleError
 from commonweal_protocols.predicates import ForeignRelease, Seen
 from commonweal_protocols.replica import Replica
-from commonweal_protocols.state import LoggedRelease, RoundState
+from commonweal_protocols.state import LoggedRelease, RoundState, State
 
 
 def ratified_round(replica: Replica, number: int | None = None) -> tuple[RoundState, LoggedRelease]:
@@ -61,3 +61,9 @@ def check_release(named: ForeignRelease, replica: Replica) -> None:
 def count_examples(r: RoundState, release: LoggedRelease) -> int:
     """Return from how many examples a release was made, as its contributors say."""
     return sum(r.updates[i.institution].update.num_examples for i in release.release.inputs)
+
+
+def is_withdrawn(named: ForeignRelease, state: State) -> bool:
+    """Whether its consortium has recalled it since: another release, or none, stands in its place."""
+    release = state.rounds[named.round - 1].release if named.round <= len(state.rounds) else None
+    return release is None or release.leaf != named.release_leaf or release.recalled_by is not None
