@@ -266,7 +266,10 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Check keys, rows, disk, memory, ports, clock and base, and say what mends each. Exit 4: something is ill."""
+    """Check keys, rows, charter, probes, disk, memory, ports, clock and base, and say what mends each.
+
+    Exit 4: something is ill.
+    """
     from commonweal_node.doctor import examine
     from commonweal_node.founding import known_base
 
