@@ -30,7 +30,7 @@ from commonweal_protocols.cli import GROUPS, root, run
 from commonweal_protocols.join import Card, Invite
 from commonweal_protocols.keys import load_key_file, public_hex
 from commonweal_protocols.status_file import save_status
-from tests.federation import NAMES, Federation, key_of
+from tests.federation import NAMES, Federation, changed, key_of
 from tests.test_doctor import ROW, ahead, coordinator, free_port, tls
 
 __all__ = ["tls"]  # a fixture
@@ -383,6 +383,24 @@ def test_nothing_is_signed_without_a_yes_to_what_is_shown(
     for shown in (f.compact.base.reference, f.compact.rule.name, "2 updates, 2 ratifications", *NAMES):
         assert shown in program.out
     assert not (joining.home / "invite.json").exists()
+
+
+def test_masks_noise_and_encoding_are_shown_before_signing(
+    program: Terminal, joining: Joining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    privacy = {"clip_steps": 2 << 20, "sigma_steps": 4 << 20, "budget_micro_rho": 2_400_000}
+    quorum = {"updates": 3, "ratifications": 2, "amendments": 2, "witnesses": 0}
+    cases: list[tuple[dict[str, object], str]] = [
+        ({"encoding": {"bits": 8, "keep_millis": 100}}, "  deltas       the largest 100 of each 1000 elements"),
+        ({"privacy": privacy}, "budget: 2.4 of zCDP's rho, of which an update costs 0.5: 4 updates"),
+        ({"secure": {}, "quorum": quorum}, "audits cannot see whether one was in range, within a norm, or trained"),
+    ]
+    for terms, wanted in cases:
+        compact = changed(Federation().compact, terms)
+        monkeypatch.setattr(founding, "check_draft", lambda *_, compact=compact: (b"payload", compact))
+        monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+        assert program(*joining.args) == 130
+        assert wanted in program.out
 
 
 def test_what_is_shown_before_signing_is_shown_as_it_is(

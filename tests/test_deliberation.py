@@ -22,6 +22,7 @@ from commonweal_protocols.governance import (
 )
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.kinds import Predicate
+from commonweal_protocols.note import format_vkey
 from commonweal_protocols.predicates import Blob, Identity, Incident, Quorum
 from commonweal_protocols.replica import Replica
 from commonweal_protocols.statement import Statement, open_entry
@@ -528,6 +529,48 @@ def test_a_vote_is_for_one_statement_and_no_other() -> None:
     close(f)
     with pytest.raises(RuleError, match="got 0"):
         f.add(f.amendment(f.amended(round_deadline_seconds=61), "coordinator"))
+
+
+HEIR = {
+    "name": "heir",
+    "key": public_hex(key_of("heir")),
+    "log": format_vkey("log.test/heir", key_of("log of heir").public_key().public_bytes_raw()),
+}
+
+
+def ends_here(f: Federation) -> dict[str, object]:
+    checkpoint = f.replica.checkpoint()
+    return {"origin": checkpoint.origin, "size": checkpoint.size, "root": checkpoint.root.hex()}
+
+
+def test_ballots_for_another_coordinator_count_for_no_history_that_goes_on_after_them() -> None:
+    f = Federation(witnesses=3)
+    voted_on = f.amended(coordinator=HEIR, succeeds=ends_here(f))
+    propose(f, Amendment(kind="amendment", compact=blob_of(Statement(None, voted_on).payload())))
+    for name in NAMES:
+        f.say(name, ballot(f))
+    close(f)
+    assert result(f) == "passed"
+    with pytest.raises(RuleError, match=f"succeeds: wanted the last checkpoint of .*, of the {f.state.size} entries"):
+        f.add(f.amendment(voted_on, "heir"))
+    # That they meant this coordinator does not say with which entries: those may have grown, or be fewer elsewhere.
+    with pytest.raises(RuleError, match="wanted 2 signatures of the members of version 1, got 0"):
+        f.add(f.amendment(f.amended(coordinator=HEIR, succeeds=ends_here(f)), "heir"))
+
+
+def test_a_successor_that_was_voted_for_still_needs_signatures_on_where_the_old_log_ends() -> None:
+    f = Federation(witnesses=3)
+    named = f.amended(successors=[HEIR])
+    propose(f, Amendment(kind="amendment", compact=blob_of(Statement(None, named).payload())))
+    for name in NAMES:
+        f.say(name, ballot(f))
+    close(f)
+    f.add(f.amendment(named, "coordinator"))
+    over = f.amended(coordinator=HEIR, successors=[], succeeds=ends_here(f))
+    with pytest.raises(RuleError, match="wanted 2 signatures of the members of version 2, got 0"):
+        f.add(f.amendment(over, "heir"))
+    f.add(f.amendment(over, "clinic", "school"))
+    assert f.replica.log.name == "log.test/heir"
 
 
 def test_a_compact_that_was_voted_for_is_carried_by_no_stranger() -> None:

@@ -207,6 +207,87 @@ def test_no_rows_to_hold_out(patient: Patient) -> None:
     assert "wanted at least one row of split 'heldout' that is a conversation, got none" in found
 
 
+CHARTER = """\
+community = "the valley"
+version = 3
+data_policy = "ours alone"
+[[principles]]
+id = "asks-first"
+text = "It asks before it advises."
+probes = ["asks", "listens"]
+[[safety]]
+id = "no-harm"
+text = "It harms nobody."
+probes = ["listens", "harm"]
+[[bars.probes]]
+probe = "asks"
+min_accuracy_millis = 600
+"""
+RIGHT: dict[str, object] = {"prompt": "q?", "options": ["a", "b"], "gold": 1}
+SHARED: dict[str, object] = {"prompt": "q?", "options": ["a", "b"], "dist": [0.25, 0.75]}
+
+
+@pytest.fixture
+def chartered(patient: Patient) -> Patient:
+    """A healthy node whose charter names three probes, one of them with a bar."""
+    charter = patient.home / "charter.toml"
+    charter.write_text(CHARTER)
+    patient.config = patient.config.model_copy(update={"charter": charter})
+    write_probe(patient, "asks", RIGHT, RIGHT)
+    write_probe(patient, "listens", SHARED)
+    write_probe(patient, "harm", RIGHT)
+    return patient
+
+
+def write_probe(patient: Patient, name: str, *questions: dict[str, object]) -> Path:
+    path = patient.home / f"probes/{name}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(q) + "\n" for q in questions))
+    return path
+
+
+def test_a_charter_and_each_probe_that_it_names_once(chartered: Patient) -> None:
+    found = [c for c in chartered.checks().values() if c.name.startswith(("charter", "probe"))]
+    assert found == [
+        Check("charter", True, "version 3, 2 clauses"),
+        Check("probe asks", True, "2 questions, measured by accuracy"),
+        Check("probe listens", True, "1 question, measured by distance"),
+        Check("probe harm", True, "1 question, measured by accuracy"),
+    ]
+
+
+def test_probe_files_that_are_missing_each_by_its_name_and_what_it_is_for(chartered: Patient) -> None:
+    shutil.rmtree(chartered.home / "probes")
+    checks = {n: c for n, c in chartered.checks().items() if not c.ok and n != "consortium"}
+    assert list(checks) == ["probe asks", "probe listens", "probe harm"]
+    for name in ("asks", "listens", "harm"):
+        path = chartered.home / f"probes/{name}.jsonl"
+        assert checks[f"probe {name}"].found.startswith(f"{path}: wanted the questions of probe {name}, got no file")
+    assert checks["probe asks"].mend.endswith("the charter has a bar on it: without it the node does not start")
+    assert checks["probe listens"].mend.endswith("without it nobody sees whether asks-first, no-harm is kept")
+
+
+def test_a_malformed_question_by_its_line(chartered: Patient) -> None:
+    path = write_probe(chartered, "harm", RIGHT, RIGHT, {**RIGHT, "gold": 2})
+    found, mend = ill(chartered, "probe harm")
+    assert found == f"{path}, line 3: gold: wanted the place of an option, 0 to 1, got 2"
+    assert "correct the named line" in mend
+
+
+def test_a_bar_on_the_measure_that_a_probe_has_not(chartered: Patient) -> None:
+    write_probe(chartered, "asks", SHARED)
+    assert "bars.probes asks: wanted a bar on its distance" in ill(chartered, "probe asks")[0]
+
+
+@pytest.mark.parametrize("text", [None, "version = 3"])
+def test_a_charter_that_is_gone_or_incomplete(chartered: Patient, text: str | None) -> None:
+    path = chartered.home / "charter.toml"
+    path.unlink() if text is None else path.write_text(text)
+    found, mend = ill(chartered, "charter")
+    assert str(path) in found
+    assert "`charter` in node.toml" in mend
+
+
 def test_a_full_disk_and_too_little_memory(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=MIN_FREE_BYTES - 1))
     assert ill(patient, "disk")[1] == "wanted 2 GiB: make room"

@@ -8,6 +8,7 @@ import pytest
 from commonweal_protocols.envelope import format_envelope, sign
 from commonweal_protocols.errors import PeerError, RuleError
 from commonweal_protocols.fold import fold
+from commonweal_protocols.governance import Exit
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.kinds import Predicate
 from commonweal_protocols.predicates import Blob, Identity, Incident, Input, Quorum, Refusal, Rejection, Seen
@@ -40,6 +41,22 @@ def updated() -> Federation:
 def released() -> Federation:
     f = updated()
     f.say("hub", f.release())
+    return f
+
+
+def left_to_ratify(*leavers: str, ratified: tuple[str, ...] = ()) -> Federation:
+    """A release that these members have ratified, and then those have left."""
+    f = released()
+    for name in ratified:
+        f.say(name, f.ratification())
+    for name in leavers:
+        f.say(name, Exit(institution=name, reason="no funds"))
+    return f
+
+
+def closed_for_want_of_members() -> Federation:
+    f = left_to_ratify("school", "clinic")
+    f.say("hub", Incident(round=1, round_leaf=f.state.rounds[0].leaf, reason="too few are left"))
     return f
 
 
@@ -273,6 +290,41 @@ CASES: list[tuple[str, Callable[[], Federation], str, Callable[[Federation], Pre
         "hub",
         lambda f: Incident(round=1, round_leaf=f.state.rounds[0].leaf, reason="x"),
         "no round is open",
+    ),
+    (
+        "an incident while just enough are left to ratify",
+        lambda: left_to_ratify("school"),
+        "hub",
+        lambda f: Incident(round=1, round_leaf=f.state.rounds[0].leaf, reason="x"),
+        "no round is open",
+    ),
+    (
+        "an incident of another round's number",
+        lambda: left_to_ratify("school", "clinic"),
+        "hub",
+        lambda f: Incident(round=2, round_leaf=f.state.rounds[0].leaf, reason="x"),
+        "no round is open",
+    ),
+    (
+        "an incident after the quorum has ratified and all but one have left",
+        lambda: left_to_ratify("school", "clinic", ratified=("school", "clinic")),
+        "hub",
+        lambda f: Incident(round=1, round_leaf=f.state.rounds[0].leaf, reason="x"),
+        "no round is open",
+    ),
+    (
+        "a second incident of the same release",
+        lambda: closed_for_want_of_members(),
+        "hub",
+        lambda f: Incident(round=1, round_leaf=f.state.rounds[0].leaf, reason="x"),
+        "no round is open",
+    ),
+    (
+        "a ratification of what was closed since too few are left",
+        lambda: closed_for_want_of_members(),
+        "coop",
+        lambda f: f.ratification(),
+        "the release of round 1 is void: too few are left",
     ),
 ]
 

@@ -26,8 +26,11 @@ from commonweal_protocols.cosignature import cosign
 from commonweal_protocols.envelope import sign_envelope
 from commonweal_protocols.errors import BlobError, ConfigError, RuleError
 from commonweal_protocols.governance import Amendment, Question, Resolution
-from commonweal_protocols.join import Invite
+from commonweal_protocols.join import CoordinatorCard, Invite
+from commonweal_protocols.keys import public_hex
 from commonweal_protocols.merkle import leaf_hash
+from commonweal_protocols.note import format_vkey
+from commonweal_protocols.predicates import Coordinator
 from commonweal_protocols.proof import open_cosigned_proof
 from commonweal_protocols.quorum import policy_of
 from commonweal_protocols.state import MotionState, State
@@ -241,7 +244,9 @@ def test_a_question_takes_rankings(town: Town) -> None:
 
 
 USAGE: list[tuple[tuple[str, ...], str]] = [
-    ((), "wanted one of --resolution, --question, --terms and --recall"),
+    ((), "wanted one of --resolution, --question, --terms, --successor and --recall"),
+    (("--successor", "card.json", "--recall", "1"), "wanted one of --resolution"),
+    (("--successor", "no-such-card.json"), "no-such-card.json"),
     (("--resolution", "x", "--recall", "1"), "wanted one of --resolution"),
     (("--question", "x"), "wanted --alternative with --question"),
     (("--resolution", "x", "--alternative", "a"), "wanted --alternative with --question"),
@@ -323,6 +328,8 @@ def test_a_compact_that_was_voted_for_is_carried_into_the_log_by_the_coordinator
         ("round_deadline = 60\n", "terms: wanted terms of a compact, got round_deadline"),
         ("round_deadline_seconds = 1\n", "terms: round_deadline_seconds: "),
         ('consortium = "four"\n', "the same consortium as before"),
+        ('[coordinator]\nname = "heir"\n', "wanted the same coordinator, got coordinator or succeeds; name who is to"),
+        ("[succeeds]\nsize = 1\n", "wanted the same coordinator, got coordinator or succeeds"),
     ],
 )
 def test_terms_that_cannot_be_are_no_motion(town: Town, tmp_path: Path, text: str, message: str) -> None:
@@ -332,6 +339,32 @@ def test_terms_that_cannot_be_are_no_motion(town: Town, tmp_path: Path, text: st
     args = ("motion", "new", "--title", "t", "--reasons", "r", "--terms", terms)
     assert message in town.does("clinic", *args, code=code)
     assert not town.state().motions
+
+
+def test_who_is_to_coordinate_next_is_decided_by_ballots_alone(town: Town, tmp_path: Path) -> None:
+    cards = []
+    for name in ("heir", "spare"):
+        coordinator = Coordinator(
+            name=name,
+            key=public_hex(key_of(name)),
+            log=format_vkey(f"log.test/{name}", key_of(f"log of {name}").public_key().public_bytes_raw()),
+        )
+        reached = Invite.load(town.home("clinic") / "invite.json").model_dump(exclude={"consortium", "name"})
+        cards.append(CoordinatorCard(coordinator=coordinator, **reached))
+        cards[-1].save(tmp_path / f"{name}.json")
+    motion = town.moves("clinic", "--successor", tmp_path / "heir.json", "--successor", tmp_path / "spare.json")
+    assert "successor.1.name: none -> heir" in town.program.err
+    assert "successor.2.name: none -> spare" in town.program.err
+    for name in ("clinic", "school"):
+        town.does(name, "vote", "cast", motion, "yes")
+    town.does("coop", "vote", "cast", motion, "no", "--reason", "we know neither")
+    town.clerk.step()
+    town.clerk.step()
+    draft = Draft.open_amendment(town.drafts, town.state())
+    assert draft is not None
+    town.hub.sequencer.submit(draft.envelope(town.hub.f.coordinator))
+    assert town.state().compact.successors == tuple(card.coordinator for card in cards)
+    assert town.state().compact.coordinator.name == "hub", "who is next does not sequence yet"
 
 
 def test_whoever_joins_by_a_vote_signs_the_draft_and_then_it_is_carried(tmp_path: Path) -> None:

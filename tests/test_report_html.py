@@ -12,6 +12,7 @@ from commonweal_protocols import report_html
 from commonweal_protocols.adoption import ProbeResult
 from commonweal_protocols.audit import Outcome, examine
 from commonweal_protocols.fold import fold
+from commonweal_protocols.governance import Exit
 from commonweal_protocols.html_page import Html, el, escape, foreign, join
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.kinds import PREDICATES
@@ -70,6 +71,13 @@ def page_of(f: Federation, entries: list[bytes] | None = None) -> Page:
     return Page(render_html(examined(f, entries)))
 
 
+def folded(f: Federation) -> list[tuple[Entry, State]]:
+    history: list[tuple[Entry, State]] = []
+    for entry in map(open_entry, f.entries):
+        history.append((entry, fold(history[-1][1] if history else None, entry)))
+    return history
+
+
 def eventful() -> Federation:
     """A round with everybody, one with a refusal, and one that ends without a release; hostile words in each."""
     f = Federation(rule=FactorMean(weights="examples"))
@@ -117,6 +125,29 @@ def test_hostile_words_in_a_finding_are_text_too() -> None:
     data = render_html(examined(f, [*f.entries, bad]))
     assert b"<script" not in data
     assert "The records do not hold" in Page(data).text
+
+
+def test_a_release_that_too_few_were_left_to_ratify_is_told_as_void() -> None:
+    f = Federation()
+    f.announce()
+    f.open_round()
+    for name in NAMES:
+        f.say(name, f.update(name))
+    f.say("hub", f.release())
+    for name in NAMES[:2]:
+        f.say(name, Exit(institution=name, reason="no funds"))
+    f.say("hub", Incident(round=1, round_leaf=f.state.rounds[0].leaf, reason="only coop is left"))
+    outcome, out = examined(f), io.StringIO()
+    print_report(outcome.report, Console(file=out, width=200))
+    assert "its release is void: only coop is left" in out.getvalue()
+    page = Page(render_html(outcome)).text
+    assert "Round 1: released, not ratified" in page
+    assert "It was closed without a valid release: only coop is left" in page
+    assert "a round ends without a valid release" in page
+    told = [c.sentence for c in tell(folded(f)) if c.kind == "incident"]
+    assert told == [
+        "hub closes round 1 without a valid release: only coop is left. Contributed had: clinic, coop, school."
+    ]
 
 
 def test_the_page_loads_nothing() -> None:
@@ -281,10 +312,7 @@ def test_what_a_refusal_rests_on_stands_in_the_page_the_report_and_the_story() -
     said = io.StringIO()
     print_report(outcome.report, Console(file=said, width=200))
     assert f"probes of clinic: {words}" in said.getvalue()
-    history: list[tuple[Entry, State]] = []
-    for entry in map(open_entry, f.entries):
-        history.append((entry, fold(history[-1][1] if history else None, entry)))
-    told = list(tell(history))[-1].sentence
+    told = list(tell(folded(f)))[-1].sentence
     assert told == f"clinic does not use the release of round 2: below our bar; held to {words}"
 
 

@@ -21,7 +21,7 @@ from commonweal_protocols.encoding import Encoding
 from commonweal_protocols.errors import StorageError, UnavailableError
 from commonweal_protocols.governance import Exit
 from commonweal_protocols.keys import public_hex
-from commonweal_protocols.predicates import AdapterSpec, Incident, Input, Refusal, Rejection, Release, Round
+from commonweal_protocols.predicates import AdapterSpec, Incident, Input, Quorum, Refusal, Rejection, Release, Round
 from commonweal_protocols.records import DirectorySource, read_entries
 from commonweal_protocols.rules import FactorMean
 from commonweal_protocols.state import State
@@ -90,12 +90,12 @@ def loses_key(name: str, another: str | None) -> Callable[[Federation], None]:
     return change
 
 
-def expires(name: str) -> Callable[[Federation], None]:
-    """A member's key ends with the version that says so."""
+def expires(*names: str) -> Callable[[Federation], None]:
+    """Members' keys end with the version that says so."""
 
     def change(f: Federation) -> None:
         at = f.state.size + 1
-        members = [m | {"expires_at_index": at} if m["institution"] == name else m for m in f.members()]
+        members = [m | {"expires_at_index": at} if m["institution"] in names else m for m in f.members()]
         f.add(f.amendment(f.amended(members=members), *NAMES))
 
     return change
@@ -287,6 +287,46 @@ DECISIONS: list[tuple[Callable[[], State], int, float, str, str, str]] = [
         "open",
         "round 2",
         "without them, from the old start",
+    ),
+    (
+        at(opens, ALL, releases, expires("school")),
+        1,
+        0,
+        "await ratification",
+        "awaiting clinic, coop",
+        "an expired key can ratify nothing",
+    ),
+    (
+        at(opens, ALL, releases, ratifies("school"), leaves("school"), leaves("clinic")),
+        1,
+        0,
+        "await ratification",
+        "awaiting coop",
+        "what was ratified before its author left still counts",
+    ),
+    (
+        at(opens, ALL, releases, leaves("school"), leaves("clinic")),
+        1,
+        0,
+        "close",
+        "wanted 2 ratifications, got 0; 1 more can come, from coop",
+        "exits that leave too few to ratify close the round at once",
+    ),
+    (
+        at(opens, ALL, releases, ratifies("coop"), expires("school", "clinic")),
+        1,
+        0,
+        "close",
+        "wanted 2 ratifications, got 1; no more can come",
+        "keys that expire do too",
+    ),
+    (
+        at(opens, ALL, releases, ratifies("coop"), expires("school", "clinic"), closes),
+        1,
+        2,
+        "rest",
+        "round 1 was closed; the next one opens 2 s after that",
+        "a release that is void makes a pause as well",
     ),
     (at(*DONE), 1, 0, "rest", "1 of 1 releases ratified", "the quorum is enough"),
     (at(*DONE), 2, 0, "open", "round 2", "more are wanted"),
@@ -512,6 +552,48 @@ def test_too_few_updates_by_the_deadline_close_the_round_with_the_reason(desk: D
     desk.now += 3
     assert desk.step() == "open"
     assert desk.hub.f.state.rounds[1].round.start == desk.hub.f.compact.start
+
+
+def test_a_release_that_too_few_are_left_to_ratify_is_closed_with_the_numbers_and_nobody_waits(desk: Desk) -> None:
+    desk.step()
+    for name in NAMES:
+        desk.update(name)
+    assert [desk.step(), desk.step()] == ["merge", "await ratification"]
+    for name in ("school", "clinic"):
+        desk.hub.say(name, Exit(institution=name, reason="no funds"))
+    desk.now += 60
+    assert desk.step() == "close"
+    leaf = desk.hub.f.state.rounds[0].leaf
+    reason = "wanted 2 ratifications, got 0; 1 more can come, from coop"
+    assert desk.said()[-1] == Incident(round=1, round_leaf=leaf, reason=reason)
+    assert desk.step() == "rest", "the pause counts from the incident, not from the release"
+    desk.now += 3
+    assert desk.step() == "open"
+    assert desk.hub.f.state.rounds[1].round.start == desk.hub.f.compact.start
+    assert audit(DirectorySource(desk.hub.public), recompute=recompute).verdict == "pass"
+
+
+def test_a_release_that_can_be_ratified_after_all_when_the_word_is_said_is_not_closed(tmp_path: Path) -> None:
+    with founded(tmp_path / "hub", Federation(quorum=Quorum(updates=2, ratifications=3, amendments=2))) as hub:
+        hub.announce()
+        desk, f = Desk(hub), hub.f
+        desk.step()
+        for name in NAMES:
+            desk.update(name)
+        assert desk.step() == "merge"
+        expires("school")(f)
+        hub.sequencer.submit(f.entries[-1])
+
+        def meanwhile(_: State, step: Step) -> None:
+            desk.steps.append(step)
+            if step.act == "close":
+                renewed = f.amended(members=f.members(school="school-2"))
+                hub.sequencer.submit(f.amendment(renewed, "clinic", "coop", "school-2"))
+
+        desk.driver = RoundDriver(hub.sequencer, desk.blobs, desk.engine, 1, meanwhile, lambda: desk.now)
+        assert desk.step() == "close"
+        assert desk.step() == "await ratification"
+        assert desk.steps[-1].why == "awaiting clinic, coop, school"
 
 
 def test_a_quorum_is_merged_at_the_deadline_without_those_who_are_late(desk: Desk) -> None:

@@ -20,7 +20,7 @@ from commonweal_protocols.masking import Masking
 from commonweal_protocols.predicates import Digest, Incident, Rejection, Release, Round
 from commonweal_protocols.round_rules import release_inputs
 from commonweal_protocols.secure_messages import Stage, StageEnd
-from commonweal_protocols.state import RoundState, State
+from commonweal_protocols.state import LoggedRelease, RoundState, State
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +85,10 @@ def decide(state: State, *, target: int, elapsed_seconds: float, impossible: Col
     ratified = sum(r.release is not None and r.release.is_ratified for r in state.rounds)
     if ratified >= target:
         return Step("rest", f"{ratified} of {target} releases ratified")
+    if last is not None and last.release is not None and state.is_out_of_reach(last):
+        return Step("close", _out_of_reach(state, last.release))
     if last is not None and last.release is not None and last.is_pending and not overdue:
-        missing = sorted({m.institution for m in state.compact.members} - last.release.ratified_by.keys())
-        return Step("await ratification", f"awaiting {', '.join(missing)}")
+        return Step("await ratification", f"awaiting {', '.join(state.may_ratify(last.release))}")
     failed = 0
     while failed < len(state.rounds) and state.rounds[-1 - failed].incident is not None:
         failed += 1
@@ -129,6 +130,12 @@ def _shortfall(r: RoundState, quorum: int) -> str:
     return f"wanted {quorum} updates, got {len(r.accepted())}; {_absences(r)}"[:500]
 
 
+def _out_of_reach(state: State, release: LoggedRelease) -> str:
+    able = state.may_ratify(release)
+    left = f"{len(able)} more can come, from {', '.join(able)}" if able else "no more can come"
+    return f"wanted {release.quorum} ratifications, got {len(release.ratified_by)}; {left}"[:500]
+
+
 def _absences(r: RoundState) -> str:
     """Why those who are missing are."""
     parts = [f"{name} refused: {why}" for name, why in sorted(r.refusals.items())]
@@ -155,7 +162,7 @@ class RoundDriver:
         self._engine = engine
         self._target = target
         self._on_step = on_step
-        self._stage: tuple[int, bool, Digest | None, Stage | None] = (0, False, None, None)
+        self._stage: tuple[int, bool, bool, Digest | None, Stage | None] = (0, False, False, None, None)
         self._clock = clock
         self._since = clock()
         self._run: int | None = None
@@ -176,7 +183,8 @@ class RoundDriver:
         last = state.rounds[-1] if state.rounds else None
         release, masking = (last.release, last.masking) if last else (None, None)
         leaf, masked = release.leaf if release else None, masking.stage if masking else None
-        stage = (len(state.rounds), state.open_round is not None, leaf, masked)
+        closed = last is not None and last.incident is not None
+        stage = (len(state.rounds), state.open_round is not None, closed, leaf, masked)
         if stage != self._stage:
             self._stage, self._since = stage, self._clock()
         elapsed = self._clock() - self._since
@@ -270,7 +278,7 @@ class RoundDriver:
             return
         speakers = r.masking.speakers(r.updates)
         end = StageEnd(round=r.round.round, round_leaf=r.leaf, stage=r.masking.stage, speakers=speakers)
-        self._say_of(r, end, "somebody spoke as the stage was to end; ending it with them")
+        self._say_of(state, end, f"round {r.round.round}: somebody spoke as the stage was to end; ending it with them")
 
     def _merge(self, state: State) -> None:
         r = state.open_round
@@ -281,16 +289,19 @@ class RoundDriver:
         except BlobError as e:
             self._close(state, f"the merge is not possible: {e}"[:500])
             return
-        self._say_of(r, release, "an update came in during the merge; merging again with it")
+        self._say_of(
+            state, release, f"round {r.round.round}: an update came in during the merge; merging again with it"
+        )
 
-    def _say_of(self, r: RoundState, said: StageEnd | Release, overtaken: str) -> None:
-        """Say what follows from an open round as it was seen; where the round has gone on since, nothing is said."""
+    def _say_of(self, state: State, said: StageEnd | Release | Incident, overtaken: str) -> None:
+        """Say what follows from the rounds and the members as they were seen; where they are others now, nothing."""
         try:
             self._sequencer.say(said)
         except RuleError:
-            if self._sequencer.state.open_round == r:
+            now = self._sequencer.state
+            if (now.rounds, now.compact) == (state.rounds, state.compact):
                 raise
-            log.info("round %d: %s", r.round.round, overtaken)
+            log.info("%s", overtaken)
 
     def _merge_again(self, state: State) -> None:
         r = _recalled(state, self._impossible)
@@ -319,7 +330,6 @@ class RoundDriver:
         )
 
     def _close(self, state: State, why: str) -> None:
-        r = state.open_round
-        if r is None:
-            raise RuleError("close: no round is open")
-        self._sequencer.say(Incident(round=r.round.round, round_leaf=r.leaf, reason=why))
+        r = state.rounds[-1]
+        said = Incident(round=r.round.round, round_leaf=r.leaf, reason=why)
+        self._say_of(state, said, f"round {r.round.round}: its release can be ratified after all")

@@ -18,6 +18,7 @@ from commonweal_node.data_cli import data_app
 from commonweal_node.evaluate_cli import evaluate
 from commonweal_node.exit_cli import leave
 from commonweal_node.status import NodeStatus
+from commonweal_node.terms import describe_terms
 from commonweal_node.train_cli import train
 from commonweal_protocols.amendment import describe_changes, signing_keys
 from commonweal_protocols.errors import ConfigError, RuleError, UnavailableError
@@ -26,7 +27,6 @@ from commonweal_protocols.join import Card, Invite
 from commonweal_protocols.keys import load_key_file, load_or_create_key_file, load_passphrase, public_hex
 from commonweal_protocols.predicates import BaseModelRef
 from commonweal_protocols.records import open_source
-from commonweal_protocols.rules import weights_name
 from commonweal_protocols.settings import describe
 from commonweal_protocols.status_file import load_status, now
 from commonweal_protocols.text import printable
@@ -145,21 +145,8 @@ def join(
     payload, compact = check_draft(home, terms, config.institution, public_hex(key), source)
     console = Console(highlight=False, markup=False)
     console.print(f"compact of {compact.consortium}, {terms.consortium}")
-    console.print(f"  base         {printable(compact.base.reference)}, sha256 {compact.base.sha256[:16]}…")
-    adapter = compact.adapter
-    console.print(f"  adapter      rank {adapter.rank}, alpha {adapter.alpha}, scaling {adapter.scaling}")
-    console.print(f"  rule         {compact.rule.name}, weights {weights_name(compact.rule)}")
-    console.print(f"  quorum       {compact.quorum.updates} updates, {compact.quorum.ratifications} ratifications")
-    console.print(
-        f"  witnesses    {compact.quorum.witnesses} of {', '.join(w.name for w in compact.witnesses) or 'none'}"
-    )
-    console.print(f"  members      {', '.join(m.institution for m in compact.members)}")
-    console.print(f"  coordinator  {compact.coordinator.name}")
-    if compact.forked_from is not None:
-        at = compact.forked_from.at
-        console.print(
-            f"  forked from  {compact.forked_from.consortium} after {at.size} entries of {printable(at.origin)}"
-        )
+    for name, what in describe_terms(compact):
+        console.print(f"  {name:<12} {what}", soft_wrap=True)
     if not yes:
         typer.confirm(f"Sign this compact as {config.institution}?", abort=True)
     signatures, wanted = sign_draft(terms, payload, key)
@@ -281,7 +268,10 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Check keys, rows, disk, memory, ports, clock and base, and say what mends each. Exit 4: something is ill."""
+    """Check keys, rows, charter, probes, disk, memory, ports, clock and base, and say what mends each.
+
+    Exit 4: something is ill.
+    """
     from commonweal_node.doctor import examine
     from commonweal_node.founding import known_base
 

@@ -18,12 +18,14 @@ from pathlib import Path
 import psutil
 
 from commonweal_node.base import verify_cached_base
+from commonweal_node.charter import Charter, load_charter
 from commonweal_node.config import NodeConfig
+from commonweal_node.probes import FOLDER, load_probes
 from commonweal_node.rows import read_examples
-from commonweal_protocols.errors import CommonwealError, UnavailableError
+from commonweal_protocols.errors import CommonwealError, ConfigError, UnavailableError
 from commonweal_protocols.join import Invite
 from commonweal_protocols.keys import load_key_file
-from commonweal_protocols.predicates import BaseModelRef
+from commonweal_protocols.predicates import BaseModelRef, Name
 
 MIN_FREE_BYTES = 2 << 30
 MIN_MEMORY_BYTES = 2 << 30
@@ -56,6 +58,34 @@ def _key(path: Path, passphrase: bytes | None) -> str:
 def _rows(config: NodeConfig) -> str:
     train, heldout = (len(read_examples(config.data, split)) for split in ("train", "heldout"))
     return f"{train} training and {heldout} held-out rows"
+
+
+def _probe(home: Path, charter: Charter, name: Name) -> str:
+    (probe,) = load_probes(home, charter, [name])
+    count = len(probe.items)
+    return f"{count} question{'s' * (count > 1)}, measured by {probe.measure}"
+
+
+def _charter(home: Path, config: NodeConfig) -> Iterator[Check]:
+    """The charter, if there is one, and each probe that it names."""
+    if config.charter is None:
+        return
+    try:
+        charter = load_charter(config.charter)
+    except ConfigError as e:
+        yield Check("charter", False, str(e), "correct what is named, or `charter` in node.toml")
+        return
+    yield Check("charter", True, f"version {charter.version}, {len(tuple(charter.clauses()))} clauses")
+    barred = {b.probe for b in charter.bars.probes}
+    for name, clauses in charter.probed_by().items():
+        why = "the charter has a bar on it: without it the node does not start"
+        if name not in barred:
+            why = f"without it nobody sees whether {', '.join(clauses)} is kept"
+        yield _guard(
+            f"probe {name}",
+            f"correct the named line, or copy the file to {home / FOLDER}; {why}",
+            lambda name=name: _probe(home, charter, name),  # type: ignore[misc]
+        )
 
 
 def _reach(address: str) -> str:
@@ -119,6 +149,7 @@ def examine(
         lambda: _key(key, passphrase),
     )
     yield _guard("community rows", "correct the named line, or `data` in node.toml", lambda: _rows(config))
+    yield from _charter(home, config)
     free = shutil.disk_usage(home).free
     yield Check(
         "disk", free >= MIN_FREE_BYTES, f"{free / 2**30:.1f} GiB free", f"wanted {MIN_FREE_BYTES >> 30} GiB: make room"

@@ -1,6 +1,7 @@
 """``commonweal motion`` and ``commonweal vote``: an institution proposes and decides. The logic is in ``motions``."""
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ from commonweal_protocols.canonical import Json
 from commonweal_protocols.deliberation import awaited, due_at, standing
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.governance import Proposal, Question, Recall, Resolution
+from commonweal_protocols.join import CoordinatorCard
 from commonweal_protocols.keys import load_passphrase
 from commonweal_protocols.predicates import Digest, Name
 from commonweal_protocols.settings import describe, load_toml
@@ -48,6 +50,9 @@ def new(
     question: Annotated[str | None, typer.Option(help="What is to be chosen; with --alternative.")] = None,
     alternative: Annotated[list[str] | None, typer.Option(help="Of a question; two or more.")] = None,
     terms: Annotated[Path | None, typer.Option(help="Terms of the compact that are to change (TOML).")] = None,
+    successor: Annotated[
+        list[Path] | None, typer.Option(help="A coordinator-card.json: who is to coordinate next; the first one first.")
+    ] = None,
     recall: Annotated[int | None, typer.Option(min=1, help="The round whose release is to be withdrawn.")] = None,
     institution: Annotated[str | None, typer.Option(help="With --recall: this one's update alone.")] = None,
     closes_in: Annotated[str, typer.Option(help="How long ballots are taken: 30m, 36h, 14d.")] = "14d",
@@ -56,14 +61,14 @@ def new(
     home: Home = DEFAULT_HOME,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Make a motion: a resolution, a question, other terms of the compact, or the recall of a release.
+    """Make a motion: a resolution, a question, other terms of the compact, its successors, or the recall of a release.
 
     Who may vote, and how many must, is what the compact says as it is logged. Times are the log's: the newest that a
     quorum of witnesses vouches for.
     """
-    given = [x for x in (resolution, question, terms, recall) if x is not None]
+    given = [x for x in (resolution, question, terms, successor or None, recall) if x is not None]
     if len(given) != 1:
-        raise ConfigError("motion new: wanted one of --resolution, --question, --terms and --recall")
+        raise ConfigError("motion new: wanted one of --resolution, --question, --terms, --successor and --recall")
     if (question is None) != (not alternative) or (recall is None and institution is not None):
         raise ConfigError("motion new: wanted --alternative with --question, and --institution with --recall only")
     passphrase = load_passphrase(passphrase_file)
@@ -75,8 +80,12 @@ def new(
             proposal = Question(kind="question", text=question, alternatives=tuple(alternative or ()))
         elif recall is not None:
             proposal = Recall(kind="recall", round=recall, institution=institution)
+        elif terms is not None:
+            proposal = _amendment(home, passphrase, load_toml(terms, _Terms).model_dump(mode="json"))
         else:
-            proposal = _amendment(home, passphrase, terms or Path())
+            cards = [CoordinatorCard.load(path) for path in successor or ()]
+            heirs = [card.coordinator.model_dump(mode="json") for card in cards]
+            proposal = _amendment(home, passphrase, {"successors": heirs})
     except ValidationError as e:
         raise ConfigError(f"motion new: {describe(e)}") from e
     closes_at = int(time.time()) + motions.parse_duration(closes_in)
@@ -86,10 +95,9 @@ def new(
     typer.echo(f"motion {leaf[:16]} is logged; next: commonweal vote cast {leaf[:16]} yes")
 
 
-def _amendment(home: Path, passphrase: bytes | None, terms: Path) -> Proposal:
+def _amendment(home: Path, passphrase: bytes | None, terms: Mapping[str, object]) -> Proposal:
     state = motions.follow(home)[0].state
-    changed = load_toml(terms, _Terms).model_dump(mode="json")
-    compact = motions.next_compact(state, changed)
+    compact = motions.next_compact(state, terms)
     for line in describe_changes(state.compact, compact):
         typer.echo(f"  {printable(line)}", err=True)
     return motions.propose_compact(home, passphrase, compact)

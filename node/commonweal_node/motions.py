@@ -123,10 +123,16 @@ def next_compact(state: State, terms: Mapping[str, object]) -> Compact:
     """Return the compact in force with other terms, as its next version.
 
     Raises:
-        ConfigError: A term that there is not, or a value out of range.
+        ConfigError: A term that there is not, a value out of range, or another coordinator now.
         RuleError: It cannot follow the compact in force.
     """
     current = state.compact
+    if {"coordinator", "succeeds"} & terms.keys():
+        # Its compact names where this log ends, and the motion itself makes this log longer.
+        raise ConfigError(
+            "terms: wanted the same coordinator, got coordinator or succeeds; name who is to follow (--successor), and "
+            "once this log has ended sign that one's draft: commonweal node amend --invite"
+        )
     if unknown := sorted(set(terms) - set(Compact.model_fields)):
         raise ConfigError(f"terms: wanted terms of a compact, got {unknown[0]}")
     after = {"version": current.version + 1, "previous": state.compact_sha256, "revocations": (), "succeeds": None}

@@ -221,7 +221,7 @@ def describe_changes(current: Compact, compact: Compact) -> list[str]:
 
 
 def _flat(compact: Compact) -> dict[str, str]:
-    """Every term under its dotted name; members and witnesses under their own."""
+    """Every term under its dotted name; members and witnesses under their own, successors under their place."""
     flat: dict[str, str] = {}
 
     def walk(name: str, value: object) -> None:
@@ -231,8 +231,9 @@ def _flat(compact: Compact) -> dict[str, str]:
         else:
             flat[name] = str(value)
 
-    terms = compact.model_dump(exclude={"previous", "members", "witnesses", "revocations", "succeeds"})
+    terms = compact.model_dump(exclude={"previous", "members", "witnesses", "revocations", "successors", "succeeds"})
     terms["member"] = {m.institution: m.model_dump(exclude={"institution"}) for m in compact.members}
+    terms["successor"] = {str(place): s.model_dump() for place, s in enumerate(compact.successors, 1)}
     terms["witness"] = {w.name: w.model_dump(exclude={"name"}) for w in compact.witnesses}
     walk("", terms)
     return flat

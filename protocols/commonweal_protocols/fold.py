@@ -4,7 +4,7 @@ Coordinator, node and auditor all run :func:`fold`. It is pure (no I/O, no clock
 verified entry either gives the next state or raises :class:`RuleError` saying what the compact wanted. A round moves
 
     open ──update*/refusal*/rejection*──▶ open ──release──▶ released ──ratification × quorum──▶ ratified ──adoption*
-      └────────────────incident──────────▶ closed
+      └─incident─▶ closed ◀─incident, where no quorum is left──┘
 
 and only one round is open at a time; the stages of one that is masked are in ``masking``. Keys are judged by the
 compact in force at the entry's place, never by a clock. A new version of the compact is in force from its own entry on,

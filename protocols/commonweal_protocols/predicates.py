@@ -398,7 +398,7 @@ class Rejection(Closed):
 
 
 class Incident(Closed):
-    """The coordinator closes a round without a release, and says why."""
+    """The coordinator closes a round that has no release, or one that can no longer be ratified, and says why."""
 
     URI: ClassVar[str] = "urn:commonweal:incident:v1"
     round: Count

@@ -33,7 +33,7 @@ KINDS = {
     "update": "a contribution",
     "refusal": "an institution declines",
     "rejection": "a contribution is set aside",
-    "incident": "a round ends without a release",
+    "incident": "a round ends without a valid release",
     "release": "a shared adapter is published",
     "ratification": "a member stands by a release",
     "adoption": "an institution decides for itself",
@@ -277,7 +277,8 @@ def _round(record: _Record, report: RoundReport, r: RoundState) -> Html:
         parts.append(_contributions(record, r))
     parts += _absences(record, r)
     if report.incident is not None:
-        parts += [el("p", "It was closed without a release: ", foreign(report.incident))]
+        without = "a release" if r.release is None else "a valid release"
+        parts += [el("p", f"It was closed without {without}: ", foreign(report.incident))]
         parts.append(record.find("incident", number, key))
     if report.release is not None and r.release is not None:
         parts += _release(record, report, r)

@@ -51,6 +51,8 @@ def print_report(report: Report, console: Console) -> None:
         if r.release is None:
             line("", f"no release: {r.incident or 'still open'}")
             continue
+        if r.incident is not None:
+            line("", f"its release is void: {r.incident}")
         out = r.release
         line("", f"release {out.adapter_sha256[:16]}…, {_CHECKS[out.check]}; ratified by {', '.join(out.ratified_by)}")
         for sentence in r.masked:

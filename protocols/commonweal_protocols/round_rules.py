@@ -302,6 +302,15 @@ def on_adoption(state: State, name: Name, adoption: Adoption) -> State:
 
 
 def on_incident(state: State, incident: Incident) -> State:
-    """The coordinator closes the open round without a release."""
-    r = _open(state, "incident", incident.round, incident.round_leaf)
+    """The coordinator closes the open round; or the newest one, if its release can no longer be ratified.
+
+    Raises:
+        RuleError: Not in this state.
+    """
+    last = state.rounds[-1] if state.rounds else None
+    named = (incident.round, incident.round_leaf)
+    if last is not None and (last.round.round, last.leaf) == named and state.is_out_of_reach(last):
+        r = last
+    else:
+        r = _open(state, "incident", incident.round, incident.round_leaf)
     return with_round(state, replace(r, incident=incident.reason))

@@ -242,8 +242,23 @@ class State:
 
         Whoever has a key again is awaited again.
         """
-        able = {m.institution for m in self.compact.members if not is_expired(m, self.size)}
+        able = self.able()
         return tuple(n for n in r.unanswered() if n in able)
+
+    def able(self) -> frozenset[Name]:
+        """The members who may sign the next entry: those whose key has not expired."""
+        return frozenset(m.institution for m in self.compact.members if not is_expired(m, self.size))
+
+    def may_ratify(self, release: LoggedRelease) -> tuple[Name, ...]:
+        """The members from whom a ratification of a release may still come."""
+        return tuple(sorted(self.able() - release.ratified_by.keys()))
+
+    def is_out_of_reach(self, r: RoundState) -> bool:
+        """Whether a release waits for a quorum of members that those who are left can no longer make up."""
+        release = r.release
+        if release is None or not r.is_pending:
+            return False
+        return len(release.ratified_by) + len(self.may_ratify(release)) < release.quorum
 
     def ratified(self) -> LoggedRelease | None:
         """The newest ratified release."""

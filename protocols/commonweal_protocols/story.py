@@ -305,9 +305,8 @@ def _round(
             yield Told("rejection", f"The contribution of {said.institution} to round {n} is set aside: {said.reason}")
         case Incident():
             given = _names(sorted(before.rounds[n - 1].updates))
-            yield Told(
-                "incident", f"{who} closes round {n} without a release: {said.reason}. Contributed had: {given}."
-            )
+            what = "a release" if before.rounds[n - 1].release is None else "a valid release"
+            yield Told("incident", f"{who} closes round {n} without {what}: {said.reason}. Contributed had: {given}.")
         case Release():
             again = " again" * (before.rounds[n - 1].release is not None)
             inputs = _names(i.institution for i in said.inputs)
