@@ -23,7 +23,7 @@ from commonweal_coordinator.config import load_config as load_coordinator_config
 from commonweal_coordinator.tls import TlsFiles
 from commonweal_node import founding
 from commonweal_node.base import folder_digest
-from commonweal_node.config import load_config
+from commonweal_node.config import SpeaksFor, load_config
 from commonweal_node.status import NodeStatus
 from commonweal_protocols import errors
 from commonweal_protocols.cli import GROUPS, root, run
@@ -270,6 +270,20 @@ def test_init_makes_keys_card_and_settings_with_the_right_modes(program: Termina
     assert "PRIVATE" not in program.out
 
 
+@pytest.mark.parametrize("place", ["https://ring.test:7401", "folder"])
+def test_a_node_that_speaks_for_a_consortium_has_it_in_its_card_and_its_settings(
+    program: Terminal, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    home, whose = tmp_path / "home", "ab" * 32
+    args = ("node", "init", "--institution", "delta", "--data", rows, "--home", home)
+    assert program(*args, "--speaks-for", whose, "--speaks-for-records", place) == 0
+    assert Card.load(home / "card.json").member().consortium == whose
+    wanted = str(tmp_path / "folder") if place == "folder" else place
+    assert load_config(home / "node.toml").speaks_for == SpeaksFor(consortium=whose, records=wanted)
+
+
 def test_a_node_is_set_up_once(program: Terminal, joining: Joining, rows: Path) -> None:
     before = files(joining.home)
     assert program("node", "init", "--institution", "school", "--data", rows, "--home", joining.home) == 2
@@ -294,6 +308,11 @@ BAD_INIT: list[tuple[str, str]] = [
     ("--max-heldout-rows 3", "max_heldout_rows: Input should be greater than or equal to 4, got '3'"),
     ("--flower-port 0", "flower_port: Input should be greater than or equal to 1, got '0'"),
     ("--flower-port 65536", "flower_port: Input should be less than or equal to 65535, got '65536'"),
+    ("--speaks-for " + "ab" * 32, "wanted --speaks-for and --speaks-for-records, got only some of them"),
+    ("--speaks-for-records https://ring.test", "wanted --speaks-for and --speaks-for-records, got only some of them"),
+    ("--speaks-for-ca ring.pem", "wanted --speaks-for and --speaks-for-records, got only some of them"),
+    ("--speaks-for ring --speaks-for-records https://ring.test", "node init: consortium: String should match pattern"),
+    ("--speaks-for ring --speaks-for-records nowhere", "nowhere: wanted a folder of public records, got none"),
     ("--passphrase-file nowhere", "nowhere: the passphrase file cannot be read: No such file"),
     ("--passphrase-file empty", "empty: wanted a passphrase, got an empty file"),
 ]
@@ -305,8 +324,9 @@ def test_a_bad_option_is_refused_before_a_key_is_made(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").write_text("\n")
-    name, value = option.split()
-    options: dict[str, str | Path] = {"--institution": "clinic", "--data": rows, name: value}
+    named = option.split()
+    options: dict[str, str | Path] = {"--institution": "clinic", "--data": rows}
+    options |= dict(zip(named[::2], named[1::2], strict=True))
     assert program("node", "init", *(x for pair in options.items() for x in pair), "--home", "home") == 2
     assert message in program.err
     assert not (tmp_path / "home").exists()
@@ -401,6 +421,18 @@ def test_masks_noise_and_encoding_are_shown_before_signing(
         monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
         assert program(*joining.args) == 130
         assert wanted in program.out
+
+
+def test_a_compact_in_which_we_are_a_consortium_is_not_signed_by_a_node_that_speaks_for_none(
+    program: Terminal, joining: Joining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    f = Federation()
+    members = [{**m, "consortium": "cd" * 32} if m["institution"] == "clinic" else m for m in f.members()]
+    compact = changed(f.compact, {"members": members})
+    monkeypatch.setattr(founding, "check_draft", lambda *_: (b"payload", compact))
+    monkeypatch.setattr(founding, "sign_draft", lambda *_: pytest.fail("signed"))
+    assert program(*joining.args, "--yes") == 2
+    assert f"wanted an institution of its own, as node.toml has it, got the consortium {'cd' * 32}" in program.err
 
 
 def test_what_is_shown_before_signing_is_shown_as_it_is(

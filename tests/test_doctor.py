@@ -19,11 +19,12 @@ import pytest
 
 from commonweal_coordinator.tls import TlsFiles, load_or_create_tls
 from commonweal_node.base import fetch_base, folder_digest
-from commonweal_node.config import NodeConfig
+from commonweal_node.config import NodeConfig, SpeaksFor
 from commonweal_node.doctor import MAX_SKEW_SECONDS, MIN_FREE_BYTES, MIN_MEMORY_BYTES, Check, examine
 from commonweal_protocols.join import Invite
 from commonweal_protocols.keys import create_key_file
-from commonweal_protocols.predicates import BaseModelRef
+from commonweal_protocols.predicates import Compact
+from tests.federation import Federation, changed
 
 ROW = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
 
@@ -83,7 +84,7 @@ class Patient:
     config: NodeConfig
     tls: TlsFiles
     invite: Invite | None = None
-    base: BaseModelRef | None = None
+    compact: Compact | None = None
 
     def joined(self, port: int, **other: str) -> Invite:
         """An invite to a coordinator that serves everything at one port."""
@@ -101,7 +102,7 @@ class Patient:
         return self.invite
 
     def checks(self, passphrase: bytes | None = None) -> dict[str, Check]:
-        return {c.name: c for c in examine(self.home, self.config, self.invite, self.base, passphrase)}
+        return {c.name: c for c in examine(self.home, self.config, self.invite, self.compact, passphrase)}
 
 
 @pytest.fixture
@@ -117,6 +118,11 @@ def patient(tmp_path: Path, tls: TlsFiles, monkeypatch: pytest.MonkeyPatch) -> P
         institution="clinic", data=home / "rows.jsonl", cache=tmp_path / "cache", flower_port=free_port()
     )
     return Patient(home, config, tls)
+
+
+def on_base(reference: str, sha256: str) -> Compact:
+    """A compact in force that names this base."""
+    return Federation(terms={"base": {"reference": reference, "sha256": sha256}}).compact
 
 
 def ill(patient: Patient, name: str) -> tuple[str, str]:
@@ -153,7 +159,7 @@ def test_nothing_is_changed(patient: Patient) -> None:
     before = everything()
     with coordinator(patient.tls, ahead(0)) as port:
         patient.joined(port)
-        patient.base = BaseModelRef(reference="path:/nowhere", sha256="0" * 64)
+        patient.compact = on_base("path:/nowhere", "0" * 64)
         patient.checks()
     assert everything() == before
     assert not patient.config.cache.exists()
@@ -382,6 +388,29 @@ def test_a_port_that_speaks_no_http(patient: Patient) -> None:
     assert "999999999" in found
 
 
+# -- whom it speaks for
+
+
+def test_whom_a_node_speaks_for_is_held_to_the_compact_and_must_have_records(patient: Patient, tmp_path: Path) -> None:
+    inner = Federation(origin="log.test/ring", realm="ring ")
+    whose, name = inner.state.consortium, "speaks for"
+    with coordinator(patient.tls, ahead(0)) as port:
+        patient.joined(port)
+        patient.compact = on_base("path:/nowhere", "0" * 64)
+        assert patient.checks()[name] == Check(name, True, "no consortium")
+        records = inner.publish(tmp_path / "ring")
+        speaks_for = SpeaksFor(consortium=whose, records=str(records))
+        patient.config = patient.config.model_copy(update={"speaks_for": speaks_for})
+        assert f"wanted the consortium {whose}, as node.toml has it" in patient.checks()[name].found
+        members = [{**m, "consortium": whose} if m["institution"] == "clinic" else m for m in inner.members()]
+        patient.compact = changed(patient.compact, {"members": members})
+        assert patient.checks()[name].found == f"{whose}, whose records have 1 entries; a round verifies them"
+        (records / "checkpoint").unlink()
+        found = patient.checks()[name]
+        assert (found.ok, found.found) == (False, "checkpoint: wanted a signed note, got no such file")
+        assert found.mend == "correct [speaks_for] in node.toml, or ask that consortium's coordinator"
+
+
 # -- the base model
 
 
@@ -392,13 +421,13 @@ def test_a_base_that_is_absent_is_ill_until_it_is_fetched_and_again_when_it_is_s
     source.mkdir()
     (source / "config.json").write_text("{}")
     (source / "model.safetensors").write_bytes(b"weights")
-    patient.base = BaseModelRef(reference=f"path:{source}", sha256=folder_digest(source))
+    patient.compact = on_base(f"path:{source}", folder_digest(source))
     with coordinator(patient.tls, ahead(0)) as port:
         patient.joined(port)
         found, mend = ill(patient, "base model")
         assert f"wanted it in {patient.config.cache}, got none yet" in found
         assert mend == f"commonweal node fetch-base --home {patient.home}"
-        folder = fetch_base(patient.base, patient.config.cache, lambda _: None)
+        folder = fetch_base(patient.compact.base, patient.config.cache, lambda _: None)
         assert patient.checks()["base model"].ok
         (folder / "model.safetensors").write_bytes(b"wights")
         assert "the disk has changed it; remove that folder" in ill(patient, "base model")[0]

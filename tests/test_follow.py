@@ -56,7 +56,7 @@ class MemorySource:
 
 def served(f: Federation) -> MemorySource:
     """The federation's own log, as it grows."""
-    return MemorySource(f.entries, f.log_key)
+    return MemorySource(f.entries, f.log_key, origin=f.origin)
 
 
 def follower(source: MemorySource, f: Federation, home: Path) -> Follower:

@@ -28,8 +28,19 @@ from commonweal_protocols.envelope import format_envelope, sign
 from commonweal_protocols.errors import LogError, RuleError, SignatureError, StorageError, UnavailableError
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.kinds import Predicate
-from commonweal_protocols.predicates import Blob, Identity, Incident, Ratification, Recipe, Refusal, Rotation, Update
+from commonweal_protocols.predicates import (
+    Blob,
+    ForeignRelease,
+    Identity,
+    Incident,
+    Ratification,
+    Recipe,
+    Refusal,
+    Rotation,
+    Update,
+)
 from commonweal_protocols.rules import FactorMean
+from commonweal_protocols.state import State
 from commonweal_protocols.statement import Statement, open_entry
 from commonweal_protocols.story import describe_training
 from tests.federation import TINY, Federation, blob_of, data_manifest, key_of, save_key
@@ -53,6 +64,10 @@ class Table:
     manifest: DataManifest | None = None
     auc_micros: int | None = 512_345
     frozen: list[str | None] = field(default_factory=list)
+    release: ForeignRelease | None = None
+
+    def objection(self, state: State, start: GridTensors, frozen: Literal["A", "B"] | None) -> str:
+        return ""
 
     def train(
         self, start: GridTensors, recipe: Recipe, what: str, frozen: Literal["A", "B"] | None = None

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from commonweal_coordinator.config import CoordinatorConfig
 from commonweal_coordinator.config import load_config as load_coordinator
-from commonweal_node.config import NodeConfig
+from commonweal_node.config import NodeConfig, SpeaksFor
 from commonweal_node.config import load_config as load_node
 from commonweal_protocols.errors import ConfigError
 
@@ -132,3 +132,26 @@ def test_a_folder_in_its_place_cannot_be_read(tmp_path: Path) -> None:
     for load, _ in BOTH:
         with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
             load(tmp_path)
+
+
+SPEAKS_FOR = f'[speaks_for]\nconsortium = "{"ab" * 32}"\n'
+
+
+def test_the_records_of_whom_a_node_speaks_for_are_an_address_or_a_folder_beside_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    for records, wanted in (
+        ("https://ring.test:7401", "https://ring.test:7401"),
+        ("ring/public", str(tmp_path / "ring/public")),
+        ("/srv/ring", "/srv/ring"),
+    ):
+        path.write_text(NODE + SPEAKS_FOR + f'records = "{records}"\nca = "ring.pem"\n')
+        found = load_node(path)
+        assert isinstance(found, NodeConfig)
+        assert found.speaks_for == SpeaksFor(consortium="ab" * 32, records=wanted, ca=tmp_path / "ring.pem")
+
+
+def test_who_trains_nothing_has_no_bound_on_what_training_tells(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text(NODE + "max_membership_auc_millis = 600\n" + SPEAKS_FOR + 'records = "ring"\n')
+    with pytest.raises(ConfigError, match=r"wanted none with \[speaks_for\], since nothing is trained here"):
+        load_node(path)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from commonweal_node.adopt_cli import adopt
-from commonweal_node.config import NodeConfig, load_config
+from commonweal_node.config import NodeConfig, SpeaksFor, format_config, load_config
 from commonweal_node.data_cli import data_app
 from commonweal_node.evaluate_cli import evaluate
 from commonweal_node.exit_cli import leave
@@ -26,7 +26,7 @@ from commonweal_protocols.files import write_atomic
 from commonweal_protocols.join import Card, Invite
 from commonweal_protocols.keys import load_key_file, load_or_create_key_file, load_passphrase, public_hex
 from commonweal_protocols.predicates import BaseModelRef
-from commonweal_protocols.records import open_source
+from commonweal_protocols.records import is_address, open_source
 from commonweal_protocols.settings import describe
 from commonweal_protocols.status_file import load_status, now
 from commonweal_protocols.text import printable
@@ -41,22 +41,21 @@ DEFAULT_HOME = Path("node-home")
 Home = Annotated[Path, typer.Option(help="The node's folder: settings, keys, adapters.")]
 PassphraseFile = Annotated[Path | None, typer.Option(help="The file with the key's passphrase.")]
 
-_CONFIG = """\
-# A node's settings. Every key: see NodeConfig.
-institution = "{institution}"
-data = {data}
-{charter}cache = {cache}
-threads = {threads}
-max_heldout_rows = {max_heldout_rows}
-flower_port = {flower_port}
-witness_host = "{witness_host}"
-witness_port = {witness_port}
-"""
 
+def _speaks_for(consortium: str | None, records: str | None, ca: Path | None) -> SpeaksFor | None:
+    """The options of a node that speaks for a consortium.
 
-def _quoted(path: Path) -> str:
-    """A path as a TOML string, whose escapes are those of JSON."""
-    return json.dumps(str(path.resolve()), ensure_ascii=False)
+    Raises:
+        ConfigError: Only some of them are given, or there is no such folder or PEM.
+        ValidationError: Not a digest.
+    """
+    if consortium is None or records is None:
+        if (consortium, records, ca) != (None, None, None):
+            raise ConfigError("node init: wanted --speaks-for and --speaks-for-records, got only some of them")
+        return None
+    open_source(records, ca)
+    place = records if is_address(records) else str(Path(records).resolve())
+    return SpeaksFor(consortium=consortium, records=place, ca=ca.resolve() if ca else None)
 
 
 @app.command()
@@ -74,6 +73,13 @@ def init(
     witness_url: Annotated[
         str | None, typer.Option(help="How the coordinator reaches it; http://HOST:PORT if not given.")
     ] = None,
+    speaks_for: Annotated[
+        str | None, typer.Option(help="A consortium (64 hex digits) to speak for in another.")
+    ] = None,
+    speaks_for_records: Annotated[str | None, typer.Option(help="Its public records: an address, or a folder.")] = None,
+    speaks_for_ca: Annotated[
+        Path | None, typer.Option(help="PEM of the authority behind that address; the system's if not given.")
+    ] = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make this institution's keys, card and settings. Then send card.json to whoever drafts the compact."""
@@ -84,14 +90,17 @@ def init(
         raise ConfigError(f"{home}/node.toml: exists already; a node is set up once")
     try:
         # Before a key is made, and before a file is written that could not be read again.
-        NodeConfig(
+        config = NodeConfig(
             institution=institution,
-            data=data,
+            data=data.resolve(),
+            charter=charter.resolve() if charter else None,
+            cache=(cache or home / "cache").resolve(),
             threads=threads,
             max_heldout_rows=max_heldout_rows,
             flower_port=flower_port,
             witness_host=witness_host,
             witness_port=witness_port,
+            speaks_for=_speaks_for(speaks_for, speaks_for_records, speaks_for_ca),
         )
     except ValidationError as e:
         raise ConfigError(f"node init: {describe(e)}") from e
@@ -106,19 +115,8 @@ def init(
     if witness_port:
         url = witness_url or f"http://{witness_host}:{witness_port}"
         witness = create_witness(home, institution, url, passphrase)
-    Card(institution=institution, key=public_hex(key), witness=witness).save(home / "card.json")
-    text = _CONFIG.format(
-        institution=institution,
-        data=_quoted(data),
-        charter=f"charter = {_quoted(charter)}\n" if charter else "",
-        cache=_quoted(cache or home / "cache"),
-        threads=threads,
-        max_heldout_rows=max_heldout_rows,
-        flower_port=flower_port,
-        witness_host=witness_host,
-        witness_port=witness_port,
-    )
-    write_atomic(home / "node.toml", text.encode())
+    Card(institution=institution, key=public_hex(key), witness=witness, consortium=speaks_for).save(home / "card.json")
+    write_atomic(home / "node.toml", format_config(config).encode())
     typer.echo(f"institution {institution}, key {public_hex(key)}")
     typer.echo(f"next: give {home}/card.json to the coordinator, and join with its invite")
 
@@ -135,6 +133,7 @@ def join(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Read the consortium's compact, check it, and sign it."""
+    from commonweal_node.delegate import check_speaks_for
     from commonweal_node.founding import check_draft, sign_draft
     from commonweal_node.witnessing import COMPACT_FILE
 
@@ -143,6 +142,7 @@ def join(
     key = load_key_file(home / "keys/institution.pem", load_passphrase(passphrase_file))
     source = open_source(fork_source, fork_ca) if fork_source else None
     payload, compact = check_draft(home, terms, config.institution, public_hex(key), source)
+    check_speaks_for(config, compact)
     console = Console(highlight=False, markup=False)
     console.print(f"compact of {compact.consortium}, {terms.consortium}")
     for name, what in describe_terms(compact):
@@ -273,12 +273,12 @@ def doctor(
     Exit 4: something is ill.
     """
     from commonweal_node.doctor import examine
-    from commonweal_node.founding import known_base
+    from commonweal_node.founding import known_compact
 
     config = load_config(home / "node.toml")
     invite = Invite.load(home / "invite.json") if (home / "invite.json").exists() else None
-    base = known_base(home, invite) if invite else None
-    checks = list(examine(home, config, invite, base, load_passphrase(passphrase_file)))
+    compact = known_compact(home, invite) if invite else None
+    checks = list(examine(home, config, invite, compact, load_passphrase(passphrase_file)))
     if as_json:
         from dataclasses import asdict
 
@@ -303,16 +303,16 @@ def fetch_base(
 ) -> None:
     """Fetch the base model that the compact names, check its digest, and keep it. Done once; again costs nothing."""
     from commonweal_node.base import fetch_base as fetch
-    from commonweal_node.founding import known_base, read_base
+    from commonweal_node.founding import known_compact, read_base
 
     base: BaseModelRef
     if compact is not None:
         base = read_base(compact)
     else:
-        found = known_base(home, Invite.load(home / "invite.json"))
+        found = known_compact(home, Invite.load(home / "invite.json"))
         if found is None:
             raise UnavailableError("base model: the consortium's log does not answer; give --compact TERMS.toml")
-        base = found
+        base = found.base
     where = cache or load_config(home / "node.toml").cache
     path = fetch(base, where.resolve(), lambda line: typer.echo(f"base model: {line}", err=True))
     typer.echo(f"base model {base.reference}: {path}")

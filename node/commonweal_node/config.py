@@ -1,12 +1,27 @@
 """``node.toml``: one frozen model, read once. An unknown key is an error; units are in the names."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from commonweal_protocols.predicates import Name
+from commonweal_protocols.predicates import Digest, Name
+from commonweal_protocols.records import is_address
 from commonweal_protocols.settings import load_toml
+
+
+class SpeaksFor(BaseModel):
+    """``[speaks_for]``: the consortium in whose name this node is a member of another. See ``delegate``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    consortium: Digest
+    """Which one: the digest of its founding compact."""
+    records: Annotated[str, Field(min_length=1, max_length=4096)]
+    """Its public records: an address, or a folder."""
+    ca: Path | None = None
+    """A PEM of the authorities behind that address; None: the system's."""
 
 
 class NodeConfig(BaseModel):
@@ -52,6 +67,33 @@ class NodeConfig(BaseModel):
     """Where Prometheus finds this node's figures, on loopback only; 0: nowhere."""
     refuse: Annotated[str, Field(max_length=500)] = ""
     """Decline every round with this reason, while it is set."""
+    speaks_for: SpeaksFor | None = None
+    """Set, if this node is no institution of its own but speaks for a consortium."""
+
+    @model_validator(mode="after")
+    def _bounds_what_it_trains(self) -> Self:
+        if self.speaks_for is not None and self.max_membership_auc_millis is not None:
+            raise ValueError("max_membership_auc_millis: wanted none with [speaks_for], since nothing is trained here")
+        return self
+
+
+def format_config(config: NodeConfig) -> str:
+    """Return a new node's ``node.toml``: what ``node init`` asks for. Every other key has its default."""
+    told = ("institution", "data", "charter", "cache", "threads", "max_heldout_rows", "flower_port", "witness_host")
+    text = "# A node's settings. Every key: see NodeConfig.\n" + _lines(config, *told, "witness_port")
+    if config.speaks_for is not None:
+        text += "\n[speaks_for]\n" + _lines(config.speaks_for, "consortium", "records", "ca")
+    return text
+
+
+def _lines(table: BaseModel, *keys: str) -> str:
+    """Return keys that have a value as TOML, whose strings have the escapes of JSON's."""
+    values = {key: getattr(table, key) for key in keys}
+    return "".join(
+        f"{key} = {json.dumps(value if isinstance(value, int) else str(value), ensure_ascii=False)}\n"
+        for key, value in values.items()
+        if value is not None
+    )
 
 
 def load_config(path: Path) -> NodeConfig:
@@ -67,5 +109,16 @@ def load_config(path: Path) -> NodeConfig:
             "data": folder / config.data,
             "charter": folder / config.charter if config.charter else None,
             "cache": folder / config.cache,
+            "speaks_for": _absolute(folder, config.speaks_for) if config.speaks_for else None,
+        }
+    )
+
+
+def _absolute(folder: Path, speaks_for: SpeaksFor) -> SpeaksFor:
+    records, ca = speaks_for.records, speaks_for.ca
+    return speaks_for.model_copy(
+        update={
+            "records": records if is_address(records) else str(folder / records),
+            "ca": folder / ca if ca else None,
         }
     )

@@ -10,6 +10,7 @@ Home folder::
     answers/ sent/ own/ adopted/ receipts/ what was said, with which delta, the own adapters, what serves now, proofs
     masking/      the secret of a masked round that is open: never restore it from a backup
     probes/       the questions by which the charter's clauses are held, one file each
+    consortia/    what was verified and adopted of other consortia; of the one that this node speaks for, too
     training/ runs/                        the training that is going on, and a report of each that was
     flower/       Flower's own state       status.json, run/
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from commonweal_node.charter import Charter, load_charter
 from commonweal_node.config import NodeConfig
+from commonweal_node.delegate import Delegate, check_speaks_for
 from commonweal_node.flower import SuperNode, SuperNodeSettings, transport_public_key
 from commonweal_node.institution import Institution
 from commonweal_node.keyring import KeyRing
@@ -31,10 +33,12 @@ from commonweal_node.metrics import MetricsServer
 from commonweal_node.probes import load_probes
 from commonweal_node.status import StatusBoard
 from commonweal_node.witnessing import NodeWitness
+from commonweal_protocols.audit import Progress
 from commonweal_protocols.errors import BaseModelError, CommonwealError, LocalError, PeerError, UnavailableError
 from commonweal_protocols.follow import Follower
 from commonweal_protocols.keys import public_hex
 from commonweal_protocols.predicates import Compact
+from commonweal_protocols.records import open_source
 from commonweal_protocols.state import State
 
 log = logging.getLogger(__name__)
@@ -65,7 +69,8 @@ class Node:
         """Follow the log, answer rounds, ratify and decide, until told to stop.
 
         Raises:
-            LocalError: Keys, rows, charter or base model are not as they must be, or the metrics' port is taken.
+            LocalError: Keys, rows, charter, base model or [speaks_for] are not as they must be, or the metrics' port is
+                taken.
         """
         port = self._config.metrics_port
         metrics = MetricsServer(port, lambda: self._board.newest) if port else None
@@ -111,7 +116,9 @@ class Node:
         self._board.set(phase="waiting", doing="for the consortium's founding")
         if not self._wait_for_founding(follower):
             return
-        learner = self._load_learner(follower.state.compact)
+        compact = follower.state.compact
+        check_speaks_for(self._config, compact)
+        learner = self._load_learner(compact)
         if learner is None:
             return
         institution = Institution(
@@ -125,7 +132,7 @@ class Node:
             max_membership_auc_millis=self._config.max_membership_auc_millis,
             follower=follower,
             consortium=self._link,
-            learner=learner,
+            learner=self._delegate(learner, compact) or learner,
             on_phase=self._board.phase,
         )
         try:
@@ -171,6 +178,20 @@ class Node:
                 self._board.set(trouble=str(e))
                 self._stopping.wait(_BASE_RETRY_SECONDS)
         return None
+
+    def _delegate(self, learner: Learner, compact: Compact) -> Delegate | None:
+        """Return who answers in the place of rows, where this node speaks for a consortium."""
+        whose, name, home = self._config.speaks_for, self._config.institution, self._home
+        if whose is None:
+            return None
+
+        def tell(p: Progress) -> None:
+            if self._stopping.is_set():
+                raise UnavailableError("audit: the node is stopping; a later look does it again")
+            self._board.set(doing=f"verifying {p.stage} of {whose.consortium}: {p.done} of {p.total}")
+
+        source = open_source(whose.records, whose.ca)
+        return Delegate(learner, name, whose.consortium, source, ours=compact, home=home, on_progress=tell)
 
     def _serve(self, institution: Institution, follower: Follower, transport: Path) -> None:
         """Do a node's work under one coordinator, until it is another one."""

@@ -20,12 +20,14 @@ import psutil
 from commonweal_node.base import verify_cached_base
 from commonweal_node.charter import Charter, load_charter
 from commonweal_node.config import NodeConfig
+from commonweal_node.delegate import check_speaks_for
 from commonweal_node.probes import FOLDER, load_probes
 from commonweal_node.rows import read_examples
 from commonweal_protocols.errors import CommonwealError, ConfigError, UnavailableError
 from commonweal_protocols.join import Invite
 from commonweal_protocols.keys import load_key_file
-from commonweal_protocols.predicates import BaseModelRef, Name
+from commonweal_protocols.predicates import Compact, Name
+from commonweal_protocols.records import open_source, read_checkpoint, unverified_size
 
 MIN_FREE_BYTES = 2 << 30
 MIN_MEMORY_BYTES = 2 << 30
@@ -88,6 +90,15 @@ def _charter(home: Path, config: NodeConfig) -> Iterator[Check]:
         )
 
 
+def _speaks_for(config: NodeConfig, compact: Compact) -> str:
+    check_speaks_for(config, compact)
+    if config.speaks_for is None:
+        return "no consortium"
+    source = open_source(config.speaks_for.records, config.speaks_for.ca)
+    size = unverified_size(read_checkpoint(source))
+    return f"{config.speaks_for.consortium}, whose records have {size} entries; a round verifies them"
+
+
 def _reach(address: str) -> str:
     host, _, port = address.rpartition(":")
     try:
@@ -130,7 +141,7 @@ def examine(
     home: Path,
     config: NodeConfig,
     invite: Invite | None,
-    base: BaseModelRef | None,
+    compact: Compact | None,
     passphrase: bytes | None = None,
 ) -> Iterator[Check]:
     """Yield one check after the other.
@@ -139,7 +150,7 @@ def examine(
         home: The node's folder.
         config: Its settings.
         invite: The consortium that it has joined, if it has.
-        base: The base model that the compact names, if it is known.
+        compact: The compact in force there, if it is known.
         passphrase: The identity key's, if it has one.
     """
     key = home / "keys/institution.pem"
@@ -176,9 +187,14 @@ def examine(
             lambda address=address: _reach(address),  # type: ignore[misc]
         )
     yield _guard("clock", "set this host's clock (NTP)", lambda: _clock(invite))
-    if base is not None:
+    if compact is not None:
         yield _guard(
             "base model",
             f"commonweal node fetch-base --home {home}",
-            lambda: verify_cached_base(base, config.cache),
+            lambda: verify_cached_base(compact.base, config.cache),
+        )
+        yield _guard(
+            "speaks for",
+            "correct [speaks_for] in node.toml, or ask that consortium's coordinator",
+            lambda: _speaks_for(config, compact),
         )

@@ -146,10 +146,10 @@ def sign_draft(invite: Invite, payload: bytes, key: Ed25519PrivateKey) -> tuple[
         return client.sign(sign_envelope(payload, key))
 
 
-def known_base(home: Path, invite: Invite) -> BaseModelRef | None:
-    """Return the base that the consortium's compact names, or None while its log does not answer."""
+def known_compact(home: Path, invite: Invite) -> Compact | None:
+    """Return the consortium's compact in force, or None while its log does not answer."""
     try:
-        return _follow(home, invite).state.compact.base
+        return _follow(home, invite).state.compact
     except CommonwealError:
         return None
 

@@ -32,6 +32,7 @@ from commonweal_protocols.membership import LEFT
 from commonweal_protocols.merkle import leaf_hash
 from commonweal_protocols.predicates import (
     Blob,
+    ForeignRelease,
     Identity,
     Name,
     Ratification,
@@ -59,6 +60,13 @@ class Learner(Evaluator, Protocol):
     @property
     def manifest(self) -> DataManifest | None:
         """What the rows went through, where they were curated."""
+
+    @property
+    def release(self) -> ForeignRelease | None:
+        """The release that ``train`` gave last, where it speaks for a consortium (``delegate``)."""
+
+    def objection(self, state: State, start: GridTensors, frozen: Literal["A", "B"] | None) -> str:
+        """Return why the open round, which starts from there, gets nothing from here; empty if it gets something."""
 
     def membership(self, adapter: GridTensors) -> int | None:
         """Return how well an attack tells an adapter's training rows from others, in millionths; None if not known."""
@@ -189,10 +197,12 @@ class Institution:
 
     def _contribute(self, state: State, r: RoundState, answers: Answers) -> Update | Refusal:
         spec, number = state.compact.adapter, r.round.round
-        start = self._adapter(state, r.round.start)
+        start, frozen = self._adapter(state, r.round.start), _frozen(r.round.rule)
+        if reason := self._learner.objection(state, start, frozen):
+            return Refusal(round=number, round_leaf=r.leaf, reason=reason)
         before = self._learner.heldout(start, start, SHARED, f"round {number}: the start")
         self._on_phase("training", number, f"round {number}")
-        trained = self._learner.train(start, r.round.recipe, f"round {number}", _frozen(r.round.rule))
+        trained = self._learner.train(start, r.round.recipe, f"round {number}", frozen)
         membership = self._learner.membership(trained)
         if reason := self._exposure(membership):
             return Refusal(round=number, round_leaf=r.leaf, reason=reason)
@@ -220,6 +230,7 @@ class Institution:
             heldout_after_micronats=after,
             data_leaf=state.manifests[self._name].leaf if self._learner.manifest is not None else None,
             membership_auc_micros=membership,
+            release=self._learner.release,
         )
 
     def _exposure(self, membership: int | None) -> str:

@@ -45,6 +45,7 @@ from commonweal_node.train import EarlyStop, Factor, Progress, Trained, train_ad
 from commonweal_node.training_rows import load_training_rows
 from commonweal_protocols.errors import ConfigError, UnavailableError
 from commonweal_protocols.predicates import AdapterSpec, BaseModelRef, Recipe
+from commonweal_protocols.state import State
 
 if TYPE_CHECKING:
     from commonweal_node.tensorboard import EventFile
@@ -164,6 +165,14 @@ class Learner:
     def num_examples(self) -> int:
         """How many training rows the community has, of all kinds that its objectives train on."""
         return len(self._rows.conversations) + len(self._rows.texts) + len(self._rows.pairs)
+
+    @property
+    def release(self) -> None:
+        """None: what is given was trained here."""
+
+    def objection(self, state: State, start: GridTensors, frozen: Factor | None) -> str:
+        """Return nothing: these rows can train from any start."""
+        return ""
 
     def train(self, start: GridTensors, recipe: Recipe, what: str, frozen: Factor | None = None) -> GridTensors:
         """Train from ``start`` and return the trained adapter, on the grid. A report of it is kept for the operator.

@@ -18,7 +18,35 @@ from commonweal_protocols.errors import LogError, RuleError
 from commonweal_protocols.predicates import AdapterSpec, Compact, Digest, ForeignRelease
 from commonweal_protocols.provenance import count_examples, name_release, ratified_round
 from commonweal_protocols.records import Source, read_blob
+from commonweal_protocols.replica import Replica
 from commonweal_protocols.state import State
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VerifiedLog:
+    """Another consortium's log, audited as a whole; its adapters fit on our base, in our shape."""
+
+    source: Source
+    replica: Replica
+    note: bytes
+    """The signed and cosigned checkpoint up to which it was verified."""
+
+    def release(self, number: int | None = None) -> "VerifiedRelease":
+        """Return its newest ratified release, or that of a round.
+
+        Raises:
+            RuleError: There is none.
+            BlobError: The adapter is not there.
+            LocalError: It cannot be read now.
+        """
+        r, logged = ratified_round(self.replica, number)
+        return VerifiedRelease(
+            name_release(self.replica, logged.release.round),
+            read_adapter(read_blob(self.source, logged.release.adapter), self.replica.state.compact.adapter),
+            count_examples(r, logged),
+            self.note,
+            self.replica.state,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,28 +67,25 @@ def consortium_folder(home: Path, consortium: Digest) -> Path:
     return home / "consortia" / consortium
 
 
-def verify_release(
+def verify_log(
     home: Path,
     source: Source,
     consortium: Digest,
     ours: Compact,
-    number: int | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
-) -> VerifiedRelease:
-    """Audit another consortium's log, and return its newest ratified release, or that of a round.
+) -> VerifiedLog:
+    """Audit another consortium's log.
 
     Args:
         home: The node's; the audit's memory is kept below it.
         source: The other log's records.
         consortium: Which one it must be: the digest of its founding compact.
         ours: Our own compact: base and shape must be the same, or the adapter could not be used here.
-        number: The round; None: the newest.
         on_progress: Called as entries and releases are verified.
 
     Raises:
         LogError: The log does not hold; says what does not.
-        RuleError: No such release, or another base or shape than ours.
-        BlobError: The adapter is not there.
+        RuleError: Another base or shape than ours.
         LocalError: The records cannot be read now, or the memory cannot be kept.
     """
     path = consortium_folder(home, consortium) / "memory"
@@ -76,17 +101,25 @@ def verify_release(
         found = "; ".join(f.sentence for f in outcome.report.findings)
         raise LogError(f"consortium {consortium}: wanted a log that holds, got {found}")
     save_memory(path, outcome.memory)
-    replica = outcome.replica
-    theirs = replica.state.compact
-    check_same_shape(ours, theirs)
-    r, logged = ratified_round(replica, number)
-    return VerifiedRelease(
-        name_release(replica, logged.release.round),
-        read_adapter(read_blob(source, logged.release.adapter), theirs.adapter),
-        count_examples(r, logged),
-        outcome.note,
-        replica.state,
-    )
+    check_same_shape(ours, outcome.replica.state.compact)
+    return VerifiedLog(source, outcome.replica, outcome.note)
+
+
+def verify_release(
+    home: Path,
+    source: Source,
+    consortium: Digest,
+    ours: Compact,
+    number: int | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> VerifiedRelease:
+    """Audit another consortium's log, and return its newest ratified release, or that of a round.
+
+    Raises:
+        PeerError: See :func:`verify_log` and :meth:`VerifiedLog.release`.
+        LocalError: The same.
+    """
+    return verify_log(home, source, consortium, ours, on_progress).release(number)
 
 
 def check_same_shape(ours: Compact, theirs: Compact) -> None:

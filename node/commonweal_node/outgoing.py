@@ -19,6 +19,7 @@ from pathlib import Path
 from commonweal_adapters.delta import GridTensors, write_delta
 from commonweal_adapters.feedback import encode_with_feedback, load_residual, no_residual, save_residual
 from commonweal_adapters.privacy import privatise
+from commonweal_protocols.encoding import EXACT
 from commonweal_protocols.errors import StorageError
 from commonweal_protocols.files import write_atomic
 from commonweal_protocols.predicates import AdapterSpec, Name
@@ -28,13 +29,16 @@ from commonweal_protocols.state import RoundState, State
 def spell_delta(home: Path, state: State, r: RoundState, name: Name, delta: GridTensors) -> bytes:
     """Return the bytes of a delta as they may leave this node, in the open round ``r``.
 
-    Asked again for the same round, it returns the same bytes, whatever ``delta`` is then.
+    Asked again for the same round, it returns the same bytes, whatever ``delta`` is then, unless those are nothing but
+    the delta: what is neither noised nor rounded needs no keeping, and a release may have followed the one it was of.
 
     Raises:
         BlobError: Not the spec's tensors.
         ConfigError: The kept residual is damaged, or of another spec.
         StorageError: What is to be sent, or the new residual, cannot be kept.
     """
+    if r.privacy is None and (r.encoding or EXACT) == EXACT:
+        return _spell(home, state, r, name, delta)
     ready = home / "outgoing" / f"{r.leaf}.safetensors"
     if ready.exists():
         return _read(ready)

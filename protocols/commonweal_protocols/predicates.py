@@ -24,7 +24,8 @@ PublicKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 """An institution's or a consortium's short name; safe in a file name."""
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=500)]
-Count = Annotated[int, Field(ge=1, le=10**9)]
+MAX_COUNT = 10**9
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Natural = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Micronats = Annotated[int, Field(ge=0, le=10**9)]
 

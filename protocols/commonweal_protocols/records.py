@@ -102,13 +102,18 @@ class HttpSource:
             raise UnavailableError(f"{self._url}/{path}: does not answer: {e}") from e
 
 
+def is_address(place: str) -> bool:
+    """Whether records are at an ``http://`` or ``https://`` address, and not in a folder."""
+    return place.startswith(("http://", "https://"))
+
+
 def open_source(place: str, ca_file: Path | None = None) -> Source:
     """Return the records at an ``http://`` or ``https://`` address, or in a folder.
 
     Raises:
         ConfigError: No such folder, or not a PEM file of authorities.
     """
-    if place.startswith(("http://", "https://")):
+    if is_address(place):
         return HttpSource(place, ca_file)
     return DirectorySource(Path(place))
 
