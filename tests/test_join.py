@@ -14,7 +14,7 @@ from tests.federation import key_of
 
 KEY = public_hex(key_of("clinic"))
 PEM = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
-CARD: dict[str, str | None] = {"institution": "clinic", "key": KEY, "witness": None}
+CARD: dict[str, str | None] = {"institution": "clinic", "key": KEY, "witness": None, "consortium": None}
 INVITE: dict[str, str | None] = {
     "consortium": "ab" * 32,
     "name": "three",
@@ -40,7 +40,7 @@ def test_a_card_holds_the_public_half_and_nothing_else_of_a_key(tmp_path: Path) 
     text = (tmp_path / "card.json").read_text()
     assert key.public_key().public_bytes_raw().hex() in text
     assert key.private_bytes_raw().hex() not in text
-    assert set(json.loads(text)) == {"institution", "key", "witness"}
+    assert set(json.loads(text)) == {"institution", "key", "witness", "consortium"}
 
 
 def test_an_invite_of_a_real_authority_holds_its_certificate_and_no_key(tmp_path: Path) -> None:
