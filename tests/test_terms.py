@@ -7,6 +7,7 @@ from commonweal_protocols.predicates import Compact, Quorum
 from commonweal_protocols.privacy_budget import epsilon
 from commonweal_protocols.secure_terms import SecureTerms, neighbourhoods
 from tests.federation import Federation, changed
+from tests.test_provenance import union
 
 
 def shown(compact: Compact, term: str) -> str:
@@ -78,3 +79,11 @@ def test_masking_is_told_with_who_could_take_it_off_and_what_audits_then_cannot_
     assert "audits still prove whose deltas are in a release" in said
     assert "audits cannot see whether one was in range, within a norm, or trained at all" in said
     assert "no single update can be set aside, recalled" in said
+
+
+def test_a_member_that_is_a_consortium_is_named_as_one() -> None:
+    of = "ab" * 32
+    told = shown(union(of).compact, "members")
+    assert "coop, delta, school" in told
+    assert f"delta is a consortium, {of}" in told
+    assert "is a consortium" not in shown(compact(), "members")

@@ -23,6 +23,9 @@ def describe_terms(compact: Compact) -> Iterator[tuple[str, str]]:
     yield "quorum", f"{quorum.updates} updates, {quorum.ratifications} ratifications"
     yield "witnesses", f"{quorum.witnesses} of {', '.join(w.name for w in compact.witnesses) or 'none'}"
     yield "members", ", ".join(m.institution for m in compact.members)
+    for m in compact.members:
+        if m.consortium is not None:
+            yield "", f"{m.institution} is a consortium, {m.consortium}: it gives that one's releases, as one voice"
     yield "coordinator", compact.coordinator.name
     if (fork := compact.forked_from) is not None:
         yield "forked from", f"{fork.consortium} after {fork.at.size} entries of {printable(fork.at.origin)}"
