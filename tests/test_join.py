@@ -88,8 +88,8 @@ def test_any_other_form_is_refused_by_file_and_key(
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_key_but_the_witness_is_wanted(tmp_path: Path, form: type[Card | Invite]) -> None:
-    for key in FORMS[form].keys() - {"witness"}:
+def test_every_key_but_the_witness_and_the_consortium_is_wanted(tmp_path: Path, form: type[Card | Invite]) -> None:
+    for key in FORMS[form].keys() - ({"witness", "consortium"} if form is Card else set()):
         path = tmp_path / "file.json"
         path.write_text(json.dumps({k: v for k, v in FORMS[form].items() if k != key}))
         with pytest.raises(ConfigError, match=f"{key}: Field required"):
