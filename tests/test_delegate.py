@@ -224,13 +224,13 @@ def test_a_consortium_without_a_ratified_release_has_nothing_to_give(tmp_path: P
     assert not list(node.home.rglob("sent/*"))
 
 
-def test_what_is_merged_already_is_not_given_twice_and_the_next_release_is(node: Speaker) -> None:
+def test_what_was_given_is_not_given_twice_and_the_next_release_is(node: Speaker) -> None:
     node.answer()
     finish(node.outer, "coop", "school")
     said = whole_round(node, 2)
     assert isinstance(said, Refusal)
     its = f"the newest release of the consortium {node.inner.state.consortium}, that of its round 1,"
-    assert said.reason == f"{its} is in the release of round 1 already"
+    assert said.reason == f"{its} was given to round 1 already"
     assert isinstance(whole_round(node, 3), Refusal), "also after a round without it"
     node.inner.run_round()
     node.publish()
@@ -239,14 +239,31 @@ def test_what_is_merged_already_is_not_given_twice_and_the_next_release_is(node:
     assert given.release == name_release(node.inner.replica)
 
 
-def test_what_came_into_no_ratified_release_is_given_again(node: Speaker) -> None:
+@pytest.mark.parametrize("end", ["closed", "recalled"])
+def test_what_stands_in_no_ratified_release_is_given_again(node: Speaker, end: str) -> None:
     first = node.answer()
     assert isinstance(first, Update)
-    node.outer.say("hub", Incident(round=1, round_leaf=node.outer.state.rounds[0].leaf, reason="too few"))
+    if end == "closed":
+        node.outer.say("hub", Incident(round=1, round_leaf=node.outer.state.rounds[0].leaf, reason="too few"))
+    else:
+        finish(node.outer, "coop", "school")
+        recalled(None, node.outer)
     node.outer.open_round()
     again = node.answer(2)
     assert isinstance(again, Update)
     assert again.release == first.release
+
+
+def test_what_the_members_have_withdrawn_is_not_pressed_on_them_again(node: Speaker) -> None:
+    node.answer()
+    finish(node.outer, "coop", "school")
+    recalled(NAME, node.outer)
+    finish(node.outer, "coop", "school")
+    release = node.outer.state.rounds[0].release
+    assert release is not None
+    assert NAME not in {i.institution for i in release.release.inputs}
+    node.outer.open_round()
+    assert "was given to round 1 already" in node.refused(2)
 
 
 def test_a_release_that_states_more_examples_than_an_update_can_is_not_given(tmp_path: Path) -> None:
@@ -322,6 +339,20 @@ def without_a_delta(inner: Federation, records: Shelf) -> None:
     del records.files[f"blob/{inner.state.rounds[0].updates['library'].update.delta.sha256}"]
 
 
+def with_another_merge(inner: Federation, records: Shelf) -> None:
+    """All is signed and ratified, but the release is the start that nobody has changed."""
+    other = Federation(names=inner.names, origin=RING, realm="ring ", rule=inner.rule)
+    other.announce()
+    other.open_round()
+    for name in other.names:
+        other.say(name, other.update(name))
+    honest = other.release()
+    other.say("hub", honest.model_copy(update={"adapter": honest.start}))
+    for name in other.names:
+        other.say(name, other.ratification())
+    records.files = shelf(other).files
+
+
 def with_a_forged_checkpoint(inner: Federation, records: Shelf) -> None:
     records.files["checkpoint"] = sign_note(inner.replica.checkpoint().text(), RING, key_of("somebody"))
 
@@ -337,6 +368,7 @@ def with_no_checkpoint(inner: Federation, records: Shelf) -> None:
             without_a_delta,
             r"\[speaks_for\]: consortium .*: wanted a log that holds, got .*update of round 1 by library",
         ),
+        (with_another_merge, r"wanted a log that holds, got .*adapter .* is not the svd of its 2 inputs"),
         (
             with_a_forged_checkpoint,
             r"\[speaks_for\]: consortium .*: wanted a log that holds, got .*wanted a signature of log.test/ring",

@@ -128,8 +128,8 @@ def with_a_release(witnesses: int = 3) -> Federation:
 def recalled(institution: str | None = None, f: Federation | None = None, number: int = 1) -> Federation:
     """A release, or one institution's part in it, is withdrawn by a motion that all agree to."""
     f = f or with_a_release()
-    propose(f, Recall(kind="recall", round=number, institution=institution))
-    for name in NAMES:
+    propose(f, Recall(kind="recall", round=number, institution=institution), who=f.names[0])
+    for name in f.names:
         f.say(name, ballot(f))
     close(f)
     return f

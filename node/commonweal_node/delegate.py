@@ -106,8 +106,8 @@ class Delegate:
         if found is None:
             return f"{whose} has no ratified release yet"
         its = f"the newest release of {whose}, that of its round {found.named.round},"
-        if (number := _merged_in(state, self._name, found.named)) is not None:
-            return f"{its} is in the release of round {number} already"
+        if (number := _given_to(state, self._name, found.named)) is not None:
+            return f"{its} was given to round {number} already"
         if found.num_examples > MAX_COUNT:
             return f"{its} states {found.num_examples} examples; an update can state {MAX_COUNT}"
         if frozen is not None and not self._has_same(frozen, start, found.adapter):
@@ -160,12 +160,13 @@ class Delegate:
         self._evaluator.export(shared, own, blend, directory)
 
 
-def _merged_in(state: State, name: Name, named: ForeignRelease) -> int | None:
-    """Return the round in which a release came into what stands ratified here, if that is the newest that we gave."""
+def _given_to(state: State, name: Name, named: ForeignRelease) -> int | None:
+    """Return the round to which a release was given, if it is what we gave last to one whose release is ratified.
+
+    Also where the members have set it aside or withdrawn it since: nobody presses it on them again.
+    """
     for r in reversed(state.rounds):
-        update = dict(r.accepted()).get(name)
-        if update is None or r.release is None or not r.release.is_ratified:
-            continue
-        last = update.update.release
-        return r.round.round if last is not None and last.release_leaf == named.release_leaf else None
+        if name in r.updates and r.release is not None and r.release.is_ratified:
+            last = r.updates[name].update.release
+            return r.round.round if last is not None and last.release_leaf == named.release_leaf else None
     return None
