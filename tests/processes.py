@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self, TypeVar
 
 from commonweal_node.base import detect_adapter_spec, folder_digest
@@ -105,6 +105,7 @@ class Processes:
     def __init__(
         self, home: Path, *, terms: str = "", rows: Mapping[str, Path] | None = None, cache: Path | None = None,
         rounds: int = 2, steps: int = 60, coordinator_options: Sequence[str] = (),
+        node_options: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         """Make keys, cards and the draft; nothing runs yet. By default: a tiny model, and rows made here."""
         self.home = home
@@ -121,6 +122,7 @@ class Processes:
             data = rows[name] if rows else write_rows(home / f"{name}.jsonl", name)
             options = ["--home", str(self.node(name)), "--institution", name, "--data", str(data), "--threads", "1"]
             options += ["--cache", str(cache)] if cache else []
+            options += node_options.get(name, ())
             self.command(
                 "node",
                 "init",
