@@ -100,15 +100,17 @@ def order_training(
 
 @contextmanager
 def ending(team: Team) -> Iterator[None]:
-    """Within the block the team has work; after it the workers end."""
+    """Within the block the team has work; after it the workers end, and so does the team."""
     try:
-        yield
-    except CommonwealError:
+        try:
+            yield
+        except CommonwealError:
+            _order_end(team)
+            raise
+        # Whatever else is raised may leave the workers in the middle of a step: they end because this process has.
         _order_end(team)
-        raise
-    else:
-        _order_end(team)
-    # Whatever else was raised may have left the workers in the middle of a step: they end as this process does.
+    finally:
+        team.leave()
 
 
 def _order_end(team: Team) -> None:
@@ -129,6 +131,13 @@ def work(team: Team, config: NodeConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         # A launcher sends them to all: process 0 decides what becomes of a step that others take part in.
         signal.signal(number, signal.SIG_IGN)
+    try:
+        _obey(team, config)
+    finally:
+        team.leave()
+
+
+def _obey(team: Team, config: NodeConfig) -> None:
     material = None
     while not isinstance(order := _hear(team), End):
         if isinstance(order, Load):

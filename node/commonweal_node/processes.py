@@ -174,3 +174,10 @@ class Processes:
             values = flat.numpy()
             for array, part in zip(arrays, np.split(values, np.cumsum([a.size for a in arrays])[:-1]), strict=True):
                 array[...] = part.reshape(array.shape)
+
+    def leave(self) -> None:
+        """See :class:`team.Team`."""
+        # Threads of an open group may be at work while the interpreter is taken down, which aborts the process. NCCL
+        # would wait for the others to leave too, and after an error they may not.
+        if not self._broken or self.device == "cpu":
+            dist.destroy_process_group()

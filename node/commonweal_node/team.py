@@ -21,8 +21,8 @@ T = TypeVar("T")
 class Team(Protocol):
     """What a training asks of the processes that share it.
 
-    Each method but the first two raises UnavailableError where a process has ended or does not answer; then the team
-    is broken for good, and all of its processes must be started again.
+    A method that asks the others raises UnavailableError where one has ended or does not answer; then the team is
+    broken for good, and all of its processes must be started again.
     """
 
     rank: int
@@ -71,6 +71,9 @@ class Team(Protocol):
     def spread_arrays(self, arrays: Sequence[NDArray[np.float32]]) -> None:
         """Overwrite the workers' arrays with the values of process 0's, which have the same shapes; bit for bit."""
 
+    def leave(self) -> None:
+        """Part from the others, who may be gone; nothing else may be called afterwards."""
+
 
 class Alone:
     """One process: nothing is shared, asked or copied."""
@@ -106,6 +109,9 @@ class Alone:
         return data
 
     def spread_arrays(self, arrays: Sequence[NDArray[np.float32]]) -> None:
+        """See :class:`Team`."""
+
+    def leave(self) -> None:
         """See :class:`Team`."""
 
 
