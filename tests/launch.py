@@ -1,12 +1,11 @@
 """Processes started together: by the stock launcher, or by hand with the environment that it would give them."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-from tests.processes import free_ports
 
 ROOT = Path(__file__).parents[1]
 LAUNCHER = str(Path(sys.executable).with_name("accelerate"))
@@ -17,11 +16,19 @@ def environment(home: Path) -> dict[str, str]:
     return os.environ | {"HF_HOME": str(home / "hf"), "OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
+def free_port() -> int:
+    """One of those that the kernel gives away itself: no federation of the tests is about to take it."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
 def launch(home: Path, processes: int, *module: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a module to its end with ``accelerate launch``."""
     command = [LAUNCHER, "launch", "--num_processes", str(processes), "--num_machines", "1"]
     # On a machine without several GPUs it has to be told that several processes are meant.
-    command += ["--multi_gpu", "--main_process_port", str(free_ports(1))] if processes > 1 else ["--cpu"]
+    command += ["--multi_gpu", "--main_process_port", str(free_port())] if processes > 1 else ["--cpu"]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", *map(str, module)]
     return subprocess.run(
         command, cwd=ROOT, env=environment(home), capture_output=True, text=True, check=False, timeout=200
@@ -30,7 +37,7 @@ def launch(home: Path, processes: int, *module: str | Path) -> subprocess.Comple
 
 def start(home: Path, *modules: Sequence[str | Path]) -> list[subprocess.Popen[str]]:
     """Start one process for each module and its arguments, with nobody above them who would end one with the other."""
-    port = free_ports(1)
+    port = free_port()
     started = []
     for rank, module in enumerate(modules):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": len(modules), "LOCAL_WORLD_SIZE": len(modules)}

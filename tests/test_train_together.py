@@ -10,7 +10,7 @@ import pytest
 
 from commonweal_node.checkpoints import Course
 from tests.launch import launch, start
-from tests.processes import PROGRAM
+from tests.processes import PROGRAM, Processes
 from tests.tiny_home import make_home
 
 STEPS = "60"
@@ -142,3 +142,35 @@ def test_a_worker_with_other_rows_ends_the_start_and_idle_processes_are_told_of(
     assert said.count("got 1: the others are idle") == 1
     assert "lower batch_tokens in node.toml" in said
     assert "idle" not in worker_said
+
+
+@pytest.mark.slow
+def test_a_daemon_of_two_processes_answers_a_round_and_its_worker_has_no_key(tmp_path: Path) -> None:
+    worker_home = tmp_path / "worker"
+    with Processes(tmp_path, rounds=1, steps=12) as p:
+        p.start("coordinator")
+        p.wait("the coordinator to answer", lambda: p.status("coordinator").get("phase"))
+        for name in p.names:
+            p.command("node", "join", p.coordinator / "invite.json", "--home", p.node(name), "--yes")
+        for name in ("coop", "school"):
+            p.start(name)
+        worker_home.mkdir()
+        # The data and the cache are named in it by their whole paths.
+        shutil.copy(p.node("clinic") / "node.toml", worker_home)
+        homes = (p.node("clinic"), worker_home)
+        pair = start(tmp_path, *(["commonweal_protocols", "node", "run", "--home", home] for home in homes))
+        try:
+            state = p.wait("a release", lambda: p.finished(1), seconds=200)
+            report = json.loads((p.node("clinic") / "runs/round-1.json").read_text())
+            assert ", 2 processes" in report["machine"]
+            assert report["course"]["step"] == 12
+            assert "clinic" in state.rounds[0].updates
+            # As a launcher stops them: all at once. It is process 0 that has the worker end.
+            for process in reversed(pair):
+                process.terminate()
+            assert [ends(process)[0] for process in pair] == [0, 0]
+        finally:
+            for process in pair:
+                process.kill()
+                process.communicate()
+    assert {f.name for f in worker_home.iterdir()} == {"node.toml"}
