@@ -80,6 +80,10 @@ def test_too_little_memory_says_what_would_fit() -> None:
         check_memory(plain, 4096, plain.total_bytes(2048))
     with pytest.raises(ConfigError, match="set gradient_checkpointing = true"):
         check_memory(plain, 4096, plain.total_bytes(100))
+    with pytest.raises(
+        ConfigError, match=r"GB of memory for each of 4 processes, got .* lower batch_tokens to 2048 in"
+    ):
+        check_memory(plain, 4096, plain.total_bytes(2048), processes=4)
     with pytest.raises(ConfigError, match="a smaller base model or a larger machine"):
         check_memory(lean, 4096, lean.fixed_bytes())
     assert lean.total_bytes(4096) < needed / 2

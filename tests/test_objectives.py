@@ -120,7 +120,8 @@ def test_each_loss_and_gradient_is_its_papers_formula(name: str, batch_tokens: i
     wanted, wanted_gradients = gradients(FORMULAS[name])
     with MODEL.adapter(ADAPTER) as parameters:
         total = 0.0
-        for part in objective.parts(MODEL, range(objective.num_rows), batch_tokens):
+        for compute in objective.parts(MODEL, range(objective.num_rows), batch_tokens):
+            part = compute()
             part.backward()  # type: ignore[no-untyped-call]
             total += float(part.detach())
         found = [p.grad for p in parameters]
@@ -133,10 +134,10 @@ def test_each_loss_and_gradient_is_its_papers_formula(name: str, batch_tokens: i
 def test_at_the_start_dpo_is_log_two_and_the_kl_of_the_base_to_itself_is_nothing() -> None:
     objectives = {o.name: o for o in prepared(ALL)}
     with torch.no_grad(), MODEL.adapter(START):
-        dpo_loss = sum(float(p) for p in objectives["dpo"].parts(MODEL, range(3), 300))
+        dpo_loss = sum(float(p()) for p in objectives["dpo"].parts(MODEL, range(3), 300))
     untouched = random_adapter(SPEC, 3, b_size=0.0)
     with torch.no_grad(), MODEL.adapter(untouched):
-        kl = sum(float(p) for p in objectives["base-kl"].parts(MODEL, range(5), 300))
+        kl = sum(float(p()) for p in objectives["base-kl"].parts(MODEL, range(5), 300))
     assert dpo_loss == pytest.approx(np.log(2), rel=1e-5)
     assert abs(kl) < 1e-6
 

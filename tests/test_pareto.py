@@ -6,8 +6,10 @@ from commonweal_node.base import detect_adapter_spec
 from commonweal_node.data import tokenise
 from commonweal_node.lora import AdaptedModel
 from commonweal_node.objective_weights import ObjectiveWeights
-from commonweal_node.objectives import TrainingRows
+from commonweal_node.objectives import TrainingRows, choose_objectives
 from commonweal_node.pareto import Point, render_pareto, sweep, undominated, weightings
+from commonweal_node.tensors import AdapterTensors
+from commonweal_node.train import train_adapter
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.predicates import Recipe
 from tests.tiny_model import EXAMPLES, random_adapter, tiny_base
@@ -43,7 +45,11 @@ def test_more_weight_on_the_anchor_keeps_the_adapter_nearer_to_the_base() -> Non
     tried = [ObjectiveWeights(supervised_millis=1000, base_kl_millis=k) for k in (0, 2000, 50_000)]
     recipe = Recipe(steps=12, batch_size=5, learning_rate_micros=10_000, max_tokens=120)
     model, start = AdaptedModel(base, spec), random_adapter(spec, 1, b_size=0.0)
-    points = sweep(model, start, rows, rows, tried, recipe, 0, 1024, lambda *_: None)
+
+    def train(_: int, weights: ObjectiveWeights) -> AdapterTensors:
+        return train_adapter(model, start, choose_objectives(weights, rows), recipe, 0, lambda _: None).adapter
+
+    points = sweep(model, start, rows, rows, tried, 1024, train)
     kl = [p.losses["base-kl"] for p in points]
     supervised = [p.losses["supervised"] for p in points]
     assert kl == sorted(kl, reverse=True)

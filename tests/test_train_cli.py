@@ -7,47 +7,18 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors import safe_open
 
-from commonweal_node.base import detect_adapter_spec, folder_digest
 from commonweal_node.checkpoints import CheckpointFile
 from commonweal_node.train_cli import train
 from commonweal_protocols.errors import ConfigError
 from tests.processes import PROGRAM
-from tests.tiny_model import save_tiny_base, tiny_base
+from tests.tiny_home import make_home
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Settings, rows, a charter with an anchor, and terms for the tiny base."""
-    save_tiny_base(tmp_path / "base")
-    spec = detect_adapter_spec(tiny_base(), rank=2, alpha=4)
-    modules = ", ".join(
-        f'{{name = "{m.name}", in_features = {m.in_features}, out_features = {m.out_features}}}' for m in spec.modules
-    )
-    (tmp_path / "terms.toml").write_text(
-        f'[base]\nreference = "path:{tmp_path / "base"}"\nsha256 = "{folder_digest(tmp_path / "base")}"\n'
-        f'[adapter]\nrank = 2\nalpha = 4\nprefix = "{spec.prefix}"\nlayers = {spec.layers}\nmodules = [{modules}]\n'
-        "[recipe]\nsteps = 3\nbatch_size = 2\nlearning_rate_micros = 5000\nmax_tokens = 160\n"
-        "[rule]\nname = 'for others to read'\n"
-    )
-    rows = [
-        {
-            "messages": [{"role": "user", "content": f"what of {i}?"}, {"role": "assistant", "content": f"{i * 7}"}],
-            "split": "train" if i < 8 else "heldout",
-        }
-        for i in range(16)
-    ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (tmp_path / "charter.toml").write_text(
-        'community = "three wells"\nversion = 1\nprinciples = ["ask first"]\ndata_policy = "ours"\n'
-        "[objectives]\nsupervised_millis = 900\nbase_kl_millis = 100\n"
-    )
-    (tmp_path / "node.toml").write_text(
-        f'institution = "clinic"\ndata = "rows.jsonl"\ncharter = "charter.toml"\nthreads = {torch.get_num_threads()}\n'
-    )
-    return tmp_path
+    return make_home(tmp_path)
 
 
 def run(home: Path, steps: int | None = None, pareto: str | None = None) -> None:

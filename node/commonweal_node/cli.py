@@ -222,14 +222,23 @@ def rotate_key(home: Home = DEFAULT_HOME, passphrase_file: PassphraseFile = None
 
 @app.command()
 def run(home: Home = DEFAULT_HOME, passphrase_file: PassphraseFile = None) -> None:
-    """Follow the log, answer rounds, ratify and decide, until SIGTERM or Ctrl-C."""
+    """Follow the log, answer rounds, ratify and decide, until SIGTERM or Ctrl-C.
+
+    Started by accelerate launch, several processes train together; those but the first do nothing else.
+    """
     from commonweal_node import daemon
+    from commonweal_node.jobs import work
+    from commonweal_node.team import join_team
 
     config = load_config(home / "node.toml")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # It tells of every request, and Flower's tasks are asked for five times a second.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    daemon.run(home.resolve(), config, load_passphrase(passphrase_file))
+    team = join_team()
+    if team.rank:
+        work(team, config)
+    else:
+        daemon.run(home.resolve(), config, load_passphrase(passphrase_file), team)
 
 
 @app.command()

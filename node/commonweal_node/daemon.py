@@ -26,12 +26,14 @@ from commonweal_node.config import NodeConfig
 from commonweal_node.delegate import Delegate, check_speaks_for
 from commonweal_node.flower import SuperNode, SuperNodeSettings, transport_public_key
 from commonweal_node.institution import Institution
+from commonweal_node.jobs import ending
 from commonweal_node.keyring import KeyRing
 from commonweal_node.learner import Learner
 from commonweal_node.link import Link
 from commonweal_node.metrics import MetricsServer
 from commonweal_node.probes import load_probes
 from commonweal_node.status import StatusBoard
+from commonweal_node.team import ALONE, Team
 from commonweal_node.witnessing import NodeWitness
 from commonweal_protocols.audit import Progress
 from commonweal_protocols.errors import BaseModelError, CommonwealError, LocalError, PeerError, UnavailableError
@@ -52,9 +54,10 @@ _BASE_RETRY_SECONDS = 30.0
 class Node:
     """One node. ``run`` blocks until ``stop``."""
 
-    def __init__(self, home: Path, config: NodeConfig, passphrase: bytes | None) -> None:
+    def __init__(self, home: Path, config: NodeConfig, passphrase: bytes | None, team: Team = ALONE) -> None:
         self._home = home
         self._config = config
+        self._team = team
         self._keys = KeyRing(home, passphrase)
         self._witness = NodeWitness(home, config, passphrase) if config.witness_port else None
         self._charter: Charter = load_charter(config.charter)
@@ -69,8 +72,8 @@ class Node:
         """Follow the log, answer rounds, ratify and decide, until told to stop.
 
         Raises:
-            LocalError: Keys, rows, charter, base model or [speaks_for] are not as they must be, or the metrics' port is
-                taken.
+            LocalError: Keys, rows, charter, base model or [speaks_for] are not as they must be, the metrics' port is
+                taken, or a process that trains with this one has ended.
         """
         port = self._config.metrics_port
         metrics = MetricsServer(port, lambda: self._board.newest) if port else None
@@ -172,7 +175,7 @@ class Node:
             self._board.phase("starting", 0, "loading the base model")
             try:
                 weights, home = self._charter.objectives, self._home
-                return Learner(compact, self._config, weights, home, self._board, self._stopping)
+                return Learner(compact, self._config, weights, home, self._board, self._stopping, self._team)
             except BaseModelError as e:
                 log.error("%s", e)
                 self._board.set(trouble=str(e))
@@ -212,6 +215,8 @@ class Node:
             institution.offer_again()
             self._board.set(phase="waiting", doing="for a round", trouble="")
             while not self._stopping.is_set() and self._link.invite is invite:
+                # Without its workers a node can never train again; started anew, all of them can.
+                self._team.check()
                 self._tend(institution, supernode, follower)
         finally:
             supernode.stop()
@@ -257,13 +262,14 @@ class Node:
             self._stopping.wait(_RETRY_SECONDS)
 
 
-def run(home: Path, config: NodeConfig, passphrase: bytes | None) -> None:
-    """Run a node until SIGTERM or SIGINT.
+def run(home: Path, config: NodeConfig, passphrase: bytes | None, team: Team = ALONE) -> None:
+    """Run a node until SIGTERM or SIGINT, with the workers of its team.
 
     Raises:
         CommonwealError: See :meth:`Node.run`.
     """
-    node = Node(home, config, passphrase)
+    node = Node(home, config, passphrase, team)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: node.stop())
-    node.run()
+    with ending(team):
+        node.run()

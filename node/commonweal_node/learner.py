@@ -10,6 +10,7 @@ Files below the node's home, for its operator::
 """
 
 import hashlib
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,55 +19,39 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import psutil
 import torch
 
 from commonweal_adapters.delta import GridTensors, from_grid, to_grid
-from commonweal_node.base import fetch_base, load_base, native_dtype, share_weights
 from commonweal_node.blend import BlendWeights, blend, choose_blend, export_peft
 from commonweal_node.checkpoints import CheckpointFile
 from commonweal_node.config import NodeConfig
 from commonweal_node.curation.manifest import load_manifest
-from commonweal_node.data import TokenisedSet, split_heldout, tokenise
 from commonweal_node.evaluate import heldout_batches, heldout_loss
-from commonweal_node.lora import AdaptedModel
+from commonweal_node.jobs import Training, order_load, order_training
+from commonweal_node.material import Terms, load_material
 from commonweal_node.membership import MIN_ROWS, Membership, MembershipAttack
-from commonweal_node.memory_estimate import Demand, check_memory, load_shape, peak_bytes
+from commonweal_node.memory_estimate import peak_bytes
 from commonweal_node.objective_weights import ObjectiveWeights
 from commonweal_node.objectives import TrainingRows, choose_objectives
 from commonweal_node.packing import Batch
 from commonweal_node.pareto import Point, sweep
 from commonweal_node.probes import Probe
 from commonweal_node.probing import PackedProbe, measure_probe, pack_probe
-from commonweal_node.rows import Example, read_examples
 from commonweal_node.run_report import MembershipFigure, RunReport, run_name, save_report
+from commonweal_node.team import ALONE, Team
 from commonweal_node.tensors import AdapterTensors
-from commonweal_node.train import EarlyStop, Factor, Progress, Trained, train_adapter
+from commonweal_node.train import Factor, Progress, Trained
 from commonweal_node.training_rows import load_training_rows
 from commonweal_protocols.errors import ConfigError, UnavailableError
-from commonweal_protocols.predicates import AdapterSpec, BaseModelRef, Recipe
+from commonweal_protocols.predicates import Recipe
 from commonweal_protocols.state import State
 
 if TYPE_CHECKING:
     from commonweal_node.tensorboard import EventFile
 
+log = logging.getLogger(__name__)
+
 MICRO = 1_000_000
-
-
-class Terms(Protocol):
-    """What of a compact matters to the model side."""
-
-    @property
-    def base(self) -> BaseModelRef:
-        """The base model."""
-
-    @property
-    def adapter(self) -> AdapterSpec:
-        """The shape of every adapter."""
-
-    @property
-    def recipe(self) -> Recipe:
-        """How a round trains; rows are cut at its ``max_tokens``."""
 
 
 class Board(Protocol):
@@ -87,8 +72,9 @@ class Learner:
         home: Path,
         board: Board,
         stopping: threading.Event,
+        team: Team = ALONE,
     ) -> None:
-        """Load the base and the rows.
+        """Load the base and the rows, and have the team's workers do so too.
 
         Args:
             compact: The rules in force.
@@ -97,11 +83,13 @@ class Learner:
             home: Where reports and checkpoints go.
             board: Told what is being done.
             stopping: Once set, a training or an evaluation ends with an error.
+            team: The processes that train together; this is its process 0, and all else it does by itself.
 
         Raises:
             BaseModelError: The base cannot be had, or is not the one that the compact names.
-            ConfigError: A row is malformed, there is nothing to train or to evaluate on, too little memory, or a
-                package that a setting needs is missing.
+            ConfigError: A row is malformed, there is nothing to train or to evaluate on, too little memory, a
+                package that a setting needs is missing, or a worker has other rows.
+            UnavailableError: A worker has ended.
         """
         if config.tensorboard and find_spec("tensorboardX") is None:
             raise ConfigError(
@@ -113,28 +101,18 @@ class Learner:
         self._home = home
         self._compact = compact
         self._weights = weights
-        self._max_tokens = compact.recipe.max_tokens
+        self._team = team
 
         def tell(line: str) -> None:
             board.set(doing=f"base model: {line}")
 
-        folder = share_weights(fetch_base(compact.base, config.cache, tell), native_dtype(), tell)
-        self._estimated_bytes = self._check_memory(folder)
-        board.set(doing="loading the base model")
-        self._model = AdaptedModel(
-            load_base(folder, native_dtype()),
-            compact.adapter,
-            config.threads or None,
-            checkpointing=config.gradient_checkpointing,
-        )
-        # Of a curation, the very folder: a later one may take its name while these rows are in use.
-        data = config.data.resolve()
-        self.manifest = load_manifest(data, config.institution, home)
-        self._rows = load_training_rows(data, "train", weights, self._model.tokenizer, self._max_tokens)
-        halves = split_heldout(read_examples(data, "heldout"), config.max_heldout_rows)
-        self._tune = heldout_batches(self._tokenise(halves.tune, data).examples)
-        report = self._tokenise(halves.report, data).examples
+        self._material = load_material(compact, config, weights, team, tell)
+        self.manifest = load_manifest(self._material.data, config.institution, home)
+        order_load(team, compact, self._material)
+        self._model, self._rows = self._material.model, self._material.rows
+        self._tune, report = self._material.tune, self._material.report
         self._report = heldout_batches(report)
+        self._idle_told = False
         self._attack = (
             MembershipAttack(self._model, self._rows.conversations, report, config.membership_rows)
             if min(config.membership_rows, len(self._rows.conversations), len(report)) >= MIN_ROWS
@@ -143,23 +121,6 @@ class Learner:
         self._attacked: dict[bytes, Membership] = {}
         self._measurements: dict[tuple[bytes, str], float] = {}
         self._packed: dict[str, PackedProbe] = {}  # by name: a probe is asked under each choice
-
-    def _check_memory(self, folder: Path) -> int:
-        demand = Demand(
-            load_shape(folder),
-            self._compact.adapter,
-            torch.finfo(native_dtype()).bits // 8,
-            self._max_tokens,
-            self._config.gradient_checkpointing,
-            early_stop=self._config.early_stop_every_steps > 0,
-        )
-        return check_memory(demand, self._config.batch_tokens, psutil.virtual_memory().available)
-
-    def _tokenise(self, examples: tuple[Example, ...], path: Path) -> TokenisedSet:
-        tokenised = tokenise(examples, self._model.tokenizer, self._max_tokens)
-        if not tokenised.examples:
-            raise ConfigError(f"{path}: wanted held-out rows for choosing and for reporting, got too few")
-        return tokenised
 
     @property
     def num_examples(self) -> int:
@@ -180,12 +141,14 @@ class Learner:
         Raises:
             ConfigError: A loss is not finite.
             StorageError: The checkpoint or the report cannot be written.
-            UnavailableError: The node is stopping.
+            UnavailableError: The node is stopping, or a worker has ended.
         """
         bits, config = self._compact.adapter.grid_bits, self._config
 
         self._board.set(doing=what, step=0, steps=recipe.steps, losses={}, eta_seconds=None)
-        every = config.early_stop_every_steps
+        training = self._training(self._weights, recipe).model_copy(
+            update={"early_stop_every_steps": config.early_stop_every_steps, "frozen": frozen}
+        )
         with self._events(what, recipe) as events:
 
             def report(p: Progress) -> None:
@@ -195,18 +158,8 @@ class Learner:
                 if events is not None:
                     events.add(p)
 
-            trained = train_adapter(
-                self._model,
-                from_grid(start, bits),
-                choose_objectives(self._weights, self._rows),
-                recipe,
-                config.seed,
-                report,
-                batch_tokens=config.batch_tokens,
-                checkpoint=CheckpointFile(self._home / "training/checkpoint.safetensors", config.checkpoint_seconds),
-                early_stop=EarlyStop(self._tune, every, config.early_stop_patience) if every else None,
-                frozen=frozen,
-            )
+            checkpoint = CheckpointFile(self._home / "training/checkpoint.safetensors", config.checkpoint_seconds)
+            trained = order_training(self._team, self._material, training, from_grid(start, bits), report, checkpoint)
             made = to_grid(trained.adapter, bits)
             told = self._write_report(start, made, recipe, what, trained)
             if events is not None:
@@ -233,26 +186,49 @@ class Learner:
         Raises:
             ConfigError: A held-out row of some kind is missing, or a loss is not finite.
         """
-        config, model = self._config, self._model
-        heldout = load_training_rows(config.data, "heldout", self._weights, model.tokenizer, self._max_tokens)
-        most = config.max_heldout_rows
+        config, model, tensors = self._config, self._model, from_grid(start, self._compact.adapter.grid_bits)
+        max_tokens, most = self._compact.recipe.max_tokens, config.max_heldout_rows
+        heldout = load_training_rows(config.data, "heldout", self._weights, model.tokenizer, max_tokens)
 
-        def report(k: int, p: Progress) -> None:
-            self._tell(f"weighting {k + 1} of {len(tried)}", p)
+        def train(k: int, weights: ObjectiveWeights) -> AdapterTensors:
+            def report(p: Progress) -> None:
+                self._tell(f"weighting {k + 1} of {len(tried)}", p)
+
+            training = self._training(weights, recipe)
+            return order_training(self._team, self._material, training, tensors, report).adapter
 
         return sweep(
             model,
-            from_grid(start, self._compact.adapter.grid_bits),
+            tensors,
             self._rows,
             TrainingRows(heldout.conversations[:most], heldout.texts[:most], heldout.pairs[:most]),
             tried,
-            recipe,
-            config.seed,
             config.batch_tokens,
-            report,
+            train,
+        )
+
+    def _training(self, weights: ObjectiveWeights, recipe: Recipe) -> Training:
+        """One that trains both factors and takes all of its steps."""
+        config = self._config
+        return Training(
+            weights=weights,
+            recipe=recipe,
+            seed=config.seed,
+            batch_tokens=config.batch_tokens,
+            early_stop_every_steps=0,
+            early_stop_patience=config.early_stop_patience,
+            frozen=None,
         )
 
     def _tell(self, what: str, p: Progress) -> None:
+        if p.parts < self._team.size and not self._idle_told:
+            self._idle_told = True
+            log.warning(
+                "training: wanted at least one part of a step for each of %d processes, got %d: the others are idle "
+                "(lower batch_tokens in node.toml, or raise the recipe's batch_size)",
+                self._team.size,
+                p.parts,
+            )
         self._board.set(
             doing=what,
             step=p.step,
@@ -267,7 +243,7 @@ class Learner:
         self, start: GridTensors, made: GridTensors, recipe: Recipe, what: str, trained: Trained
     ) -> RunReport:
         """Measure what was made, as it will be sent, keep the figures, and return them."""
-        bits = self._compact.adapter.grid_bits
+        bits, size = self._compact.adapter.grid_bits, self._team.size
         self._board.set(doing=f"{what}: measuring it")
         adapter = from_grid(made, bits)
         figure = self._attack_on(adapter)
@@ -279,8 +255,9 @@ class Learner:
             rows={o.name: o.num_rows for o in objectives},
             recipe=recipe.model_dump(),
             seed=self._config.seed,
-            machine=f"{self._model.describe()}, torch {torch.__version__}",
-            estimated_bytes=self._estimated_bytes,
+            machine=f"{self._model.describe()}, torch {torch.__version__}"
+            + (f", {size} processes" if size > 1 else ""),
+            estimated_bytes=self._material.estimated_bytes,
             peak_bytes=peak_bytes(),
             course=trained.course,
             heldout_before=self._loss(from_grid(start, bits), self._report, "report"),
@@ -375,7 +352,7 @@ class Learner:
             case _:
                 return blend(spec, from_grid(shared, bits), from_grid(own, bits), weights)
 
-    def _loss(self, adapter: AdapterTensors | None, batches: list[Batch], half: str) -> float:
+    def _loss(self, adapter: AdapterTensors | None, batches: Sequence[Batch], half: str) -> float:
         return self._once(adapter, half, lambda: heldout_loss(self._model, adapter, batches))
 
     def _once(self, adapter: AdapterTensors | None, what: str, measure: Callable[[], float]) -> float:

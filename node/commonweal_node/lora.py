@@ -161,7 +161,8 @@ class AdaptedModel:
 
     def describe(self) -> str:
         """What rounds differently elsewhere: the base's dtype and device, and the threads."""
-        return f"{self._head.weight.dtype} on {self.device}, {torch.get_num_threads()} threads"
+        on = str(self.device) if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
+        return f"{self._head.weight.dtype} on {on}, {torch.get_num_threads()} threads"
 
     @contextmanager
     def adapter(self, tensors: AdapterTensors | None) -> Iterator[list[nn.Parameter]]:

@@ -92,8 +92,14 @@ def load_shape(folder: Path) -> ModelShape:
         raise BaseModelError(f"{folder}/config.json: wanted a model's shape, got {type(e).__name__}") from e
 
 
-def check_memory(demand: Demand, batch_tokens: int, available_bytes: int) -> int:
-    """Return the estimate in bytes.
+def check_memory(demand: Demand, batch_tokens: int, available_bytes: int, processes: int = 1) -> int:
+    """Return the estimate in bytes, for one process.
+
+    Args:
+        demand: What a training holds.
+        batch_tokens: See ``train_adapter``.
+        available_bytes: What there is for each process.
+        processes: How many share what the host has, for the message.
 
     Raises:
         ConfigError: It is more than there is; the message says what would fit.
@@ -108,8 +114,9 @@ def check_memory(demand: Demand, batch_tokens: int, available_bytes: int) -> int
         mend = "set gradient_checkpointing = true in node.toml"
     else:
         mend = "take a smaller base model or a larger machine"
+    each = f" for each of {processes} processes" if processes > 1 else ""
     raise ConfigError(
-        f"training: wanted {needed / 1e9:.1f} GB of memory, got {available_bytes / 1e9:.1f} GB free: {mend}"
+        f"training: wanted {needed / 1e9:.1f} GB of memory{each}, got {available_bytes / 1e9:.1f} GB free: {mend}"
     )
 
 

@@ -1,13 +1,15 @@
 """What a step trains: one class for each objective, over rows that are tokens already.
 
 An objective's loss for a step is a mean over its own rows of that step: over supervised tokens, or over pairs. It is
-given in parts that sum to that mean, each no larger than a batch, so memory does not grow with the step. Reads no file.
+given in parts that sum to that mean, each no larger than a batch, so memory does not grow with the step. A part is
+computed by whoever calls it, so that several processes can share a step. Reads no file.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from commonweal_node.lora import AdaptedModel
 from commonweal_node.losses import dpo_loss, simpo_loss
 from commonweal_node.objective_weights import ObjectiveName, ObjectiveWeights
 from commonweal_node.packing import ROW_TOKENS, Batch, pack, pack_pairs
+from commonweal_node.team import ALONE, Team
 from commonweal_protocols.errors import ConfigError
 
 
@@ -38,6 +41,10 @@ class TrainingRows:
     pairs: tuple[TokenisedPair, ...] = ()
 
 
+Part: TypeAlias = Callable[[], Tensor]
+"""Computes a differentiable scalar each time it is called; nothing before that."""
+
+
 class Objective(Protocol):
     """One loss and its rows. Not thread-safe; one training at a time."""
 
@@ -53,11 +60,11 @@ class Objective(Protocol):
     def num_rows(self) -> int:
         """How many rows it has; ≥ 1."""
 
-    def prepare(self, model: AdaptedModel, used: Sequence[int], batch_tokens: int) -> None:
+    def prepare(self, model: AdaptedModel, used: Sequence[int], batch_tokens: int, team: Team = ALONE) -> None:
         """Compute what is needed of the training's start, which ``model`` has now, for the rows that will be used."""
 
-    def parts(self, model: AdaptedModel, chosen: Sequence[int], batch_tokens: int) -> Iterator[Tensor]:
-        """Yield differentiable scalars whose sum is the mean loss over the rows ``chosen``, in nats."""
+    def parts(self, model: AdaptedModel, chosen: Sequence[int], batch_tokens: int) -> list[Part]:
+        """Return parts whose sum is the mean loss over the rows ``chosen``, in nats."""
 
     def identity(self) -> bytes:
         """Return a digest of rows and parameters: a training goes on from a checkpoint only where this is the same."""
@@ -101,15 +108,17 @@ class TokenObjective:
         self.rows = rows
         self.num_rows = len(rows)
 
-    def prepare(self, model: AdaptedModel, used: Sequence[int], batch_tokens: int) -> None:
+    def prepare(self, model: AdaptedModel, used: Sequence[int], batch_tokens: int, team: Team = ALONE) -> None:
         """Nothing of the start is needed."""
 
-    def parts(self, model: AdaptedModel, chosen: Sequence[int], batch_tokens: int) -> Iterator[Tensor]:
+    def parts(self, model: AdaptedModel, chosen: Sequence[int], batch_tokens: int) -> list[Part]:
         """See :class:`Objective`."""
         batches = pack([self.rows[i] for i in chosen], ROW_TOKENS, batch_tokens)
         supervised = sum(len(b.targets) for b in batches)
-        for batch in batches:
-            yield model.summed_loss(batch) / supervised
+        return [partial(self._part, model, batch, supervised) for batch in batches]
+
+    def _part(self, model: AdaptedModel, batch: Batch, supervised: int) -> Tensor:
+        return model.summed_loss(batch) / supervised
 
     def identity(self) -> bytes:
         """See :class:`Objective`."""
@@ -122,12 +131,8 @@ class BaseKl(TokenObjective):
     def __init__(self, weight: float, rows: Sequence[Tokenised]) -> None:
         super().__init__("base-kl", weight, rows)
 
-    def parts(self, model: AdaptedModel, chosen: Sequence[int], batch_tokens: int) -> Iterator[Tensor]:
-        """See :class:`Objective`."""
-        batches = pack([self.rows[i] for i in chosen], ROW_TOKENS, batch_tokens)
-        supervised = sum(len(b.targets) for b in batches)
-        for batch in batches:
-            yield model.summed_base_kl(batch) / supervised
+    def _part(self, model: AdaptedModel, batch: Batch, supervised: int) -> Tensor:
+        return model.summed_base_kl(batch) / supervised
 
 
 class _PairObjective:
@@ -156,20 +161,24 @@ class Dpo(_PairObjective):
         self._margins: dict[int, float] = {}
 
     @torch.no_grad()
-    def prepare(self, model: AdaptedModel, used: Sequence[int], batch_tokens: int) -> None:
+    def prepare(self, model: AdaptedModel, used: Sequence[int], batch_tokens: int, team: Team = ALONE) -> None:
         """See :class:`Objective`."""
-        self._margins = {}
-        for batch in self._pack(used, batch_tokens):
-            places, answers, _ = _answers(model, batch)
-            for place, margin in zip(places, (answers[:, 0] - answers[:, 1]).tolist(), strict=True):
-                self._margins[used[place]] = margin
+        margins = [0.0] * len(used)
+        for k, batch in enumerate(self._pack(used, batch_tokens)):
+            if team.takes(k):
+                places, answers, _ = _answers(model, batch)
+                for place, margin in zip(places, (answers[:, 0] - answers[:, 1]).tolist(), strict=True):
+                    margins[place] = margin
+        self._margins = dict(zip(used, team.sum(margins), strict=True))
 
-    def parts(self, model: AdaptedModel, chosen: Sequence[int], batch_tokens: int) -> Iterator[Tensor]:
+    def parts(self, model: AdaptedModel, chosen: Sequence[int], batch_tokens: int) -> list[Part]:
         """See :class:`Objective`."""
-        for batch in self._pack(chosen, batch_tokens):
-            places, answers, _ = _answers(model, batch)
-            reference = answers.new_tensor([self._margins[chosen[place]] for place in places])
-            yield dpo_loss(answers[:, 0], answers[:, 1], reference, self.beta).sum() / len(chosen)
+        return [partial(self._part, model, batch, chosen) for batch in self._pack(chosen, batch_tokens)]
+
+    def _part(self, model: AdaptedModel, batch: Batch, chosen: Sequence[int]) -> Tensor:
+        places, answers, _ = _answers(model, batch)
+        reference = answers.new_tensor([self._margins[chosen[place]] for place in places])
+        return dpo_loss(answers[:, 0], answers[:, 1], reference, self.beta).sum() / len(chosen)
 
     def identity(self) -> bytes:
         """See :class:`Objective`."""
@@ -186,15 +195,17 @@ class Simpo(_PairObjective):
         self.beta = beta
         self.margin = margin
 
-    def prepare(self, model: AdaptedModel, used: Sequence[int], batch_tokens: int) -> None:
+    def prepare(self, model: AdaptedModel, used: Sequence[int], batch_tokens: int, team: Team = ALONE) -> None:
         """Nothing of the start is needed."""
 
-    def parts(self, model: AdaptedModel, chosen: Sequence[int], batch_tokens: int) -> Iterator[Tensor]:
+    def parts(self, model: AdaptedModel, chosen: Sequence[int], batch_tokens: int) -> list[Part]:
         """See :class:`Objective`."""
-        for batch in self._pack(chosen, batch_tokens):
-            _, answers, lengths = _answers(model, batch)
-            means = answers / lengths
-            yield simpo_loss(means[:, 0], means[:, 1], self.beta, self.margin).sum() / len(chosen)
+        return [partial(self._part, model, batch, len(chosen)) for batch in self._pack(chosen, batch_tokens)]
+
+    def _part(self, model: AdaptedModel, batch: Batch, pairs: int) -> Tensor:
+        _, answers, lengths = _answers(model, batch)
+        means = answers / lengths
+        return simpo_loss(means[:, 0], means[:, 1], self.beta, self.margin).sum() / pairs
 
     def identity(self) -> bytes:
         """See :class:`Objective`."""

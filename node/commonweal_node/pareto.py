@@ -15,11 +15,9 @@ from commonweal_node.lora import AdaptedModel
 from commonweal_node.objective_weights import ObjectiveName, ObjectiveWeights
 from commonweal_node.objectives import TrainingRows, choose_objectives
 from commonweal_node.tensors import AdapterTensors
-from commonweal_node.train import Progress, train_adapter
 from commonweal_protocols.errors import ConfigError
 from commonweal_protocols.files import write_atomic
 from commonweal_protocols.html_page import Html, el, page, table
-from commonweal_protocols.predicates import Recipe
 from commonweal_protocols.report_style import STYLE
 from commonweal_protocols.settings import describe
 
@@ -62,10 +60,8 @@ def sweep(
     rows: TrainingRows,
     heldout: TrainingRows,
     tried: Sequence[ObjectiveWeights],
-    recipe: Recipe,
-    seed: int,
     batch_tokens: int,
-    on_progress: Callable[[int, Progress], None],
+    train: Callable[[int, ObjectiveWeights], AdapterTensors],
 ) -> list[Point]:
     """Train by each weighting from the same start with the same seed, and measure every objective that any of them has.
 
@@ -75,10 +71,8 @@ def sweep(
         rows: What is trained on.
         heldout: What is measured on; of every kind that the weightings need.
         tried: At least one.
-        recipe: Of each training.
-        seed: Of each training.
         batch_tokens: See ``train_adapter``.
-        on_progress: Told the weighting's place and how far its training is.
+        train: Trains from ``start`` on ``rows`` by the weighting at this place, and gives the adapter.
 
     Raises:
         ConfigError: An objective has no rows, or a loss is not finite.
@@ -93,15 +87,10 @@ def sweep(
             o.prepare(model, range(o.num_rows), batch_tokens)
     points = []
     for k, weights in enumerate(tried):
-
-        def report(p: Progress, k: int = k) -> None:
-            on_progress(k, p)
-
-        objectives = choose_objectives(weights, rows)
-        trained = train_adapter(model, start, objectives, recipe, seed, report, batch_tokens=batch_tokens)
-        with torch.no_grad(), model.adapter(trained.adapter):
+        adapter = train(k, weights)
+        with torch.no_grad(), model.adapter(adapter):
             losses = {
-                o.name: sum(float(part) for part in o.parts(model, range(o.num_rows), batch_tokens)) for o in measured
+                o.name: sum(float(part()) for part in o.parts(model, range(o.num_rows), batch_tokens)) for o in measured
             }
         points.append(Point(weights, losses))
     return points

@@ -75,26 +75,34 @@ def train(
     """Train an adapter from the start that the terms' seed makes; it and its report go to HOME/local.
 
     With --pareto no adapter is kept: HOME/local/pareto.html shows each objective's held-out loss at each weighting.
+    Started by accelerate launch, several processes train together.
     """
     from commonweal_adapters.delta import from_grid, read_adapter
     from commonweal_adapters.recompute import recompute_start
     from commonweal_node.blend import export_peft
     from commonweal_node.charter import load_charter
+    from commonweal_node.jobs import ending, work
     from commonweal_node.learner import Learner
     from commonweal_node.pareto import save_pareto, weightings
+    from commonweal_node.team import join_team
 
     config = load_config(home / "node.toml")
-    weights = load_charter(config.charter).objectives
-    tried = weightings(weights, _two(pareto), points) if pareto else []
-    terms = load_toml(compact, Terms)
-    recipe = terms.recipe.model_copy(update={"steps": steps or terms.recipe.steps})
-    start = read_adapter(recompute_start(terms.adapter), terms.adapter)
-    local = home / LOCAL
-    with Screen() as screen:
-        learner = Learner(terms, config, weights, local, screen, threading.Event())
-        if tried:
-            save_pareto(local / "pareto.html", learner.sweep(start, tried, recipe))
-        else:
-            made = from_grid(learner.train(start, recipe, "train"), terms.adapter.grid_bits)
-            export_peft(local / "adapter", terms.adapter, made, terms.base.reference)
-    typer.echo(str(local / "pareto.html") if tried else f"{local / 'adapter'}, report {local / 'runs/train.html'}")
+    team = join_team()
+    if team.rank:
+        work(team, config)
+        return
+    with ending(team):
+        weights = load_charter(config.charter).objectives
+        tried = weightings(weights, _two(pareto), points) if pareto else []
+        terms = load_toml(compact, Terms)
+        recipe = terms.recipe.model_copy(update={"steps": steps or terms.recipe.steps})
+        start = read_adapter(recompute_start(terms.adapter), terms.adapter)
+        local = home / LOCAL
+        with Screen() as screen:
+            learner = Learner(terms, config, weights, local, screen, threading.Event(), team)
+            if tried:
+                save_pareto(local / "pareto.html", learner.sweep(start, tried, recipe))
+            else:
+                made = from_grid(learner.train(start, recipe, "train"), terms.adapter.grid_bits)
+                export_peft(local / "adapter", terms.adapter, made, terms.base.reference)
+        typer.echo(str(local / "pareto.html") if tried else f"{local / 'adapter'}, report {local / 'runs/train.html'}")
