@@ -32,6 +32,8 @@ THREATS = (
     "key theft in mid-vote",
     "hostile fork",
     "deadlock",
+    "false provenance",
+    "a delegate that gives its own instead",
 )
 
 
