@@ -1,10 +1,11 @@
 """Institutions in two consortia at once, as real processes: other keys, another rule, another coordinator, no root.
 
-Each consortium's log knows nothing of the other, and one of them adopts a release of the other's with its provenance.
+Each consortium's log knows nothing of the other; one of them adopts a release of the other's with its provenance, and
+the other is a member of a third.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,15 +15,16 @@ import pytest
 from commonweal_protocols.keys import load_key_file, public_hex
 from commonweal_protocols.records import DirectorySource, read_checkpoint, read_entries, unverified_size
 from commonweal_protocols.state import State
-from tests.processes import CANARY, NAMES, Processes, tiny_terms
+from tests.processes import CANARY, Processes, tiny_terms, write_rows
 
 pytestmark = pytest.mark.slow
 THREE, RING = "three", "ring"
+NAMES = ("clinic", "coop")
 
 
 @dataclass
 class Both:
-    """Two consortia of the same three institutions, after a round of each."""
+    """Two consortia of the same two institutions, after a round of each."""
 
     three: Processes
     ring: Processes
@@ -33,21 +35,33 @@ class Both:
         return state
 
 
+def consortium(home: Path, name: str, members: Sequence[str], rule: str, **options: Sequence[str]) -> Processes:
+    """A consortium that trains for five steps, once; ``options`` are of a member's ``node init``."""
+    terms = tiny_terms(home, 5).replace('"three"', f'"{name}"').replace('"factor-mean"', f'"{rule}"')
+    rows = {m: write_rows(home / f"{m}.jsonl", m) for m in members}
+    return Processes(home, terms=terms, rows=rows, rounds=1, node_options=options)
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
-    homes = [tmp_path_factory.mktemp(name) for name in (THREE, RING)]
-    with Processes(homes[0], rounds=1, steps=30) as three:
+    with consortium(tmp_path_factory.mktemp(THREE), THREE, NAMES, "factor-mean") as three:
         three.start_all()
-        terms = tiny_terms(homes[1], 30).replace('"three"', '"ring"').replace('"factor-mean"', '"svd"')
-        with Processes(homes[1], terms=terms, rounds=1) as ring:
+        with consortium(tmp_path_factory.mktemp(RING), RING, NAMES, "svd") as ring:
             ring.start_all()
             for p in (three, ring):
-                p.wait("a ratified release and everybody's decision", partial(p.finished, 1), seconds=240)
+                p.wait("a ratified release and everybody's decision", partial(p.finished, 1))
             yield Both(three, ring)
 
 
 def key_of(p: Processes, name: str) -> str:
     return public_hex(load_key_file(p.node(name) / "keys/institution.pem"))
+
+
+def reached(p: Processes) -> tuple[str, Path]:
+    """Where a consortium's records are served, and the authority behind that."""
+    invite, ca = json.loads((p.coordinator / "invite.json").read_text()), p.home / "ca.pem"
+    ca.write_text(invite["ca_pem"])
+    return str(invite["records"]), ca
 
 
 def entries(p: Processes) -> bytes:
@@ -76,10 +90,8 @@ def test_neither_log_names_the_other(both: Both) -> None:
 
 def test_a_node_adopts_the_others_release_while_it_runs_and_an_auditor_of_both_finds_it_so(both: Both) -> None:
     home, theirs = both.three.node("clinic"), both.state(RING)
-    invite = json.loads((both.ring.coordinator / "invite.json").read_text())
-    ca = both.ring.home / "ca.pem"
-    ca.write_text(invite["ca_pem"])
-    adopt = ["node", "adopt", invite["records"], "--consortium", theirs.consortium, "--ca", ca, "--home", home]
+    records, ca = reached(both.ring)
+    adopt: list[str | Path] = ["node", "adopt", records, "--consortium", theirs.consortium, "--ca", ca, "--home", home]
     before = both.state(THREE).size
     tried = json.loads(both.three.command(*adopt, "--dry-run", "--json"))
     assert both.state(THREE).size == before, "a dry run says nothing"
@@ -110,3 +122,27 @@ def test_another_consortium_than_was_asked_for_is_not_adopted(both: Both) -> Non
     own: list[str | Path] = ["--consortium", both.state(THREE).consortium, "--home", both.three.node("coop")]
     both.three.command("node", "adopt", both.three.public, *own, code=2)
     assert "coop" not in both.state(THREE).foreign
+
+
+def test_a_delegates_daemon_gives_its_consortiums_release_and_an_auditor_of_both_logs_finds_it_so(
+    both: Both, tmp_path: Path
+) -> None:
+    inner, (records, ca) = both.state(RING), reached(both.ring)
+    speaks_for = ["--speaks-for", inner.consortium, "--speaks-for-records", records, "--speaks-for-ca", str(ca)]
+    with consortium(tmp_path, "union", ("coop", "delta"), "svd", delta=speaks_for) as union:
+        union.start_all()
+        state = union.wait("the outer release and all decisions", partial(union.finished, 1))
+        # Code 4: its local port is taken, by the daemon.
+        checks = json.loads(union.command("node", "doctor", "--home", union.node("delta"), "--json", code=4))
+    (speaks,) = [c for c in checks if c["name"] == "speaks for"]
+    assert (speaks["ok"], speaks["found"].split(",")[0]) == (True, inner.consortium)
+    logged, update = inner.rounds[0].release, state.rounds[0].updates["delta"].update
+    assert logged is not None
+    assert update.release is not None
+    assert (update.release.release_leaf, update.release.adapter) == (logged.leaf, logged.release.adapter)
+    # Two institutions with sixteen training rows each.
+    assert update.num_examples == 2 * 16
+    (check,) = json.loads(union.command("audit", "foreign", union.public, "--other", both.ring.public, "--json"))
+    assert (check["verdict"], check["named"]["institution"]) == ("holds", "delta")
+    assert check["sentence"].endswith("start and delta make it, byte for byte")
+    union.command("audit", "run", "--dir", union.public, "--no-memory")
