@@ -158,7 +158,7 @@ def test_a_daemon_of_two_processes_answers_a_round_and_its_worker_has_no_key(tmp
         # The data and the cache are named in it by their whole paths.
         shutil.copy(p.node("clinic") / "node.toml", worker_home)
         homes = (p.node("clinic"), worker_home)
-        pair = start(tmp_path, *(["commonweal_protocols", "node", "run", "--home", home] for home in homes))
+        pair = start(tmp_path, *(["commonweal_protocols", "node", "run", "--home", str(home)] for home in homes))
         try:
             state = p.wait("a release", lambda: p.finished(1), seconds=200)
             report = json.loads((p.node("clinic") / "runs/round-1.json").read_text())
