@@ -91,7 +91,7 @@ def test_without_the_setting_nothing_is_written_for_tensorboard(tmp_path: Path) 
 
 
 def progress(step: int) -> Progress:
-    return Progress(step, 4, {"supervised": 1.0 / step}, 10 * step, 5.0, 1.0, 0.0)
+    return Progress(step, 4, 1, {"supervised": 1.0 / step}, 10 * step, 5.0, 1.0, 0.0)
 
 
 def test_a_training_that_goes_on_begins_a_file_that_hides_what_the_killed_one_wrote_after(tmp_path: Path) -> None:
