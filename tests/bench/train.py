@@ -5,6 +5,9 @@ the same examples in the same order, rank 8 on every linear layer from the same 
 learning rates, and gradients clipped at 1. Each run is a process of its own; runs are interleaved and the table gives
 medians. Tokens are those of the examples, supervised or context, counted alike for all: neither padding nor a shared
 prefix that was computed once changes the count. Runs where torch sees a GPU use it.
+
+``--sides ours ours-2-processes`` compares one process with two that share each step, started by the stock launcher;
+each of the two has half of the threads.
 """
 
 import argparse
@@ -35,12 +38,14 @@ from commonweal_node.evaluate import heldout_batches, heldout_loss
 from commonweal_node.lora import AdaptedModel
 from commonweal_node.objectives import TokenObjective
 from commonweal_node.rows import read_examples
+from commonweal_node.team import Team, join_team
 from commonweal_node.tensors import slots
 from commonweal_node.train import Progress, rate_factor, train_adapter
 from commonweal_protocols.predicates import Recipe
 from tests.bench.contributions import ROOT, TERMS, spec_of, start_of
 
 COMMUNITIES = ("coop-commons", "health-medquad", "region-assam", "teachers-mathdial")
+TWO = "ours-2-processes"
 SIDES = ("ours", "stock-bf16", "stock-fp32")
 SEED = 0
 RATE_MICROS = 1000
@@ -50,9 +55,9 @@ HELDOUT_ROWS = 12
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One run. Tokens are the examples' own; peak memory is the process's greatest resident set.
+    """One run. Tokens are the examples' own; peak memory is the process's greatest resident set, of two the first's.
 
-    ``cpu_seconds`` is what the process used, on all its threads: on a machine with other work that is the steadier one.
+    ``cpu_seconds`` is what they used, on all their threads: on a machine with other work that is the steadier one.
     """
 
     side: str
@@ -105,19 +110,25 @@ def in_order(examples: Sequence[Tokenised], recipe: Recipe) -> list[Tokenised]:
     return [examples[i] for step in step_indices(len(examples), recipe.batch_size, recipe.steps, SEED) for i in step]
 
 
-def train_ours(data: Path, recipe: Recipe) -> tuple[dict[str, NDArray[np.float32]], int, Clock]:
+def train_ours(data: Path, recipe: Recipe, team: Team) -> tuple[dict[str, NDArray[np.float32]], int, Clock]:
     """This node's training."""
     spec = spec_of(8)
-    model = AdaptedModel(load_base(base_folder(), native_dtype(device()), device()), spec)
+    place = device() if team.size == 1 else team.device
+    model = AdaptedModel(load_base(base_folder(), native_dtype(place), place), spec)
     examples = rows(data, model.tokenizer, "train", recipe.max_tokens)
     start = from_grid(start_of(8), spec.grid_bits)
 
     def ignore(_: Progress) -> None:
         pass
 
+    objectives = [TokenObjective("supervised", 1.0, examples)]
+    # Nobody's clock runs while another process still loads.
+    team.sum([0.0])
     clock = Clock()
-    trained = train_adapter(model, start, [TokenObjective("supervised", 1.0, examples)], recipe, SEED, ignore)
-    return trained.adapter, sum(len(e.ids) for e in in_order(examples, recipe)), clock.stop()
+    trained = train_adapter(model, start, objectives, recipe, SEED, ignore, team=team)
+    clock.stop()
+    (clock.cpu_seconds,) = team.sum([clock.cpu_seconds])
+    return trained.adapter, sum(len(e.ids) for e in in_order(examples, recipe)), clock
 
 
 def train_stock(data: Path, recipe: Recipe, dtype: torch.dtype) -> tuple[dict[str, NDArray[np.float32]], int, Clock]:
@@ -176,8 +187,12 @@ def train_stock(data: Path, recipe: Recipe, dtype: torch.dtype) -> tuple[dict[st
 
 def run_side(side: str, data: Path, recipe: Recipe, out: Path) -> None:
     """One run in this process; its adapter and its figures go below ``out``."""
-    if side == "ours":
-        adapter, tokens, clock = train_ours(data, recipe)
+    team = join_team()
+    if side in ("ours", TWO):
+        adapter, tokens, clock = train_ours(data, recipe, team)
+        team.leave()
+        if team.rank:
+            return
     else:
         dtype = torch.float32 if side == "stock-fp32" else torch.bfloat16
         adapter, tokens, clock = train_stock(data, recipe, dtype)
@@ -211,6 +226,16 @@ def operations_per_token(supervised_share: float) -> float:
     return 4 * weights + 6 * factors + 4 * head * supervised_share
 
 
+def launcher(side: str) -> list[str]:
+    """What starts a side's module."""
+    if side != TWO:
+        return [sys.executable]
+    threads = str(max(1, torch.get_num_threads() // 2))
+    command = [str(Path(sys.executable).with_name("accelerate")), "launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    return [*command, "--main_process_port", "0", "--num_cpu_threads_per_process", threads]
+
+
 def measure(options: argparse.Namespace, recipe: Recipe) -> None:
     """Run every side in turn, several times, and print the table."""
     found: dict[str, list[Result]] = {side: [] for side in options.sides}
@@ -218,7 +243,7 @@ def measure(options: argparse.Namespace, recipe: Recipe) -> None:
         out = Path(folder)
         for n in range(options.runs):
             for side in options.sides:
-                command = [sys.executable, "-m", "tests.bench.train", "--data", str(options.data), "--side", side]
+                command = [*launcher(side), "-m", "tests.bench.train", "--data", str(options.data), "--side", side]
                 command += ["--out", str(out), "--steps", str(recipe.steps), "--batch", str(recipe.batch_size)]
                 subprocess.run([*command, "--max-tokens", str(recipe.max_tokens)], check=True, cwd=ROOT)
                 result = Result(**json.loads((out / f"{side}.json").read_text()))
@@ -261,8 +286,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=256)
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
-    parser.add_argument("--side", choices=SIDES, help="one run in this process")
+    parser.add_argument("--sides", nargs="+", choices=(*SIDES, TWO), default=SIDES)
+    parser.add_argument("--side", choices=(*SIDES, TWO), help="one run in this process")
     parser.add_argument("--out", type=Path, help="where that run's adapter and figures go")
     options = parser.parse_args()
     recipe = Recipe(
