@@ -12,13 +12,12 @@
     recalled/<release entry's leaf>/       what served until its release was recalled
 """
 
-import os
 import re
 from pathlib import Path
 
 from commonweal_adapters.delta import GridTensors, read_adapter, write_adapter
 from commonweal_protocols.errors import StorageError
-from commonweal_protocols.files import sync_directory, write_atomic
+from commonweal_protocols.files import put_away, write_atomic
 from commonweal_protocols.predicates import AdapterSpec, Digest
 
 _ADOPTED_FROM = "adopted.leaf"
@@ -100,14 +99,8 @@ class Answers:
         Raises:
             StorageError: It cannot be moved.
         """
-        serving, away = self._home / "adopted", self._home / "recalled" / release_leaf
-        try:
-            away.parent.mkdir(exist_ok=True)
-            if serving.exists():
-                os.replace(serving, away)
-                sync_directory(self._home)
-        except OSError as e:
-            raise StorageError(f"{serving}: wanted to move it to {away}: {e.strerror}") from e
+        away = self._home / "recalled" / release_leaf
+        put_away(self._home / "adopted", away)
         # Last: after a crash before this it is found gone already, and all of it is done again.
         write_atomic(self._home / _ADOPTED_FROM, b"")
         return away

@@ -8,7 +8,6 @@
     consortia/<consortium>/recalled/<leaf>/  what was adopted, and then withdrawn there
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from commonweal_node.other_consortium import VerifiedRelease, consortium_folder
 from commonweal_protocols.adoption import ForeignAdoption
 from commonweal_protocols.closed import Closed
 from commonweal_protocols.errors import StorageError
-from commonweal_protocols.files import sync_directory, write_atomic
+from commonweal_protocols.files import put_away, write_atomic
 from commonweal_protocols.predicates import AdapterSpec, Compact, Digest, ForeignRelease
 from commonweal_protocols.provenance import is_withdrawn
 
@@ -54,11 +53,10 @@ class Adopter:
             PeerError: The log does not take it.
             LocalError: Something cannot be measured, kept, or said.
         """
-        adoption, folder = self.decide(found, ours), consortium_folder(self.home, found.named.consortium)
+        own, folder = own_adapter(self.home, ours.adapter), consortium_folder(self.home, found.named.consortium)
+        adoption, blend = self._decide(found, own)
         if adoption.decision != "refuse":
-            weights = BlendWeights(adoption.shared_millis, adoption.own_millis)
-            own = own_adapter(self.home, ours.adapter)
-            self.deciding.evaluator.export(found.adapter, own, weights, folder / "adopted")
+            self.deciding.evaluator.export(found.adapter, own, blend, folder / "adopted")
         entry = self.say(adoption)
         write_atomic(folder / "checkpoint", found.note)
         if adoption.decision != "refuse":
@@ -71,9 +69,11 @@ class Adopter:
         Raises:
             LocalError: Something cannot be measured.
         """
-        own = own_adapter(self.home, ours.adapter)
-        decision, _ = self.deciding.decide(found.named.round, found.adapter, own)
-        return ForeignAdoption(release=found.named, **dict(decision))
+        return self._decide(found, own_adapter(self.home, ours.adapter))[0]
+
+    def _decide(self, found: VerifiedRelease, own: GridTensors) -> tuple[ForeignAdoption, BlendWeights]:
+        decision, blend = self.deciding.decide(found.named.round, found.adapter, own)
+        return ForeignAdoption(release=found.named, **dict(decision)), blend
 
 
 def own_adapter(home: Path, spec: AdapterSpec) -> GridTensors:
@@ -111,13 +111,10 @@ def withdraw(home: Path, found: VerifiedRelease) -> Path | None:
     if adopted is None or not is_withdrawn(adopted.release, found.state):
         return None
     away = folder / "recalled" / adopted.release.release_leaf
+    put_away(folder / "adopted", away)
     try:
-        away.parent.mkdir(exist_ok=True)
-        if (folder / "adopted").exists():
-            os.replace(folder / "adopted", away)
-            sync_directory(folder)
         # Last: after a crash before this, all of it is done again.
         (folder / _PROVENANCE).unlink()
     except OSError as e:
-        raise StorageError(f"{folder / 'adopted'}: wanted to move it to {away}: {e.strerror}") from e
+        raise StorageError(f"{folder / _PROVENANCE}: cannot be removed: {e.strerror}") from e
     return away

@@ -16,6 +16,21 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def put_away(path: Path, away: Path) -> None:
+    """Move a folder, if it is there, to a place below the one that it lies in: in one step, and durably.
+
+    Raises:
+        StorageError: It cannot be moved.
+    """
+    try:
+        away.parent.mkdir(exist_ok=True)
+        if path.exists():
+            os.replace(path, away)
+            sync_directory(path.parent)
+    except OSError as e:
+        raise StorageError(f"{path}: wanted to move it to {away}: {e.strerror}") from e
+
+
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
     """Replace ``path`` by ``data`` as one step, creating folders on the way.
 
