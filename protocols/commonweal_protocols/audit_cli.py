@@ -6,15 +6,15 @@ import os
 import signal
 import threading
 from datetime import UTC, datetime
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from commonweal_protocols import audit as core
+from commonweal_protocols.arithmetic import load_recompute
 from commonweal_protocols.audit_follow import Stopped, follow
 from commonweal_protocols.audit_job import Auditor, Job, Outputs, load_seen
 from commonweal_protocols.audit_state import load_memory
@@ -89,11 +89,6 @@ def _memory_path(source: str) -> Path:
     return state / "commonweal" / "audit" / f"{''.join(c if c.isalnum() else '-' for c in source)[-120:]}.memory"
 
 
-def _load_recompute() -> core.Recompute:
-    (point,) = entry_points(group="commonweal.recompute")
-    return cast(core.Recompute, point.load())
-
-
 def _read(path: Path, max_bytes: int) -> bytes:
     try:
         with path.open("rb") as f:
@@ -147,7 +142,7 @@ def run(
         memory=None if no_memory else memory_file or _memory_path(name),
         full=full,
         against={str(path): load_seen(path) for path in against or []},
-        recompute=None if no_recompute else _load_recompute(),
+        recompute=None if no_recompute else load_recompute(),
         max_age_seconds=max_age_seconds,
         jobs=jobs or usable_cores(),
         outputs=Outputs(report_file, html_file, checkpoint_file, evidence_dir, verdict_file, key),

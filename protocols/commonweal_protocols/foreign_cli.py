@@ -1,14 +1,14 @@
 """``commonweal audit foreign``: what a log says of other consortia's releases. No logic here; see ``foreign_job``."""
 
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from commonweal_protocols import canonical
-from commonweal_protocols.foreign_job import ForeignCheck, Recompute, check_foreign
+from commonweal_protocols.arithmetic import load_recompute
+from commonweal_protocols.foreign_job import ForeignCheck, check_foreign
 from commonweal_protocols.records import open_source
 from commonweal_protocols.story import describe_foreign
 from commonweal_protocols.text import printable
@@ -34,10 +34,7 @@ def foreign(
     `commonweal audit run`, for each log by itself.
     """
     sources = [open_source(p, ca) for p in other or ()]
-    recompute = None
-    if not no_recompute:
-        (point,) = entry_points(group="commonweal.recompute")
-        recompute = cast(Recompute, point.load())
+    recompute = None if no_recompute else load_recompute()
     checks = check_foreign(open_source(place, ca), sources, recompute)
     if as_json:
         typer.echo(canonical.encode([c.model_dump(mode="json") for c in checks]).decode())

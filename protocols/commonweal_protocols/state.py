@@ -230,7 +230,8 @@ class State:
 
     def key(self, institution: Name) -> PublicKey | None:
         """The key of a member."""
-        return next((m.key for m in self.compact.members if m.institution == institution), None)
+        member = self.member(institution)
+        return member.key if member else None
 
     @property
     def open_round(self) -> RoundState | None:
