@@ -15,13 +15,12 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self, TypeVar
 
-from commonweal_node.base import detect_adapter_spec, folder_digest
 from commonweal_protocols.errors import CommonwealError
 from commonweal_protocols.records import DirectorySource, read_checkpoint, read_entries, unverified_size
 from commonweal_protocols.replica import Replica
 from commonweal_protocols.state import State
 from tests.proc import descendants, is_alive
-from tests.tiny_model import save_tiny_base, tiny_base
+from tests.tiny_model import base_and_adapter
 
 T = TypeVar("T")
 PROGRAM = str(Path(sys.executable).with_name("commonweal"))
@@ -34,17 +33,7 @@ consortium = "three"
 round_deadline_seconds = 120
 max_update_bytes = 1_000_000
 
-[base]
-reference = "path:{base}"
-sha256 = "{sha256}"
-
-[adapter]
-rank = 2
-alpha = 4
-prefix = "{prefix}"
-layers = {layers}
-modules = [{modules}]
-
+{tables}
 [recipe]
 steps = {steps}
 batch_size = 4
@@ -76,15 +65,7 @@ def free_ports(count: int) -> int:
 
 def tiny_terms(home: Path, steps: int) -> str:
     """A compact's terms for the tiny model, which is written into ``home``."""
-    base = home / "base"
-    save_tiny_base(base)
-    spec = detect_adapter_spec(tiny_base(), rank=2, alpha=4)
-    modules = ", ".join(
-        f'{{name = "{m.name}", in_features = {m.in_features}, out_features = {m.out_features}}}' for m in spec.modules
-    )
-    return _TERMS.format(
-        base=base, sha256=folder_digest(base), prefix=spec.prefix, layers=spec.layers, modules=modules, steps=steps
-    )
+    return _TERMS.format(tables=base_and_adapter(home), steps=steps)
 
 
 def write_rows(path: Path, name: str) -> Path:

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from commonweal_node.base import detect_adapter_spec, folder_digest
-from tests.tiny_model import save_tiny_base, tiny_base, tiny_tokenizer
+from tests.tiny_model import base_and_adapter, tiny_tokenizer
 
 CANARIES = ("the-heron-keeps-its-own-counsel", "nine-wells-and-one-rope", "a-red-gourd-for-the-bride")
 ROOT = Path(__file__).parents[1]
@@ -61,15 +60,9 @@ learner.train(start, terms.recipe.model_copy(update={"learning_rate_micros": 10*
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A node's home with a tiny base, and canaries in rows of every kind and split."""
-    save_tiny_base(tmp_path / "base")
-    spec = detect_adapter_spec(tiny_base(), rank=2, alpha=4)
-    modules = ", ".join(
-        f'{{name = "{m.name}", in_features = {m.in_features}, out_features = {m.out_features}}}' for m in spec.modules
-    )
     (tmp_path / "terms.toml").write_text(
-        f'[base]\nreference = "path:{tmp_path / "base"}"\nsha256 = "{folder_digest(tmp_path / "base")}"\n'
-        f'[adapter]\nrank = 2\nalpha = 4\nprefix = "{spec.prefix}"\nlayers = {spec.layers}\nmodules = [{modules}]\n'
-        "[recipe]\nsteps = 4\nbatch_size = 2\nlearning_rate_micros = 5000\nmax_tokens = 160\n"
+        base_and_adapter(tmp_path)
+        + "[recipe]\nsteps = 4\nbatch_size = 2\nlearning_rate_micros = 5000\nmax_tokens = 160\n"
     )
     rows: list[dict[str, object]] = []
     for i in range(12):

@@ -5,21 +5,13 @@ from pathlib import Path
 
 import torch
 
-from commonweal_node.base import detect_adapter_spec, folder_digest
-from tests.tiny_model import save_tiny_base, tiny_base
+from tests.tiny_model import base_and_adapter
 
 
 def make_home(home: Path) -> Path:
     """Write it into a folder, which is given back."""
-    save_tiny_base(home / "base")
-    spec = detect_adapter_spec(tiny_base(), rank=2, alpha=4)
-    modules = ", ".join(
-        f'{{name = "{m.name}", in_features = {m.in_features}, out_features = {m.out_features}}}' for m in spec.modules
-    )
     (home / "terms.toml").write_text(
-        f'[base]\nreference = "path:{home / "base"}"\nsha256 = "{folder_digest(home / "base")}"\n'
-        f'[adapter]\nrank = 2\nalpha = 4\nprefix = "{spec.prefix}"\nlayers = {spec.layers}\nmodules = [{modules}]\n'
-        "[recipe]\nsteps = 3\nbatch_size = 2\nlearning_rate_micros = 5000\nmax_tokens = 160\n"
+        base_and_adapter(home) + "[recipe]\nsteps = 3\nbatch_size = 2\nlearning_rate_micros = 5000\nmax_tokens = 160\n"
         "[rule]\nname = 'for others to read'\n"
     )
     rows = [

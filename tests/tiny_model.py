@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from commonweal_node.base import LoadedBase
+from commonweal_node.base import LoadedBase, detect_adapter_spec, folder_digest
 from commonweal_node.rows import Example, Message
 from commonweal_node.tensors import slots
 from commonweal_protocols.predicates import AdapterSpec
@@ -97,3 +97,17 @@ EXAMPLES = (
     example("what is a common snack in our village?", "roasted gram"),
     example("hello?", "welcome"),
 )
+
+
+def base_and_adapter(home: Path) -> str:
+    """Save the tiny base below a folder; return the tables base and adapter of terms (TOML) for it."""
+    base = home / "base"
+    save_tiny_base(base)
+    spec = detect_adapter_spec(tiny_base(), rank=2, alpha=4)
+    modules = ", ".join(
+        f'{{name = "{m.name}", in_features = {m.in_features}, out_features = {m.out_features}}}' for m in spec.modules
+    )
+    return (
+        f'[base]\nreference = "path:{base}"\nsha256 = "{folder_digest(base)}"\n'
+        f'[adapter]\nrank = 2\nalpha = 4\nprefix = "{spec.prefix}"\nlayers = {spec.layers}\nmodules = [{modules}]\n'
+    )
