@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from commonweal_node.charter import Charter, load_charter
+from commonweal_node.charter.charter import Charter, load_charter
 
 CANARY = "zanzibarquokka"
 """One word, so that nothing may have split it: in every text, group, licence and unknown key."""

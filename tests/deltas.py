@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from commonweal_adapters.delta import GridTensors
-from commonweal_adapters.lora_file import tensor_shapes
-from commonweal_adapters.source import Delta, Held
-from commonweal_protocols.predicates import AdapterSpec, LoraModule
+from commonweal_adapters.files.delta import GridTensors
+from commonweal_adapters.files.lora_file import tensor_shapes
+from commonweal_adapters.files.source import Delta, Held
+from commonweal_protocols.statements.values import AdapterSpec, LoraModule
 
 SPEC = AdapterSpec(
     rank=2,

@@ -12,20 +12,22 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from commonweal_adapters.delta import GridTensors, read_adapter, write_delta
+from commonweal_adapters.files.delta import GridTensors, read_adapter, write_delta
 from commonweal_adapters.recompute import merge_release, recompute_start
-from commonweal_coordinator.blobs import BlobStore
-from commonweal_coordinator.log import Log
-from commonweal_protocols.adoption import Adoption, ForeignAdoption, HeldoutLoss
-from commonweal_protocols.canonical import digest_of
-from commonweal_protocols.cosignature import cosign, make_cosignature_verifier
-from commonweal_protocols.data_manifest import DataManifest, Left, ReasonCount, StageRecord, Taken
-from commonweal_protocols.envelope import Signature, format_envelope, sign
-from commonweal_protocols.keys import public_hex, write_private
-from commonweal_protocols.kinds import Predicate
-from commonweal_protocols.merkle import Tree, leaf_hash
-from commonweal_protocols.note import format_vkey, sign_note
-from commonweal_protocols.predicates import (
+from commonweal_coordinator.log.log import Log
+from commonweal_coordinator.serving.blobs import BlobStore
+from commonweal_protocols.base.canonical import digest_of
+from commonweal_protocols.base.keys import public_hex, write_private
+from commonweal_protocols.fold.rounds import release_inputs
+from commonweal_protocols.fold.state import State
+from commonweal_protocols.records.replica import Replica
+from commonweal_protocols.statements.adoption import Adoption, ForeignAdoption, HeldoutLoss
+from commonweal_protocols.statements.data_manifest import DataManifest, Left, ReasonCount, StageRecord, Taken
+from commonweal_protocols.statements.envelope import Signature, format_envelope, sign
+from commonweal_protocols.statements.registry import Predicate
+from commonweal_protocols.statements.rules import AnyRule, FactorMean
+from commonweal_protocols.statements.statement import Author, Header, Statement
+from commonweal_protocols.statements.values import (
     AdapterSpec,
     BaseModelRef,
     Blob,
@@ -45,12 +47,10 @@ from commonweal_protocols.predicates import (
     Update,
     Witness,
 )
-from commonweal_protocols.proof import format_proof
-from commonweal_protocols.replica import Replica
-from commonweal_protocols.round_rules import release_inputs
-from commonweal_protocols.rules import AnyRule, FactorMean
-from commonweal_protocols.state import State
-from commonweal_protocols.statement import Author, Header, Statement
+from commonweal_protocols.tlog.cosignature import cosign, make_cosignature_verifier
+from commonweal_protocols.tlog.merkle import Tree, leaf_hash
+from commonweal_protocols.tlog.note import format_vkey, sign_note
+from commonweal_protocols.tlog.proof import format_proof
 
 NAMES = ("clinic", "school", "coop")
 ORIGIN = "log.test/three"

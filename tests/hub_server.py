@@ -10,15 +10,15 @@ from pathlib import Path
 
 import grpc
 
-from commonweal_coordinator.log import Log
-from commonweal_coordinator.sequencer import Sequencer
-from commonweal_coordinator.service import LogService
-from commonweal_coordinator.submissions import Submissions
-from commonweal_coordinator.tls import load_or_create_tls
-from commonweal_protocols.checker import Pool
-from commonweal_protocols.records import DirectorySource
-from commonweal_protocols.state import State
-from commonweal_protocols.statement import Entry
+from commonweal_coordinator.log.log import Log
+from commonweal_coordinator.log.sequencer import Sequencer
+from commonweal_coordinator.serving.service import LogService
+from commonweal_coordinator.serving.submissions import Submissions
+from commonweal_coordinator.serving.tls import load_or_create_tls
+from commonweal_protocols.fold.state import State
+from commonweal_protocols.records.signature_pool import Pool
+from commonweal_protocols.records.source import DirectorySource
+from commonweal_protocols.statements.statement import Entry
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 from tests.federation import ORIGIN, Federation
 

@@ -8,18 +8,18 @@ from typing import Literal
 
 import numpy as np
 
-from commonweal_adapters.delta import GridTensors
-from commonweal_coordinator.blobs import BlobStore
-from commonweal_coordinator.rounds import RoundDriver, Step
-from commonweal_coordinator.service import Admission
-from commonweal_node.charter import NO_CHARTER
-from commonweal_node.institution import Institution
-from commonweal_node.keyring import KeyRing
-from commonweal_protocols.follow import Follower
-from commonweal_protocols.predicates import Blob, Quorum, Recipe
-from commonweal_protocols.records import DirectorySource
-from commonweal_protocols.rules import FactorMean
-from commonweal_protocols.state import RoundState
+from commonweal_adapters.files.delta import GridTensors
+from commonweal_coordinator.rounds.rounds import RoundDriver, Step
+from commonweal_coordinator.serving.blobs import BlobStore
+from commonweal_coordinator.serving.service import Admission
+from commonweal_node.charter.charter import NO_CHARTER
+from commonweal_node.connection.keyring import KeyRing
+from commonweal_node.institution.institution import Institution
+from commonweal_protocols.fold.state import RoundState
+from commonweal_protocols.records.follower import Follower
+from commonweal_protocols.records.source import DirectorySource
+from commonweal_protocols.statements.rules import FactorMean
+from commonweal_protocols.statements.values import Blob, Quorum, Recipe
 from tests.federation import Federation, save_key
 from tests.secure import delta_of
 from tests.test_institution import Table

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self, TypeVar
 
-from commonweal_protocols.errors import CommonwealError
-from commonweal_protocols.records import DirectorySource, read_checkpoint, read_entries, unverified_size
-from commonweal_protocols.replica import Replica
-from commonweal_protocols.state import State
+from commonweal_protocols.base.errors import CommonwealError
+from commonweal_protocols.fold.state import State
+from commonweal_protocols.records.replica import Replica
+from commonweal_protocols.records.source import DirectorySource, read_checkpoint, read_entries, unverified_size
 from tests.proc import descendants, is_alive
 from tests.tiny_model import base_and_adapter
 

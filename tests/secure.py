@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from commonweal_adapters.delta import GridTensors, read_delta
-from commonweal_adapters.lora_file import tensor_shapes
-from commonweal_adapters.secure_member import Member
-from commonweal_adapters.secure_sum import unmask
-from commonweal_protocols.masking import Context, Masking
-from commonweal_protocols.predicates import Input, Update
-from commonweal_protocols.secure_messages import Advertisement, Confirmation, Reveal, SealedShares, StageEnd
-from commonweal_protocols.secure_terms import SecureTerms
-from commonweal_protocols.weighing import Voice, weigh
+from commonweal_adapters.files.delta import GridTensors, read_delta
+from commonweal_adapters.files.lora_file import tensor_shapes
+from commonweal_adapters.secure.masked_sum import unmask
+from commonweal_adapters.secure.member import Member
+from commonweal_protocols.fold.masked_round import Context, Masking
+from commonweal_protocols.fold.weights import Voice, weigh
+from commonweal_protocols.statements.secure_messages import Advertisement, Confirmation, Reveal, SealedShares, StageEnd
+from commonweal_protocols.statements.secure_terms import SecureTerms
+from commonweal_protocols.statements.values import Input, Update
 from tests.federation import TINY, Federation, blob_of
 
 STAGES = ("advertise", "seal", "mask", "confirm", "reveal")

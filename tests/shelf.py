@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from commonweal_protocols.canonical import digest_of
-from commonweal_protocols.checkpoint import Checkpoint
-from commonweal_protocols.errors import LogError
-from commonweal_protocols.merkle import Tree, leaf_hash
-from commonweal_protocols.note import sign_note
-from commonweal_protocols.tiles import BUNDLE_ENTRIES, bundle_path, encode_bundle
+from commonweal_protocols.base.canonical import digest_of
+from commonweal_protocols.base.errors import LogError
+from commonweal_protocols.tlog.checkpoint import Checkpoint
+from commonweal_protocols.tlog.merkle import Tree, leaf_hash
+from commonweal_protocols.tlog.note import sign_note
+from commonweal_protocols.tlog.tiles import BUNDLE_ENTRIES, bundle_path, encode_bundle
 from tests.federation import Federation
 
 

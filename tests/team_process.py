@@ -12,19 +12,19 @@ from pathlib import Path
 
 import torch
 
-from commonweal_node.base import detect_adapter_spec
-from commonweal_node.checkpoints import CheckpointFile
-from commonweal_node.data import tokenise
-from commonweal_node.evaluate import heldout_batches
-from commonweal_node.lora import AdaptedModel
-from commonweal_node.objective_weights import ObjectiveWeights
-from commonweal_node.objectives import Objective, TrainingRows, choose_objectives
-from commonweal_node.rows import Pair, Text
-from commonweal_node.team import ALONE, Team, join_team
-from commonweal_node.train import EarlyStop, Factor, Progress, Trained, train_adapter
-from commonweal_node.training_rows import tokenise_pairs, tokenise_texts
-from commonweal_protocols.errors import LocalError
-from commonweal_protocols.predicates import Recipe
+from commonweal_node.charter.objective_weights import ObjectiveWeights
+from commonweal_node.model.base_model import detect_adapter_spec
+from commonweal_node.model.heldout import heldout_batches
+from commonweal_node.model.lora import AdaptedModel
+from commonweal_node.model.tokens import tokenise
+from commonweal_node.rows.row import Pair, Text
+from commonweal_node.training.checkpoints import CheckpointFile
+from commonweal_node.training.objectives import Objective, TrainingRows, choose_objectives
+from commonweal_node.training.team import ALONE, Team, join_team
+from commonweal_node.training.train import EarlyStop, Factor, Progress, Trained, train_adapter
+from commonweal_node.training.training_rows import tokenise_pairs, tokenise_texts
+from commonweal_protocols.base.errors import LocalError
+from commonweal_protocols.statements.values import Recipe
 from tests.tiny_model import example, random_adapter, tiny_base
 
 BASE = tiny_base()

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from commonweal_adapters.aggregate import factor_mean
-from commonweal_adapters.delta import GridTensors, from_grid, read_adapter, read_delta, write_adapter, write_delta
-from commonweal_adapters.encode import quantise, read_encoded
-from commonweal_adapters.peft_files import CONFIG, WEIGHTS, load_adapter, save_adapter
-from commonweal_adapters.plural import distance_micros
+from commonweal_adapters.exact.weighted_sum import factor_mean
+from commonweal_adapters.files.delta import GridTensors, from_grid, read_adapter, read_delta, write_adapter, write_delta
+from commonweal_adapters.files.encode import quantise, read_encoded
+from commonweal_adapters.files.peft_files import CONFIG, WEIGHTS, load_adapter, save_adapter
+from commonweal_adapters.files.source import Delta, Held
 from commonweal_adapters.recompute import merge_release
-from commonweal_adapters.source import Delta, Held
-from commonweal_protocols.canonical import digest_of
-from commonweal_protocols.encoding import Encoding
-from commonweal_protocols.errors import BlobError
+from commonweal_adapters.rules.plural import distance_micros
+from commonweal_protocols.base.canonical import digest_of
+from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements.delta_encoding import Encoding
 from tests.federation import TINY, two_rounds
 from tests.test_cli import Terminal, program
 from tests.test_encode import delta, equal

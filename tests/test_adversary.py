@@ -34,21 +34,21 @@ import pytest
 from pydantic import ValidationError
 
 from commonweal_coordinator.daemon import MAX_MESSAGE_BYTES
-from commonweal_coordinator.patience import RequestDeadline
-from commonweal_coordinator.tls import TlsFiles, load_or_create_tls
-from commonweal_coordinator.web import RecordsServer
-from commonweal_protocols.audit import Outcome, examine
-from commonweal_protocols.audit_job import Auditor, Job
-from commonweal_protocols.checkpoint import open_checkpoint
+from commonweal_coordinator.serving.request_deadline import RequestDeadline
+from commonweal_coordinator.serving.tls import TlsFiles, load_or_create_tls
+from commonweal_coordinator.serving.web import RecordsServer
+from commonweal_protocols.audit.audit import Outcome, examine
+from commonweal_protocols.audit.evidence import format_evidence
+from commonweal_protocols.audit.job import Auditor, Job
+from commonweal_protocols.audit.page import render_html
+from commonweal_protocols.base.errors import MalformedError
+from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.cli import run
-from commonweal_protocols.cosignature import cosign, make_cosignature_verifier
-from commonweal_protocols.errors import MalformedError
-from commonweal_protocols.evidence import format_evidence
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.predicates import Compact, Quorum, Witness
-from commonweal_protocols.quorum import policy_of
-from commonweal_protocols.replica import Replica
-from commonweal_protocols.report_html import render_html
+from commonweal_protocols.records.replica import Replica
+from commonweal_protocols.statements.values import Compact, Quorum, Witness
+from commonweal_protocols.statements.witness_quorum import policy_of
+from commonweal_protocols.tlog.checkpoint import open_checkpoint
+from commonweal_protocols.tlog.cosignature import cosign, make_cosignature_verifier
 from commonweal_protocols.wire import commonweal_pb2 as pb
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 from tests.federation import NAMES, Federation, key_of

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonweal_adapters.aggregate import combine, divide_half_even, factor_mean, small_weights, to_micros
-from commonweal_adapters.delta import LIMIT, GridTensors
-from commonweal_adapters.source import Delta, Held
-from commonweal_protocols.errors import BlobError
+from commonweal_adapters.exact.weighted_sum import combine, divide_half_even, factor_mean, small_weights, to_micros
+from commonweal_adapters.files.delta import LIMIT, GridTensors
+from commonweal_adapters.files.source import Delta, Held
+from commonweal_protocols.base.errors import BlobError
 
 STEPS = st.integers(-LIMIT, LIMIT)
 WEIGHTS = st.integers(1, 10**9)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_protocols.keys import load_key_file, public_hex
-from commonweal_protocols.policy import Policy
-from commonweal_protocols.quorum import policy_of
-from commonweal_protocols.records import DirectorySource, read_checkpoint
+from commonweal_protocols.base.keys import load_key_file, public_hex
+from commonweal_protocols.records.source import DirectorySource, read_checkpoint
+from commonweal_protocols.statements.witness_quorum import policy_of
+from commonweal_protocols.tlog.policy import Policy
 from tests.processes import Processes, free_ports, write_rows
 
 pytestmark = pytest.mark.slow

@@ -2,14 +2,14 @@
 
 import pytest
 
-from commonweal_protocols.errors import LogError, PeerError, RuleError
-from commonweal_protocols.governance import Exit
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.kinds import Predicate
-from commonweal_protocols.note import format_vkey
-from commonweal_protocols.predicates import Compact, Identity, Quorum, Refusal, Seen
-from commonweal_protocols.replica import Replica
-from commonweal_protocols.statement import Author, open_entry
+from commonweal_protocols.base.errors import LogError, PeerError, RuleError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.records.replica import Replica
+from commonweal_protocols.statements.governance import Exit
+from commonweal_protocols.statements.registry import Predicate
+from commonweal_protocols.statements.statement import Author, open_entry
+from commonweal_protocols.statements.values import Compact, Identity, Quorum, Refusal, Seen
+from commonweal_protocols.tlog.note import format_vkey
 from tests.federation import NAMES, Federation, key_of, two_rounds
 
 

@@ -11,23 +11,29 @@ from pathlib import Path
 import pytest
 
 from commonweal_adapters import recompute
-from commonweal_protocols import canonical
-from commonweal_protocols.audit import Outcome, audit, examine
-from commonweal_protocols.audit_report import Report
-from commonweal_protocols.audit_state import Memory
+from commonweal_protocols.audit.audit import Outcome, audit, examine
+from commonweal_protocols.audit.evidence import (
+    EntryEvidence,
+    ForkEvidence,
+    format_evidence,
+    parse_evidence,
+    verify_evidence,
+)
+from commonweal_protocols.audit.memory import Memory
+from commonweal_protocols.audit.report import Report
+from commonweal_protocols.base import canonical
+from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.cli import run
-from commonweal_protocols.cosignature import cosign, make_cosignature_verifier
-from commonweal_protocols.errors import ConfigError
-from commonweal_protocols.evidence import EntryEvidence, ForkEvidence, format_evidence, parse_evidence, verify_evidence
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.masking import Masking
-from commonweal_protocols.merkle import leaf_hash
-from commonweal_protocols.note import format_vkey
-from commonweal_protocols.predicates import AdapterSpec, Digest, Quorum, Release, Update, Witness
-from commonweal_protocols.proof import format_proof
-from commonweal_protocols.records import DirectorySource
-from commonweal_protocols.rules import FactorMean
-from commonweal_protocols.statement import Author, open_entry
+from commonweal_protocols.fold.masked_round import Masking
+from commonweal_protocols.records.source import DirectorySource
+from commonweal_protocols.statements.rules import FactorMean
+from commonweal_protocols.statements.statement import Author, open_entry
+from commonweal_protocols.statements.values import AdapterSpec, Digest, Quorum, Release, Update, Witness
+from commonweal_protocols.tlog.cosignature import cosign, make_cosignature_verifier
+from commonweal_protocols.tlog.merkle import leaf_hash
+from commonweal_protocols.tlog.note import format_vkey
+from commonweal_protocols.tlog.proof import format_proof
 from tests.federation import ORIGIN, Federation, blob_of, key_of, two_rounds
 from tests.shelf import Shelf, beginning, note_of, shelf, tree_of
 

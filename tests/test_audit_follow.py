@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_protocols.audit import Outcome, examine
-from commonweal_protocols.audit_follow import MAX_PAUSE_SECONDS, MAX_TOLD_FINDINGS, Stopped, alarm, change_line, follow
-from commonweal_protocols.audit_job import Auditor, Job, Outputs
-from commonweal_protocols.audit_report import Finding
-from commonweal_protocols.audit_state import load_memory
-from commonweal_protocols.canonical import Json, encode
+from commonweal_protocols.audit.audit import Outcome, examine
+from commonweal_protocols.audit.job import Auditor, Job, Outputs
+from commonweal_protocols.audit.memory import load_memory
+from commonweal_protocols.audit.monitor import MAX_PAUSE_SECONDS, MAX_TOLD_FINDINGS, Stopped, alarm, change_line, follow
+from commonweal_protocols.audit.report import Finding
+from commonweal_protocols.base.canonical import Json, encode
+from commonweal_protocols.base.errors import ConfigError, LogError, StorageError, UnavailableError
+from commonweal_protocols.base.webhook import MAX_BODY_BYTES, check_webhook, post_webhook
 from commonweal_protocols.cli import run
-from commonweal_protocols.errors import ConfigError, LogError, StorageError, UnavailableError
-from commonweal_protocols.webhook import MAX_BODY_BYTES, check_webhook, post_webhook
 from tests.federation import two_rounds
 from tests.shelf import Shelf, beginning, shelf
 from tests.test_verdict import NOW

@@ -6,11 +6,12 @@ from collections.abc import Callable
 import pytest
 from typer.testing import CliRunner
 
-from commonweal_protocols import audit_cli, checker
-from commonweal_protocols.audit import audit, examine
-from commonweal_protocols.envelope import format_envelope, parse_envelope, sign, sign_envelope
-from commonweal_protocols.errors import CommonwealError, UnavailableError
-from commonweal_protocols.tiles import bundle_path
+from commonweal_protocols.audit import cli as audit_cli
+from commonweal_protocols.audit.audit import audit, examine
+from commonweal_protocols.base.errors import CommonwealError, UnavailableError
+from commonweal_protocols.records import signature_pool as checker
+from commonweal_protocols.statements.envelope import format_envelope, parse_envelope, sign, sign_envelope
+from commonweal_protocols.tlog.tiles import bundle_path
 from tests.bench.measure import make_entries
 from tests.federation import Federation, key_of
 from tests.proc import descendants

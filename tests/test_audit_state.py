@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from commonweal_protocols import audit_state
-from commonweal_protocols.audit import examine
-from commonweal_protocols.audit_state import Memory, format_memory, kinds, load_memory, parse_memory, save_memory
-from commonweal_protocols.errors import MalformedError, PeerError, StorageError
-from commonweal_protocols.merkle import HASH_BYTES
+from commonweal_protocols.audit import memory as audit_state
+from commonweal_protocols.audit.audit import examine
+from commonweal_protocols.audit.memory import Memory, format_memory, kinds, load_memory, parse_memory, save_memory
+from commonweal_protocols.base.errors import MalformedError, PeerError, StorageError
+from commonweal_protocols.tlog.merkle import HASH_BYTES
 from tests.federation import two_rounds
 from tests.shelf import beginning, note_of, shelf, tree_of
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from commonweal_node.base import (
+from commonweal_node.model.base_model import (
     LoadedBase,
     detect_adapter_spec,
     fetch_base,
@@ -28,8 +28,8 @@ from commonweal_node.base import (
     share_weights,
     verify_cached_base,
 )
-from commonweal_protocols.errors import BaseModelError
-from commonweal_protocols.predicates import AdapterSpec, BaseModelRef, LoraModule
+from commonweal_protocols.base.errors import BaseModelError
+from commonweal_protocols.statements.values import AdapterSpec, BaseModelRef, LoraModule
 from tests.tiny_model import save_tiny_base, tiny_base
 
 
@@ -158,8 +158,8 @@ def test_a_byte_that_the_disk_has_changed_is_noticed(source: Path, tmp_path: Pat
 CHILD = """\
 import os, signal, shutil, sys, time
 from pathlib import Path
-from commonweal_node import base
-from commonweal_protocols.predicates import BaseModelRef
+from commonweal_node.model import base_model as base
+from commonweal_protocols.statements.values import BaseModelRef
 
 reference, sha256, cache, board, mode = sys.argv[1:]
 board = Path(board)

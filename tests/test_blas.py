@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonweal_adapters.blas import integer_gram, integer_product
+from commonweal_adapters.exact.blas import integer_gram, integer_product
 
 SIDES = st.integers(1, 40)
 

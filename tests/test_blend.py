@@ -10,14 +10,14 @@ import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 
-from commonweal_node.base import detect_adapter_spec
-from commonweal_node.blend import CANDIDATES, BlendWeights, blend, choose_blend, export_peft
-from commonweal_node.data import tokenise
-from commonweal_node.evaluate import heldout_loss
-from commonweal_node.lora import AdaptedModel
-from commonweal_node.packing import pack
-from commonweal_node.tensors import AdapterTensors, slots
-from commonweal_protocols.errors import BlobError, StorageError
+from commonweal_node.model.base_model import detect_adapter_spec
+from commonweal_node.model.blend import CANDIDATES, BlendWeights, blend, choose_blend, export_peft
+from commonweal_node.model.heldout import heldout_loss
+from commonweal_node.model.lora import AdaptedModel
+from commonweal_node.model.packing import pack
+from commonweal_node.model.tensors import AdapterTensors, slots
+from commonweal_node.model.tokens import tokenise
+from commonweal_protocols.base.errors import BlobError, StorageError
 from tests.tiny_model import EXAMPLES, random_adapter, tiny_base
 
 SPEC = detect_adapter_spec(tiny_base(), rank=4, alpha=8)

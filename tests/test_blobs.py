@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_coordinator.blobs import MAX_PARTIALS, STALE_SECONDS, BlobStore
-from commonweal_protocols.errors import BlobError, MalformedError, RuleError, StorageError, UnavailableError
-from commonweal_protocols.predicates import Blob
+from commonweal_coordinator.serving.blobs import MAX_PARTIALS, STALE_SECONDS, BlobStore
+from commonweal_protocols.base.errors import BlobError, MalformedError, RuleError, StorageError, UnavailableError
+from commonweal_protocols.statements.values import Blob
 
 ALICE, BOB = "a" * 64, "b" * 64
 DATA = bytes(range(256)) * 40

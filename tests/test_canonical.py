@@ -9,8 +9,8 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonweal_protocols import canonical
-from commonweal_protocols.errors import MalformedError
+from commonweal_protocols.base import canonical
+from commonweal_protocols.base.errors import MalformedError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(),

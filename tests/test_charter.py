@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_node.charter import NO_CHARTER, Bars, Charter, load_charter
-from commonweal_node.probes import load_probes
-from commonweal_protocols.adoption import HeldoutLoss, Measure, ProbeResult
-from commonweal_protocols.charter import Clause, ProbeBar
-from commonweal_protocols.errors import ConfigError
-from commonweal_protocols.predicates import Round
+from commonweal_node.charter.charter import NO_CHARTER, Bars, Charter, load_charter
+from commonweal_node.probes.probe import load_probes
+from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.statements.adoption import HeldoutLoss, Measure, ProbeResult
+from commonweal_protocols.statements.charter import Clause, ProbeBar
+from commonweal_protocols.statements.values import Round
 from tests.federation import Federation
 
 COMMUNITIES = sorted((Path(__file__).parents[1] / "deploy/demo/communities").glob("*.charter.toml"))

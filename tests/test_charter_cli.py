@@ -12,15 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonweal_coordinator.blobs import BlobStore
-from commonweal_coordinator.service import Admission, LogService
-from commonweal_coordinator.submissions import Submissions
-from commonweal_coordinator.tls import load_or_create_tls
-from commonweal_coordinator.web import RecordsServer
-from commonweal_node.charter import Charter, load_charter
-from commonweal_node.charter_file import add_clause, clause_toml, new_charter, next_version, parse_charter
-from commonweal_node.speaking import speak
-from commonweal_protocols.charter import (
+from commonweal_coordinator.serving.blobs import BlobStore
+from commonweal_coordinator.serving.service import Admission, LogService
+from commonweal_coordinator.serving.submissions import Submissions
+from commonweal_coordinator.serving.tls import load_or_create_tls
+from commonweal_coordinator.serving.web import RecordsServer
+from commonweal_node.charter.charter import Charter, load_charter
+from commonweal_node.charter.edit import add_clause, clause_toml, new_charter, next_version, parse_charter
+from commonweal_node.institution.voice import speak
+from commonweal_protocols.base.errors import ConfigError, RuleError
+from commonweal_protocols.fold.state import State
+from commonweal_protocols.records.signature_pool import InProcess
+from commonweal_protocols.statements.charter import (
     Addendum,
     Authored,
     Change,
@@ -33,13 +36,10 @@ from commonweal_protocols.charter import (
     describe,
     diff,
 )
-from commonweal_protocols.checker import InProcess
-from commonweal_protocols.errors import ConfigError, RuleError
-from commonweal_protocols.governance import Charter as PublishedCharter
-from commonweal_protocols.join import Invite
-from commonweal_protocols.kinds import Predicate
-from commonweal_protocols.predicates import Identity
-from commonweal_protocols.state import State
+from commonweal_protocols.statements.governance import Charter as PublishedCharter
+from commonweal_protocols.statements.invite import Invite
+from commonweal_protocols.statements.registry import Predicate
+from commonweal_protocols.statements.values import Identity
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 from tests.federation import key_of, save_key
 from tests.test_cli import Terminal, program

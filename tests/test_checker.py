@@ -11,9 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_protocols.checker import MIN_POOLED_ENTRIES, Checker, InProcess, Pool, checker_for, usable_cores
-from commonweal_protocols.envelope import UnverifiedEnvelope, Verified, format_envelope, parse_envelope, sign
-from commonweal_protocols.errors import UnavailableError
+from commonweal_protocols.base.errors import UnavailableError
+from commonweal_protocols.records.signature_pool import (
+    MIN_POOLED_ENTRIES,
+    Checker,
+    InProcess,
+    Pool,
+    checker_for,
+    usable_cores,
+)
+from commonweal_protocols.statements.envelope import UnverifiedEnvelope, Verified, format_envelope, parse_envelope, sign
 from tests.federation import key_of
 from tests.proc import descendants, is_alive
 
@@ -151,7 +158,7 @@ def test_a_folder_that_holds_a_module_of_the_workers_name_is_not_believed(
 def test_workers_end_with_their_parent_however_that_ends() -> None:
     code = """
 import os, signal
-from commonweal_protocols.checker import Pool
+from commonweal_protocols.records.signature_pool import Pool
 from tests.proc import descendants
 from tests.test_checker import GOOD
 pool = Pool(2)

@@ -7,10 +7,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
-from commonweal_protocols.errors import MalformedError, SignatureError
-from commonweal_protocols.merkle import EMPTY_ROOT
-from commonweal_protocols.note import make_verifier, sign_note
+from commonweal_protocols.base.errors import MalformedError, SignatureError
+from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
+from commonweal_protocols.tlog.merkle import EMPTY_ROOT
+from commonweal_protocols.tlog.note import make_verifier, sign_note
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"l" * 32)
 LOG = make_verifier("log.example/one", KEY.public_key())

@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from commonweal_node.base import detect_adapter_spec
-from commonweal_node.checkpoints import CheckpointFile, Course, TrainingState
-from commonweal_node.data import tokenise
-from commonweal_node.evaluate import heldout_batches, heldout_loss
-from commonweal_node.lora import AdaptedModel
-from commonweal_node.objective_weights import ObjectiveWeights
-from commonweal_node.objectives import Objective, TrainingRows, choose_objectives
-from commonweal_node.rows import Pair
-from commonweal_node.train import EarlyStop, Progress, Trained, train_adapter
-from commonweal_node.training_rows import tokenise_pairs
-from commonweal_protocols.errors import StorageError
-from commonweal_protocols.predicates import Recipe
+from commonweal_node.charter.objective_weights import ObjectiveWeights
+from commonweal_node.model.base_model import detect_adapter_spec
+from commonweal_node.model.heldout import heldout_batches, heldout_loss
+from commonweal_node.model.lora import AdaptedModel
+from commonweal_node.model.tokens import tokenise
+from commonweal_node.rows.row import Pair
+from commonweal_node.training.checkpoints import CheckpointFile, Course, TrainingState
+from commonweal_node.training.objectives import Objective, TrainingRows, choose_objectives
+from commonweal_node.training.train import EarlyStop, Progress, Trained, train_adapter
+from commonweal_node.training.training_rows import tokenise_pairs
+from commonweal_protocols.base.errors import StorageError
+from commonweal_protocols.statements.values import Recipe
 from tests.tiny_model import EXAMPLES, random_adapter, tiny_base
 
 BASE = tiny_base()

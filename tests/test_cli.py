@@ -20,16 +20,16 @@ import pytest
 import typer
 
 from commonweal_coordinator.config import load_config as load_coordinator_config
-from commonweal_coordinator.tls import TlsFiles
-from commonweal_node import founding
-from commonweal_node.base import folder_digest
+from commonweal_coordinator.serving.tls import TlsFiles
 from commonweal_node.config import SpeaksFor, load_config
-from commonweal_node.status import NodeStatus
-from commonweal_protocols import errors
+from commonweal_node.connection.status import NodeStatus
+from commonweal_node.institution import joining as founding
+from commonweal_node.model.base_model import folder_digest
+from commonweal_protocols.base import errors
+from commonweal_protocols.base.keys import load_key_file, public_hex
+from commonweal_protocols.base.status_file import save_status
 from commonweal_protocols.cli import GROUPS, root, run
-from commonweal_protocols.join import Card, Invite
-from commonweal_protocols.keys import load_key_file, public_hex
-from commonweal_protocols.status_file import save_status
+from commonweal_protocols.statements.invite import Card, Invite
 from tests.federation import NAMES, Federation, changed, key_of
 from tests.test_doctor import ROW, ahead, coordinator, free_port, tls
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonweal_adapters.coordinate import mean_of_middle, prune, sort_rows, sorting_network
-from commonweal_adapters.delta import LIMIT, GridTensors
-from commonweal_adapters.merge import merge
-from commonweal_adapters.source import Delta, Held
-from commonweal_protocols.errors import BlobError
-from commonweal_protocols.rules import Median, TrimmedMean
+from commonweal_adapters.files.delta import LIMIT, GridTensors
+from commonweal_adapters.files.source import Delta, Held
+from commonweal_adapters.rules.coordinate import mean_of_middle, prune, sort_rows, sorting_network
+from commonweal_adapters.rules.merge import merge
+from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements.rules import Median, TrimmedMean
 from tests.byzantine import aggregators
 from tests.deltas import SPEC, a_round, flat, matrix
 

@@ -11,16 +11,16 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonweal_protocols.checkpoint import Checkpoint
-from commonweal_protocols.cosignature import (
+from commonweal_protocols.base.errors import MalformedError, SignatureError
+from commonweal_protocols.tlog.checkpoint import Checkpoint
+from commonweal_protocols.tlog.cosignature import (
     CosignerKey,
     cosign,
     make_cosignature_verifier,
     parse_cosigner_vkey,
 )
-from commonweal_protocols.errors import MalformedError, SignatureError
-from commonweal_protocols.merkle import EMPTY_ROOT
-from commonweal_protocols.note import format_vkey, make_verifier, open_note, parse_vkey, sign_note, split_note
+from commonweal_protocols.tlog.merkle import EMPTY_ROOT
+from commonweal_protocols.tlog.note import format_vkey, make_verifier, open_note, parse_vkey, sign_note, split_note
 
 LOG_KEY = Ed25519PrivateKey.from_private_bytes(b"l" * 32)
 LOG = make_verifier("log.example/one", LOG_KEY.public_key())

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
-from commonweal_coordinator.cosigning import Cosigner
-from commonweal_coordinator.log import Log
-from commonweal_coordinator.storage import LockDatabase
-from commonweal_protocols.cosignature import make_cosignature_verifier
-from commonweal_protocols.errors import SignatureError, UnavailableError
-from commonweal_protocols.note import make_verifier, open_note
-from commonweal_protocols.policy import Group, Policy, PolicyLog, PolicyWitness
-from commonweal_protocols.proof import open_cosigned_proof
-from commonweal_protocols.witness import Witness
-from commonweal_protocols.witness_server import WitnessServer
-from commonweal_protocols.witness_store import WitnessStore
+from commonweal_coordinator.log.cosigner import Cosigner
+from commonweal_coordinator.log.log import Log
+from commonweal_coordinator.log.storage import LockDatabase
+from commonweal_protocols.base.errors import SignatureError, UnavailableError
+from commonweal_protocols.tlog.cosignature import make_cosignature_verifier
+from commonweal_protocols.tlog.note import make_verifier, open_note
+from commonweal_protocols.tlog.policy import Group, Policy, PolicyLog, PolicyWitness
+from commonweal_protocols.tlog.proof import open_cosigned_proof
+from commonweal_protocols.witness.server import WitnessServer
+from commonweal_protocols.witness.store import WitnessStore
+from commonweal_protocols.witness.witness import Witness
 from tests.federation import NAMES, ORIGIN, key_of
 
 LOG = make_verifier(ORIGIN, key_of("log").public_key())

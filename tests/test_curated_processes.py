@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_protocols.data_manifest import DataManifest
-from commonweal_protocols.predicates import Update
-from commonweal_protocols.records import DirectorySource, read_checkpoint, read_entries, unverified_size
-from commonweal_protocols.statement import open_entry
+from commonweal_protocols.records.source import DirectorySource, read_checkpoint, read_entries, unverified_size
+from commonweal_protocols.statements.data_manifest import DataManifest
+from commonweal_protocols.statements.statement import open_entry
+from commonweal_protocols.statements.values import Update
 from tests.processes import CANARY, Processes, write_rows
 
 pytestmark = pytest.mark.slow

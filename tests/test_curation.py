@@ -19,21 +19,31 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
-from commonweal_node.charter import load_charter
-from commonweal_node.curation.engine import Finished, plan, remove_stale, run_stages
-from commonweal_node.curation.finish import Signer, complete, write_reports
-from commonweal_node.curation.language import load_identifier
-from commonweal_node.curation.local_model import LocalModel
-from commonweal_node.curation.manifest import load_curation_key, open_manifest, sign_manifest
-from commonweal_node.curation.report import to_html
-from commonweal_node.curation.shards import Shard, read_shard, write_shard, write_shards
-from commonweal_node.curation.store import Store
-from commonweal_node.curation.survey import load_token_counter, survey
-from commonweal_node.rows import Message, Row, Split, Text, format_row, read_examples, read_pairs, read_rows, read_texts
+from commonweal_node.charter.charter import load_charter
+from commonweal_node.rows.engine import Finished, plan, remove_stale, run_stages
+from commonweal_node.rows.finish import Signer, complete, write_reports
+from commonweal_node.rows.language import load_identifier
+from commonweal_node.rows.manifest import load_curation_key, open_manifest, sign_manifest
+from commonweal_node.rows.report import to_html
+from commonweal_node.rows.row import (
+    Message,
+    Row,
+    Split,
+    Text,
+    format_row,
+    read_examples,
+    read_pairs,
+    read_rows,
+    read_texts,
+)
+from commonweal_node.rows.shards import Shard, read_shard, write_shard, write_shards
+from commonweal_node.rows.store import Store
+from commonweal_node.rows.survey import load_token_counter, survey
+from commonweal_node.training.local_model import LocalModel
+from commonweal_protocols.base.errors import BaseModelError, ConfigError, MalformedError, SignatureError, StorageError
+from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.cli import run
-from commonweal_protocols.data_manifest import DataManifest, ReasonCount
-from commonweal_protocols.errors import BaseModelError, ConfigError, MalformedError, SignatureError, StorageError
-from commonweal_protocols.keys import public_hex
+from commonweal_protocols.statements.data_manifest import DataManifest, ReasonCount
 from tests.community_rows import CANARY, CHARTER, DATA, EMAIL, charter, write_charter, write_sources
 from tests.tiny_model import save_tiny_base, tiny_tokenizer
 
@@ -162,9 +172,9 @@ def test_a_curation_that_is_interrupted_again_and_again_ends_in_the_same_bytes(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from commonweal_node.charter import load_charter
-from commonweal_node.curation.engine import run_stages
-from commonweal_node.curation.store import Store
+from commonweal_node.charter.charter import load_charter
+from commonweal_node.rows.engine import run_stages
+from commonweal_node.rows.store import Store
 
 left = int(sys.argv[2])
 def report(stage, done, total):
@@ -644,8 +654,8 @@ def test_to_revise_without_a_model_is_refused_before_anything_is_done(tmp_path: 
 LIMITED = """
 import resource, sys
 from pathlib import Path
-import commonweal_node.data_cli
-import commonweal_node.curation.engine
+import commonweal_node.commands.data
+import commonweal_node.rows.engine
 from commonweal_protocols.cli import run
 
 used = int(next(l for l in open("/proc/self/status") if l.startswith("VmData")).split()[1]) << 10

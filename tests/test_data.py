@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from commonweal_node.data import (
+from commonweal_node.model.tokens import (
     split_heldout,
     step_indices,
     tokenise,
 )
-from commonweal_node.rows import Example
-from commonweal_protocols.errors import BaseModelError, ConfigError
+from commonweal_node.rows.row import Example
+from commonweal_protocols.base.errors import BaseModelError, ConfigError
 from tests.tiny_model import EXAMPLES, example, tiny_tokenizer
 
 

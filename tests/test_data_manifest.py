@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from commonweal_node.curation.manifest import load_manifest
-from commonweal_node.curation.store import Store
-from commonweal_node.rows import read_rows
-from commonweal_protocols import canonical
+from commonweal_node.rows.manifest import load_manifest
+from commonweal_node.rows.row import read_rows
+from commonweal_node.rows.store import Store
+from commonweal_protocols.audit.story import tell
+from commonweal_protocols.base import canonical
+from commonweal_protocols.base.errors import ConfigError, MalformedError, RuleError
 from commonweal_protocols.cli import run
-from commonweal_protocols.data_manifest import MAX_MANIFEST_BYTES, DataManifest, StageRecord
-from commonweal_protocols.envelope import parse_envelope
-from commonweal_protocols.errors import ConfigError, MalformedError, RuleError
-from commonweal_protocols.predicates import Update
-from commonweal_protocols.statement import Header, Statement, open_entry, parse_statement
-from commonweal_protocols.story import tell
-from commonweal_protocols.tiles import MAX_ENTRY_BYTES
+from commonweal_protocols.statements.data_manifest import MAX_MANIFEST_BYTES, DataManifest, StageRecord
+from commonweal_protocols.statements.envelope import parse_envelope
+from commonweal_protocols.statements.statement import Header, Statement, open_entry, parse_statement
+from commonweal_protocols.statements.values import Update
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 from tests.community_rows import CANARY, EMAIL, write_charter, write_sources
 from tests.federation import Federation, data_manifest
 from tests.test_institution import NAME, Node

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_node.charter import NO_CHARTER, load_charter
-from commonweal_node.curation.engine import policy_of
-from commonweal_protocols.errors import ConfigError
+from commonweal_node.charter.charter import NO_CHARTER, load_charter
+from commonweal_node.rows.engine import policy_of
+from commonweal_protocols.base.errors import ConfigError
 
 HEAD = 'community = "Valley"\nversion = 2\nprinciples = ["ask first", "be brief"]\ndata_policy = "by consent"\n'
 GOOD = """\

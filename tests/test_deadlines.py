@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from commonweal_protocols.deadlines import DeadlineReader
+from commonweal_protocols.base.socket_deadline import DeadlineReader
 
 
 def test_what_is_there_in_time_is_read() -> None:

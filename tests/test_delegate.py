@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 
 from commonweal_adapters import recompute
-from commonweal_adapters.delta import GridTensors, read_adapter, read_delta, write_delta
-from commonweal_node.adopting import Deciding
-from commonweal_node.charter import NO_CHARTER
+from commonweal_adapters.files.delta import GridTensors, read_adapter, read_delta, write_delta
+from commonweal_node.charter.charter import NO_CHARTER
 from commonweal_node.config import NodeConfig, SpeaksFor
-from commonweal_node.delegate import Delegate, check_speaks_for
-from commonweal_node.foreign_adopting import Adopter
-from commonweal_node.institution import Institution
-from commonweal_node.keyring import KeyRing
-from commonweal_node.other_consortium import verify_release
-from commonweal_protocols.adoption import Adoption
-from commonweal_protocols.audit import examine
-from commonweal_protocols.errors import ConfigError, LocalError, UnavailableError
-from commonweal_protocols.foreign_job import check_foreign
-from commonweal_protocols.note import sign_note
-from commonweal_protocols.predicates import MAX_COUNT, Blob, Incident, Refusal, Update
-from commonweal_protocols.provenance import name_release
-from commonweal_protocols.statement import open_entry
+from commonweal_node.connection.keyring import KeyRing
+from commonweal_node.institution.adoption import Deciding
+from commonweal_node.institution.delegate import Delegate, check_speaks_for
+from commonweal_node.institution.foreign_adoption import Adopter
+from commonweal_node.institution.institution import Institution
+from commonweal_node.institution.other_consortium import verify_release
+from commonweal_protocols.audit.audit import examine
+from commonweal_protocols.audit.foreign_job import check_foreign
+from commonweal_protocols.base.errors import ConfigError, LocalError, UnavailableError
+from commonweal_protocols.records.provenance import name_release
+from commonweal_protocols.statements.adoption import Adoption
+from commonweal_protocols.statements.statement import open_entry
+from commonweal_protocols.statements.values import MAX_COUNT, Blob, Incident, Refusal, Update
+from commonweal_protocols.tlog.note import sign_note
 from tests.federation import TINY, Federation, key_of, save_key
 from tests.shelf import Shelf, shelf
 from tests.test_deliberation import recalled

@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from commonweal_protocols.errors import LogError, PeerError, RuleError
-from commonweal_protocols.governance import (
+from commonweal_protocols.base.errors import LogError, PeerError, RuleError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.records.replica import Replica
+from commonweal_protocols.statements.governance import (
     Amendment,
     Ballot,
     Choice,
@@ -20,12 +22,10 @@ from commonweal_protocols.governance import (
     SealedBallot,
     seal,
 )
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.kinds import Predicate
-from commonweal_protocols.note import format_vkey
-from commonweal_protocols.predicates import Blob, Identity, Incident, Quorum
-from commonweal_protocols.replica import Replica
-from commonweal_protocols.statement import Statement, open_entry
+from commonweal_protocols.statements.registry import Predicate
+from commonweal_protocols.statements.statement import Statement, open_entry
+from commonweal_protocols.statements.values import Blob, Identity, Incident, Quorum
+from commonweal_protocols.tlog.note import format_vkey
 from tests.federation import NAMES, Federation, blob_of, key_of
 
 DUE, OPENED = 1_000, 2_000

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from commonweal_adapters.delta import (
+from commonweal_adapters.files.delta import (
     LIMIT,
     GridTensors,
     apply_delta,
@@ -21,9 +21,9 @@ from commonweal_adapters.delta import (
     write_adapter,
     write_delta,
 )
-from commonweal_adapters.lora_file import tensor_shapes, write_tensors
-from commonweal_protocols.errors import BlobError
-from commonweal_protocols.predicates import AdapterSpec
+from commonweal_adapters.files.lora_file import tensor_shapes, write_tensors
+from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements.values import AdapterSpec
 from tests.federation import TINY
 
 SHAPES = tensor_shapes(TINY)

@@ -9,18 +9,18 @@ from types import SimpleNamespace
 import pytest
 
 from commonweal_node.config import load_config
-from commonweal_node.leaving import write_departure
-from commonweal_node.motions import follow
-from commonweal_protocols.canonical import digest_of, encode
-from commonweal_protocols.departure import Departure, check_departure, check_whole
-from commonweal_protocols.errors import ConfigError, LogError, PeerError, RuleError, SignatureError
-from commonweal_protocols.governance import Exit
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.note import format_vkey, parse_vkey
-from commonweal_protocols.policy import NO_QUORUM, Policy, PolicyLog, format_policy
-from commonweal_protocols.predicates import Quorum, Seen
-from commonweal_protocols.quorum import policy_of
-from commonweal_protocols.statement import open_entry
+from commonweal_node.institution.departure import write_departure
+from commonweal_node.institution.motions import follow
+from commonweal_protocols.base.canonical import digest_of, encode
+from commonweal_protocols.base.errors import ConfigError, LogError, PeerError, RuleError, SignatureError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.records.departure import Departure, check_departure, check_whole
+from commonweal_protocols.statements.governance import Exit
+from commonweal_protocols.statements.statement import open_entry
+from commonweal_protocols.statements.values import Quorum, Seen
+from commonweal_protocols.statements.witness_quorum import policy_of
+from commonweal_protocols.tlog.note import format_vkey, parse_vkey
+from commonweal_protocols.tlog.policy import NO_QUORUM, Policy, PolicyLog, format_policy
 from tests.federation import NAMES, ORIGIN, Federation, key_of, save_key
 from tests.test_cli import program
 from tests.test_motions import Town, town
@@ -119,7 +119,9 @@ def test_a_log_that_shows_another_history_while_one_leaves_is_caught(
     town, _ = left
     home, seen = town.home("coop"), Seen(origin=ORIGIN, size=4, root="0" * 64)
     _, source = follow(home)
-    monkeypatch.setattr("commonweal_node.leaving.follow", lambda _: (SimpleNamespace(seen=(seen,)), source))
+    monkeypatch.setattr(
+        "commonweal_node.institution.departure.follow", lambda _: (SimpleNamespace(seen=(seen,)), source)
+    )
     with pytest.raises(LogError, match="forked: at size 4"):
         write_departure(home, load_config(home / "node.toml"), tmp_path / "another")
 

@@ -17,13 +17,13 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from commonweal_coordinator.tls import TlsFiles, load_or_create_tls
-from commonweal_node.base import fetch_base, folder_digest
+from commonweal_coordinator.serving.tls import TlsFiles, load_or_create_tls
+from commonweal_node.commands.doctor import MAX_SKEW_SECONDS, MIN_FREE_BYTES, MIN_MEMORY_BYTES, Check, examine
 from commonweal_node.config import NodeConfig, SpeaksFor
-from commonweal_node.doctor import MAX_SKEW_SECONDS, MIN_FREE_BYTES, MIN_MEMORY_BYTES, Check, examine
-from commonweal_protocols.join import Invite
-from commonweal_protocols.keys import create_key_file
-from commonweal_protocols.predicates import Compact
+from commonweal_node.model.base_model import fetch_base, folder_digest
+from commonweal_protocols.base.keys import create_key_file
+from commonweal_protocols.statements.invite import Invite
+from commonweal_protocols.statements.values import Compact
 from tests.federation import Federation, changed
 
 ROW = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from commonweal_adapters import recompute
-from commonweal_protocols.audit import Outcome, audit, examine
-from commonweal_protocols.audit_report import Report
-from commonweal_protocols.audit_state import Memory
-from commonweal_protocols.checkpoint import Checkpoint
-from commonweal_protocols.errors import ConfigError
-from commonweal_protocols.note import format_vkey, sign_note
-from commonweal_protocols.predicates import Coordinator
-from commonweal_protocols.records import DirectorySource
+from commonweal_protocols.audit.audit import Outcome, audit, examine
+from commonweal_protocols.audit.memory import Memory
+from commonweal_protocols.audit.report import Report
+from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.records.source import DirectorySource
+from commonweal_protocols.statements.values import Coordinator
+from commonweal_protocols.tlog.checkpoint import Checkpoint
+from commonweal_protocols.tlog.note import format_vkey, sign_note
 from tests.federation import ORIGIN, Federation, key_of, two_rounds
 from tests.shelf import beginning, note_of, tree_of
 from tests.test_successor import LOG_KEY, OTHER, heir

@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonweal_protocols import ed25519
-from commonweal_protocols.ed25519 import PROBES, Check, holds, is_weak, load_libsodium, openssl
+from commonweal_protocols.base import ed25519
+from commonweal_protocols.base.ed25519 import PROBES, Check, holds, is_weak, load_libsodium, openssl
 from tests import curve
 from tests.curve import BASE, EIGHT, SMALL, L, P, add, encode, multiply
 
@@ -133,7 +133,7 @@ def test_without_pynacl_signatures_are_checked_all_the_same() -> None:
     code = """
 import sys
 sys.modules["nacl"] = None
-from commonweal_protocols import ed25519
+from commonweal_protocols.base import ed25519
 assert ed25519._check is ed25519.openssl
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from commonweal_adapters.aggregate import factor_mean
-from commonweal_adapters.delta import LIMIT, GridTensors, read_delta, write_delta
-from commonweal_adapters.encode import BLOCK, parse_encoding, payload_bytes, quantise, read_encoded, write_encoded
-from commonweal_adapters.lora_file import tensor_shapes
-from commonweal_adapters.source import Delta, Held
-from commonweal_protocols.encoding import Encoding
-from commonweal_protocols.errors import BlobError
-from commonweal_protocols.predicates import AdapterSpec, LoraModule
+from commonweal_adapters.exact.weighted_sum import factor_mean
+from commonweal_adapters.files.delta import LIMIT, GridTensors, read_delta, write_delta
+from commonweal_adapters.files.encode import BLOCK, parse_encoding, payload_bytes, quantise, read_encoded, write_encoded
+from commonweal_adapters.files.lora_file import tensor_shapes
+from commonweal_adapters.files.source import Delta, Held
+from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements.delta_encoding import Encoding
+from commonweal_protocols.statements.values import AdapterSpec, LoraModule
 from tests.federation import TINY
 
 ODD = AdapterSpec(

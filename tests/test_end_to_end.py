@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_coordinator.object_storage import open_s3
-from commonweal_coordinator.storage import StorageSource
-from commonweal_protocols.cosignature import make_cosignature_verifier
-from commonweal_protocols.keys import load_ml_dsa_key_file
-from commonweal_protocols.note import open_note
-from commonweal_protocols.predicates import Identity, Round, Update
-from commonweal_protocols.records import DirectorySource, read_checkpoint, read_entries, unverified_size
-from commonweal_protocols.statement import open_entry
+from commonweal_coordinator.log.object_storage import open_s3
+from commonweal_coordinator.log.storage import StorageSource
+from commonweal_protocols.base.keys import load_ml_dsa_key_file
+from commonweal_protocols.records.source import DirectorySource, read_checkpoint, read_entries, unverified_size
+from commonweal_protocols.statements.statement import open_entry
+from commonweal_protocols.statements.values import Identity, Round, Update
+from commonweal_protocols.tlog.cosignature import make_cosignature_verifier
+from commonweal_protocols.tlog.note import open_note
 from tests.proc import descendants, is_alive
 from tests.processes import CANARY, NAMES, PROGRAM, Processes
 from tests.s3 import CREDENTIALS, serve_s3

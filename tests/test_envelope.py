@@ -10,9 +10,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonweal_protocols import canonical
-from commonweal_protocols.canonical import parse_base64, parse_digest
-from commonweal_protocols.envelope import (
+from commonweal_protocols.base import canonical
+from commonweal_protocols.base.canonical import parse_base64, parse_digest
+from commonweal_protocols.base.errors import MalformedError, SignatureError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.statements.envelope import (
     PAYLOAD_TYPE,
     Signature,
     UnverifiedEnvelope,
@@ -23,9 +25,7 @@ from commonweal_protocols.envelope import (
     sign_envelope,
     verify_envelope,
 )
-from commonweal_protocols.errors import MalformedError, SignatureError
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.tiles import MAX_ENTRY_BYTES
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 from tests.federation import key_of
 
 A, B = key_of("a"), key_of("b")

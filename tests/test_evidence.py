@@ -14,13 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
-from commonweal_protocols.canonical import encode
-from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
-from commonweal_protocols.cli import run
-from commonweal_protocols.cosignature import cosign, make_cosignature_verifier
-from commonweal_protocols.envelope import Signature, format_envelope, parse_envelope, sign_envelope
-from commonweal_protocols.errors import LogError, MalformedError, PeerError, SignatureError
-from commonweal_protocols.evidence import (
+from commonweal_protocols.audit.evidence import (
     MAX_CONSISTENCY_PATH,
     MAX_EVIDENCE_BYTES,
     EntryEvidence,
@@ -34,12 +28,18 @@ from commonweal_protocols.evidence import (
     prove_fork,
     verify_evidence,
 )
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.merkle import EMPTY_ROOT, Tree, leaf_hash
-from commonweal_protocols.note import format_vkey, parse_vkey, sign_note
-from commonweal_protocols.predicates import Identity
-from commonweal_protocols.proof import format_proof, parse_proof
-from commonweal_protocols.statement import Author
+from commonweal_protocols.base.canonical import encode
+from commonweal_protocols.base.errors import LogError, MalformedError, PeerError, SignatureError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.cli import run
+from commonweal_protocols.statements.envelope import Signature, format_envelope, parse_envelope, sign_envelope
+from commonweal_protocols.statements.statement import Author
+from commonweal_protocols.statements.values import Identity
+from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint
+from commonweal_protocols.tlog.cosignature import cosign, make_cosignature_verifier
+from commonweal_protocols.tlog.merkle import EMPTY_ROOT, Tree, leaf_hash
+from commonweal_protocols.tlog.note import format_vkey, parse_vkey, sign_note
+from commonweal_protocols.tlog.proof import format_proof, parse_proof
 from tests.federation import ORIGIN, key_of
 
 KEY, OTHER_KEY = key_of("log"), key_of("another log")

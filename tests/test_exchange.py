@@ -16,13 +16,13 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from commonweal_coordinator.blobs import MAX_PARTIALS, BlobStore
-from commonweal_coordinator.exchange import MAX_CHUNK_BYTES, ExchangeService, Limits
-from commonweal_coordinator.rpc_errors import STATUS, abort
-from commonweal_coordinator.tls import TlsFiles, load_or_create_tls
-from commonweal_node.client import CHUNK_BYTES, CoordinatorClient
-from commonweal_protocols import errors
-from commonweal_protocols.errors import (
+from commonweal_coordinator.serving.blobs import MAX_PARTIALS, BlobStore
+from commonweal_coordinator.serving.exchange import MAX_CHUNK_BYTES, ExchangeService, Limits
+from commonweal_coordinator.serving.rpc_errors import STATUS, abort
+from commonweal_coordinator.serving.tls import TlsFiles, load_or_create_tls
+from commonweal_node.connection.client import CHUNK_BYTES, CoordinatorClient
+from commonweal_protocols.base import errors
+from commonweal_protocols.base.errors import (
     BlobError,
     CommonwealError,
     LocalError,
@@ -33,9 +33,9 @@ from commonweal_protocols.errors import (
     StorageError,
     UnavailableError,
 )
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.permit import sign_permit, verify_permit
-from commonweal_protocols.predicates import Blob
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.statements.upload_permit import sign_permit, verify_permit
+from commonweal_protocols.statements.values import Blob
 from commonweal_protocols.wire import commonweal_pb2 as pb
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 

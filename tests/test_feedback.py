@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonweal_adapters.delta import LIMIT, GridTensors
-from commonweal_adapters.encode import read_encoded
-from commonweal_adapters.feedback import encode_with_feedback, load_residual, no_residual, save_residual
-from commonweal_protocols.encoding import Encoding
-from commonweal_protocols.errors import ConfigError
+from commonweal_adapters.files.delta import LIMIT, GridTensors
+from commonweal_adapters.files.encode import read_encoded
+from commonweal_adapters.files.feedback import encode_with_feedback, load_residual, no_residual, save_residual
+from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.statements.delta_encoding import Encoding
 from tests.federation import TINY
 from tests.test_encode import delta, encodings, equal
 

@@ -25,11 +25,11 @@ from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
-from commonweal_coordinator.flower import SuperLink, SuperLinkSettings
-from commonweal_coordinator.tls import TlsFiles, load_or_create_tls
-from commonweal_node.flower import SuperNode, SuperNodeSettings, create_transport_key, transport_public_key
-from commonweal_protocols.errors import MalformedError, RuleError, StorageError, UnavailableError
-from commonweal_protocols.tiles import MAX_ENTRY_BYTES
+from commonweal_coordinator.rounds.flower import SuperLink, SuperLinkSettings
+from commonweal_coordinator.serving.tls import TlsFiles, load_or_create_tls
+from commonweal_node.connection.flower import SuperNode, SuperNodeSettings, create_transport_key, transport_public_key
+from commonweal_protocols.base.errors import MalformedError, RuleError, StorageError, UnavailableError
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 from commonweal_protocols.wire.flower import (
     INVITATION,
     Answer,
@@ -108,8 +108,8 @@ def test_the_bundle_holds_no_code_and_names_what_is_installed() -> None:
         project = tomllib.loads(bundle.read("pyproject.toml").decode())
     assert project["project"]["dependencies"] == []
     assert project["tool"]["flwr"]["app"]["components"] == {
-        "serverapp": "commonweal_coordinator.flower:SuperLink",
-        "clientapp": "commonweal_node.flower:SuperNode",
+        "serverapp": "commonweal_coordinator.rounds.flower:SuperLink",
+        "clientapp": "commonweal_node.connection.flower:SuperNode",
     }
 
 

@@ -5,17 +5,17 @@ from collections.abc import Callable
 
 import pytest
 
-from commonweal_protocols.envelope import format_envelope, sign
-from commonweal_protocols.errors import PeerError, RuleError
-from commonweal_protocols.fold import fold
-from commonweal_protocols.governance import Exit
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.kinds import Predicate
-from commonweal_protocols.predicates import Blob, Identity, Incident, Input, Quorum, Refusal, Rejection, Seen
-from commonweal_protocols.replica import Replica
-from commonweal_protocols.round_rules import release_inputs
-from commonweal_protocols.rules import FactorMean, FedAvgM, MinimaxFair
-from commonweal_protocols.statement import Author, Header, Statement, open_entry
+from commonweal_protocols.base.errors import PeerError, RuleError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.fold.fold import fold
+from commonweal_protocols.fold.rounds import release_inputs
+from commonweal_protocols.records.replica import Replica
+from commonweal_protocols.statements.envelope import format_envelope, sign
+from commonweal_protocols.statements.governance import Exit
+from commonweal_protocols.statements.registry import Predicate
+from commonweal_protocols.statements.rules import FactorMean, FedAvgM, MinimaxFair
+from commonweal_protocols.statements.statement import Author, Header, Statement, open_entry
+from commonweal_protocols.statements.values import Blob, Identity, Incident, Input, Quorum, Refusal, Rejection, Seen
 from tests.federation import NAMES, Federation, key_of, two_rounds
 
 

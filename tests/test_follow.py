@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from commonweal_protocols.checkpoint import Checkpoint
-from commonweal_protocols.errors import LogError, PeerError, RuleError, SignatureError, StorageError
-from commonweal_protocols.follow import Follower
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.merkle import Tree, leaf_hash
-from commonweal_protocols.note import format_vkey, sign_note
-from commonweal_protocols.predicates import Identity, Seen
-from commonweal_protocols.records import DirectorySource
-from commonweal_protocols.replay import replay
-from commonweal_protocols.rules import FactorMean
-from commonweal_protocols.statement import Author
-from commonweal_protocols.tiles import BUNDLE_ENTRIES, bundle_path, encode_bundle
+from commonweal_protocols.base.errors import LogError, PeerError, RuleError, SignatureError, StorageError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.records.follower import Follower
+from commonweal_protocols.records.replay import replay
+from commonweal_protocols.records.source import DirectorySource
+from commonweal_protocols.statements.rules import FactorMean
+from commonweal_protocols.statements.statement import Author
+from commonweal_protocols.statements.values import Identity, Seen
+from commonweal_protocols.tlog.checkpoint import Checkpoint
+from commonweal_protocols.tlog.merkle import Tree, leaf_hash
+from commonweal_protocols.tlog.note import format_vkey, sign_note
+from commonweal_protocols.tlog.tiles import BUNDLE_ENTRIES, bundle_path, encode_bundle
 from tests.federation import NAMES, ORIGIN, Federation, key_of, two_rounds
 
 OTHER = "log.test/other"

@@ -15,21 +15,21 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from commonweal_coordinator.cosigning import Cosigner
-from commonweal_coordinator.log import Cosign, Log, no_witness
-from commonweal_protocols.canonical import parse_base64
-from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
-from commonweal_protocols.cosignature import cosign, make_cosignature_verifier
-from commonweal_protocols.errors import LogError, PeerError
-from commonweal_protocols.evidence import format_evidence, prove_fork
-from commonweal_protocols.merkle import HASH_BYTES, Frontier, Tree, leaf_hash, verify_consistency
-from commonweal_protocols.note import Verifier, format_vkey, make_verifier, parse_vkey, sign_note
-from commonweal_protocols.policy import Policy
-from commonweal_protocols.proof import open_proof
-from commonweal_protocols.records import DirectorySource, read_checkpoint, read_entries
-from commonweal_protocols.tiles import MAX_ENTRY_BYTES, TILE_HEIGHT, TILE_WIDTH, new_tiles
-from commonweal_protocols.witness import Witness
-from commonweal_protocols.witness_server import WitnessServer
+from commonweal_coordinator.log.cosigner import Cosigner
+from commonweal_coordinator.log.log import Cosign, Log, no_witness
+from commonweal_protocols.audit.evidence import format_evidence, prove_fork
+from commonweal_protocols.base.canonical import parse_base64
+from commonweal_protocols.base.errors import LogError, PeerError
+from commonweal_protocols.records.source import DirectorySource, read_checkpoint, read_entries
+from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint
+from commonweal_protocols.tlog.cosignature import cosign, make_cosignature_verifier
+from commonweal_protocols.tlog.merkle import HASH_BYTES, Frontier, Tree, leaf_hash, verify_consistency
+from commonweal_protocols.tlog.note import Verifier, format_vkey, make_verifier, parse_vkey, sign_note
+from commonweal_protocols.tlog.policy import Policy
+from commonweal_protocols.tlog.proof import open_proof
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES, TILE_HEIGHT, TILE_WIDTH, new_tiles
+from commonweal_protocols.witness.server import WitnessServer
+from commonweal_protocols.witness.witness import Witness
 from tests.federation import key_of, two_rounds
 from tests.witnesses import T0, Clock, TestLog, make_policy, make_witness, open_store
 

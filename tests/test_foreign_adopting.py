@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_adapters.delta import read_adapter
-from commonweal_node.adopting import Deciding
-from commonweal_node.answers import Answers
-from commonweal_node.blend import BlendWeights
-from commonweal_node.charter import NO_CHARTER
-from commonweal_node.foreign_adopting import Adopter, adopted_from, own_adapter, withdraw
-from commonweal_node.other_consortium import consortium_folder, verify_release
-from commonweal_protocols.adoption import ForeignAdoption
-from commonweal_protocols.errors import LogError, RuleError
-from commonweal_protocols.foreign_job import check_foreign
-from commonweal_protocols.provenance import name_release
-from commonweal_protocols.statement import open_entry
+from commonweal_adapters.files.delta import read_adapter
+from commonweal_node.charter.charter import NO_CHARTER
+from commonweal_node.institution.adoption import Deciding
+from commonweal_node.institution.answer_store import Answers
+from commonweal_node.institution.foreign_adoption import Adopter, adopted_from, own_adapter, withdraw
+from commonweal_node.institution.other_consortium import consortium_folder, verify_release
+from commonweal_node.model.blend import BlendWeights
+from commonweal_protocols.audit.foreign_job import check_foreign
+from commonweal_protocols.base.errors import LogError, RuleError
+from commonweal_protocols.records.provenance import name_release
+from commonweal_protocols.statements.adoption import ForeignAdoption
+from commonweal_protocols.statements.statement import open_entry
 from tests.federation import TINY, Federation, two_rounds
 from tests.shelf import shelf
 from tests.test_deliberation import recalled

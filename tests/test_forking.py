@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 
 from commonweal_adapters import recompute
-from commonweal_coordinator.draft import CompactTerms
-from commonweal_coordinator.fork_draft import draft_fork
-from commonweal_protocols.audit import audit
-from commonweal_protocols.errors import ConfigError, LogError, RuleError, SignatureError
-from commonweal_protocols.forking import check_fork, fork_of
-from commonweal_protocols.join import Card
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.note import format_vkey, sign_note
-from commonweal_protocols.predicates import Compact, Coordinator, Quorum
-from commonweal_protocols.records import DirectorySource
-from commonweal_protocols.replay import replay_at
+from commonweal_coordinator.succession.compact_draft import CompactTerms
+from commonweal_coordinator.succession.fork_draft import draft_fork
+from commonweal_protocols.audit.audit import audit
+from commonweal_protocols.base.errors import ConfigError, LogError, RuleError, SignatureError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.records.fork import check_fork, fork_of
+from commonweal_protocols.records.replay import replay_at
+from commonweal_protocols.records.source import DirectorySource
+from commonweal_protocols.statements.invite import Card
+from commonweal_protocols.statements.values import Compact, Coordinator, Quorum
+from commonweal_protocols.tlog.note import format_vkey, sign_note
 from tests.federation import NAMES, Federation, key_of, two_rounds
 from tests.shelf import note_of, shelf
 

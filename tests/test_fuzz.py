@@ -19,8 +19,8 @@ import pytest
 
 import commonweal_adapters
 import commonweal_protocols
-from commonweal_protocols import canonical
-from commonweal_protocols.errors import MalformedError
+from commonweal_protocols.base import canonical
+from commonweal_protocols.base.errors import MalformedError
 from tests.fuzz import targets
 from tests.fuzz.seeds import CORPUS, FOUND, make_seeds
 from tests.fuzz.targets import TARGETS, accepts
@@ -50,7 +50,7 @@ def test_every_parser_of_foreign_bytes_is_fuzzed() -> None:
     parsers = {
         name
         for room in (commonweal_protocols, commonweal_adapters)
-        for info in pkgutil.iter_modules(room.__path__, f"{room.__name__}.")
+        for info in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")
         if not info.ispkg
         for name, value in vars(importlib.import_module(info.name)).items()
         if inspect.isfunction(value) and name.startswith(("parse_", "open_"))

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from commonweal_adapters import gram as gram_module
-from commonweal_adapters.delta import LIMIT, GridTensors
-from commonweal_adapters.gram import DIGIT_BITS, Limbs, factor_gram, gram
-from commonweal_adapters.source import CHUNK, Held
+from commonweal_adapters.exact import gram as gram_module
+from commonweal_adapters.exact.gram import DIGIT_BITS, Limbs, factor_gram, gram
+from commonweal_adapters.files.delta import LIMIT, GridTensors
+from commonweal_adapters.files.source import CHUNK, Held
 from tests.deltas import a_round, matrix
 
 
@@ -38,7 +38,7 @@ def test_threads_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     rows = [d.rows for d in deltas]
     wanted = gram(start, rows, threads=1)
     assert gram(start, rows, threads=7) == wanted
-    monkeypatch.setattr("commonweal_adapters.source.CHUNK", 5)
+    monkeypatch.setattr("commonweal_adapters.files.source.CHUNK", 5)
     assert gram(start, rows, threads=3) == wanted
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from commonweal_adapters.inspection import compare, grid_fit, module_norms
-from commonweal_adapters.lora_file import slots, tensor_shapes
-from commonweal_protocols.predicates import AdapterSpec
+from commonweal_adapters.commands.inspection import compare, grid_fit, module_norms
+from commonweal_adapters.files.lora_file import slots, tensor_shapes
+from commonweal_protocols.statements.values import AdapterSpec
 from tests.federation import TINY
 
 WIDE = TINY.model_copy(update={"rank": 3, "alpha": 5})

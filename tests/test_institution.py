@@ -10,25 +10,29 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from commonweal_adapters.delta import GridTensors, read_adapter, read_delta
-from commonweal_adapters.feedback import encode_with_feedback, no_residual
-from commonweal_node.answers import Answers
-from commonweal_node.blend import BlendWeights
-from commonweal_node.charter import NO_CHARTER, Bars, Charter
-from commonweal_node.institution import Institution
-from commonweal_node.keyring import KeyRing
-from commonweal_node.probes import Item, Probe
-from commonweal_node.rows import Message
-from commonweal_protocols.adoption import Adoption, HeldoutLoss, ProbeResult
-from commonweal_protocols.canonical import digest_of
-from commonweal_protocols.charter import Clause, ProbeBar
-from commonweal_protocols.data_manifest import DataManifest
-from commonweal_protocols.encoding import Encoding
-from commonweal_protocols.envelope import format_envelope, sign
-from commonweal_protocols.errors import LogError, RuleError, SignatureError, StorageError, UnavailableError
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.kinds import Predicate
-from commonweal_protocols.predicates import (
+from commonweal_adapters.files.delta import GridTensors, read_adapter, read_delta
+from commonweal_adapters.files.feedback import encode_with_feedback, no_residual
+from commonweal_node.charter.charter import NO_CHARTER, Bars, Charter
+from commonweal_node.connection.keyring import KeyRing
+from commonweal_node.institution.answer_store import Answers
+from commonweal_node.institution.institution import Institution
+from commonweal_node.model.blend import BlendWeights
+from commonweal_node.probes.probe import Item, Probe
+from commonweal_node.rows.row import Message
+from commonweal_protocols.audit.story import describe_training
+from commonweal_protocols.base.canonical import digest_of
+from commonweal_protocols.base.errors import LogError, RuleError, SignatureError, StorageError, UnavailableError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.fold.state import State
+from commonweal_protocols.statements.adoption import Adoption, HeldoutLoss, ProbeResult
+from commonweal_protocols.statements.charter import Clause, ProbeBar
+from commonweal_protocols.statements.data_manifest import DataManifest
+from commonweal_protocols.statements.delta_encoding import Encoding
+from commonweal_protocols.statements.envelope import format_envelope, sign
+from commonweal_protocols.statements.registry import Predicate
+from commonweal_protocols.statements.rules import FactorMean
+from commonweal_protocols.statements.statement import Statement, open_entry
+from commonweal_protocols.statements.values import (
     Blob,
     ForeignRelease,
     Identity,
@@ -39,10 +43,6 @@ from commonweal_protocols.predicates import (
     Rotation,
     Update,
 )
-from commonweal_protocols.rules import FactorMean
-from commonweal_protocols.state import State
-from commonweal_protocols.statement import Statement, open_entry
-from commonweal_protocols.story import describe_training
 from tests.federation import TINY, Federation, blob_of, data_manifest, key_of, save_key
 from tests.test_follow import MemorySource, follower, other_history, served
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from commonweal_node.charter.objective_weights import ObjectiveWeights
 from commonweal_node.config import NodeConfig
-from commonweal_node.jobs import End, Training, work
-from commonweal_node.objective_weights import ObjectiveWeights
-from commonweal_node.team import Alone
-from commonweal_protocols.errors import MalformedError
+from commonweal_node.training.jobs import End, Training, work
+from commonweal_node.training.team import Alone
+from commonweal_protocols.base.errors import MalformedError
 from tests.team_process import RECIPE
 
 TRAINING = Training(

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_coordinator.tls import load_or_create_tls
-from commonweal_protocols.errors import ConfigError
-from commonweal_protocols.join import Card, Invite
-from commonweal_protocols.keys import public_hex
+from commonweal_coordinator.serving.tls import load_or_create_tls
+from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.statements.invite import Card, Invite
 from tests.federation import key_of
 
 KEY = public_hex(key_of("clinic"))

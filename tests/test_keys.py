@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from commonweal_protocols.errors import MalformedError, SignatureError, StorageError
-from commonweal_protocols.keys import (
+from commonweal_protocols.base.errors import MalformedError, SignatureError, StorageError
+from commonweal_protocols.base.keys import (
     create_key_file,
     create_ml_dsa_key_file,
     load_key_file,

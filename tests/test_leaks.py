@@ -24,17 +24,17 @@ faulthandler.enable()
 logging.basicConfig(level=logging.DEBUG)
 import torch
 torch.set_num_threads(1)
-from commonweal_adapters.delta import make_delta, read_adapter, write_delta
+from commonweal_adapters.files.delta import make_delta, read_adapter, write_delta
 from commonweal_adapters.recompute import recompute_start
 from commonweal_node.config import load_config
-from commonweal_node.adopting import SHARED
-from commonweal_node.learner import Learner
-from commonweal_node.metrics import render_metrics
-from commonweal_node.objective_weights import ObjectiveWeights
-from commonweal_node.probes import load_probe
-from commonweal_node.status import StatusBoard
-from commonweal_node.train_cli import Terms
-from commonweal_protocols.settings import load_toml
+from commonweal_node.institution.adoption import SHARED
+from commonweal_node.training.learner import Learner
+from commonweal_node.connection.metrics import render_metrics
+from commonweal_node.charter.objective_weights import ObjectiveWeights
+from commonweal_node.probes.probe import load_probe
+from commonweal_node.connection.status import StatusBoard
+from commonweal_node.commands.train import Terms
+from commonweal_protocols.base.settings import load_toml
 
 home, how = Path(sys.argv[1]), sys.argv[2]
 terms = load_toml(home / "terms.toml", Terms)

@@ -7,17 +7,17 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from commonweal_coordinator.blobs import BlobStore
-from commonweal_coordinator.exchange import ExchangeService, Limits
-from commonweal_coordinator.tls import load_or_create_tls
-from commonweal_node.client import CoordinatorClient, Progress
-from commonweal_node.keyring import KeyRing
-from commonweal_node.link import INVITE_FILE, Link
-from commonweal_node.status import StatusBoard
-from commonweal_protocols.errors import ConfigError, UnavailableError
-from commonweal_protocols.join import Invite
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.predicates import Blob, Digest
+from commonweal_coordinator.serving.blobs import BlobStore
+from commonweal_coordinator.serving.exchange import ExchangeService, Limits
+from commonweal_coordinator.serving.tls import load_or_create_tls
+from commonweal_node.connection.client import CoordinatorClient, Progress
+from commonweal_node.connection.keyring import KeyRing
+from commonweal_node.connection.link import INVITE_FILE, Link
+from commonweal_node.connection.status import StatusBoard
+from commonweal_protocols.base.errors import ConfigError, UnavailableError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.statements.invite import Invite
+from commonweal_protocols.statements.values import Blob, Digest
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 from tests.federation import blob_of, key_of, save_key
 from tests.processes import free_ports

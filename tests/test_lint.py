@@ -2,9 +2,9 @@
 
 import pytest
 
-from commonweal_coordinator.lint import choke_points
-from commonweal_protocols.predicates import Compact, Quorum
-from commonweal_protocols.rules import AnyRule, Capped, FactorMean, MinimaxFair
+from commonweal_coordinator.commands.lint import choke_points
+from commonweal_protocols.statements.rules import AnyRule, Capped, FactorMean, MinimaxFair
+from commonweal_protocols.statements.values import Compact, Quorum
 from tests.federation import Federation
 from tests.test_successor import heir
 

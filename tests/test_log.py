@@ -26,14 +26,14 @@ from typing import Literal, ParamSpec, TypeVar
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from commonweal_coordinator.log import Log, Sequenced
-from commonweal_coordinator.storage import DiskStorage, LockDatabase, Storage
-from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
-from commonweal_protocols.errors import CommonwealError, ConfigError, MalformedError, StorageError
-from commonweal_protocols.merkle import Frontier
-from commonweal_protocols.note import format_vkey, parse_vkey, sign_note
-from commonweal_protocols.proof import open_proof
-from commonweal_protocols.records import DirectorySource, read_checkpoint, read_entries
+from commonweal_coordinator.log.log import Log, Sequenced
+from commonweal_coordinator.log.storage import DiskStorage, LockDatabase, Storage
+from commonweal_protocols.base.errors import CommonwealError, ConfigError, MalformedError, StorageError
+from commonweal_protocols.records.source import DirectorySource, read_checkpoint, read_entries
+from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint
+from commonweal_protocols.tlog.merkle import Frontier
+from commonweal_protocols.tlog.note import format_vkey, parse_vkey, sign_note
+from commonweal_protocols.tlog.proof import open_proof
 
 ORIGIN = "log.test/sequencer"
 KEY, OTHER_KEY = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1, 2))

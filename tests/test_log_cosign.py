@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_coordinator.log import Log
-from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
-from commonweal_protocols.errors import UnavailableError
-from commonweal_protocols.merkle import leaf_hash, verify_consistency
-from commonweal_protocols.note import make_verifier
-from commonweal_protocols.proof import open_proof, parse_proof
+from commonweal_coordinator.log.log import Log
+from commonweal_protocols.base.errors import UnavailableError
+from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint
+from commonweal_protocols.tlog.merkle import leaf_hash, verify_consistency
+from commonweal_protocols.tlog.note import make_verifier
+from commonweal_protocols.tlog.proof import open_proof, parse_proof
 from tests.federation import ORIGIN, key_of
 
 KEY = key_of("log")

@@ -24,10 +24,10 @@ from typing import NoReturn
 
 import pytest
 
-from commonweal_coordinator.log import Log, Sequenced
-from commonweal_coordinator.storage import DiskStorage
-from commonweal_protocols.errors import StorageError
-from commonweal_protocols.proof import open_proof
+from commonweal_coordinator.log.log import Log, Sequenced
+from commonweal_coordinator.log.storage import DiskStorage
+from commonweal_protocols.base.errors import StorageError
+from commonweal_protocols.tlog.proof import open_proof
 from tests.test_log import KEY, ORIGIN, ROOT, VERIFIER, Place, entries
 
 OLD, NEW = entries(0, 250), entries(250, 260)

@@ -14,9 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from commonweal_adapters.lora_file import payload_bytes, read_floats, read_ints, slots, tensor_shapes, write_tensors
-from commonweal_protocols.errors import BlobError
-from commonweal_protocols.predicates import AdapterSpec, LoraModule
+from commonweal_adapters.files.lora_file import (
+    payload_bytes,
+    read_floats,
+    read_ints,
+    slots,
+    tensor_shapes,
+    write_tensors,
+)
+from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements.values import AdapterSpec, LoraModule
 from tests.federation import TINY
 
 SHAPES = tensor_shapes(TINY)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from commonweal_adapters import recompute
-from commonweal_node.answers import Answers
-from commonweal_node.masking import MaskedRound
-from commonweal_protocols.audit import audit
-from commonweal_protocols.errors import RuleError
-from commonweal_protocols.kinds import Predicate
-from commonweal_protocols.predicates import Incident, Rejection
-from commonweal_protocols.records import DirectorySource
-from commonweal_protocols.secure_messages import SealedShares, StageEnd
+from commonweal_node.institution.answer_store import Answers
+from commonweal_node.institution.masked_round import MaskedRound
+from commonweal_protocols.audit.audit import audit
+from commonweal_protocols.base.errors import RuleError
+from commonweal_protocols.records.source import DirectorySource
+from commonweal_protocols.statements.registry import Predicate
+from commonweal_protocols.statements.secure_messages import SealedShares, StageEnd
+from commonweal_protocols.statements.values import Incident, Rejection
 from tests.masked import FOUR, Masked, masked
 from tests.secure import delta_of
 

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_adapters.privacy import privatise
-from commonweal_coordinator.rounds import decide
-from commonweal_protocols.errors import RuleError
-from commonweal_protocols.governance import Exit, Recall
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.predicates import Compact, Figures, Quorum, Refusal, Release
-from commonweal_protocols.privacy_budget import PrivacyTerms, cost_micro_rho
-from commonweal_protocols.round_rules import release_inputs
-from commonweal_protocols.secure_messages import Advertisement, StageEnd
+from commonweal_adapters.exact.privacy import privatise
+from commonweal_coordinator.rounds.rounds import decide
+from commonweal_protocols.base.errors import RuleError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.fold.rounds import release_inputs
+from commonweal_protocols.statements.governance import Exit, Recall
+from commonweal_protocols.statements.privacy_budget import PrivacyTerms, cost_micro_rho
+from commonweal_protocols.statements.secure_messages import Advertisement, StageEnd
+from commonweal_protocols.statements.values import Compact, Figures, Quorum, Refusal, Release
 from tests.federation import TINY, Federation
 from tests.masked import FOUR, SECURE, Masked, masked
 from tests.test_deliberation import a_motion
@@ -186,7 +186,7 @@ def test_a_masked_update_spends_of_the_privacy_budget_and_is_noised_once(
         drawn.append(args)
         return privatise(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("commonweal_node.masking.privatise", counted)
+    monkeypatch.setattr("commonweal_node.institution.masked_round.privatise", counted)
     with masked(tmp_path, privacy=terms.model_dump(mode="json")) as m:
         m.until("mask")
         m.step()

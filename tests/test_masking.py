@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from commonweal_protocols.errors import RuleError
-from commonweal_protocols.predicates import Blob
-from commonweal_protocols.secure_messages import Reveal, SealedShares
+from commonweal_protocols.base.errors import RuleError
+from commonweal_protocols.statements.secure_messages import Reveal, SealedShares
+from commonweal_protocols.statements.values import Blob
 from tests.secure import ELEMENTS, STAGES, Message, Play, a_round, names_of
 
 NAMES = names_of(7)

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from commonweal_adapters.delta import read_adapter
+from commonweal_adapters.files.delta import read_adapter
 from commonweal_adapters.recompute import recompute_start
-from commonweal_node.base import detect_adapter_spec, folder_digest
+from commonweal_node.charter.objective_weights import ObjectiveWeights
 from commonweal_node.config import NodeConfig
-from commonweal_node.data import tokenise
-from commonweal_node.evaluate import example_losses, heldout_batches, heldout_loss
-from commonweal_node.learner import Learner
-from commonweal_node.lora import AdaptedModel
-from commonweal_node.membership import MIN_ROWS, MembershipAttack, roc_area
-from commonweal_node.objective_weights import ObjectiveWeights
-from commonweal_node.objectives import TokenObjective
-from commonweal_node.status import StatusBoard
-from commonweal_node.train import train_adapter
-from commonweal_protocols.predicates import BaseModelRef, Recipe
+from commonweal_node.connection.status import StatusBoard
+from commonweal_node.model.base_model import detect_adapter_spec, folder_digest
+from commonweal_node.model.heldout import example_losses, heldout_batches, heldout_loss
+from commonweal_node.model.lora import AdaptedModel
+from commonweal_node.model.tokens import tokenise
+from commonweal_node.probes.membership_attack import MIN_ROWS, MembershipAttack, roc_area
+from commonweal_node.training.learner import Learner
+from commonweal_node.training.objectives import TokenObjective
+from commonweal_node.training.train import train_adapter
+from commonweal_protocols.statements.values import BaseModelRef, Recipe
 from tests.federation import Federation
 from tests.tiny_model import EXAMPLES, example, random_adapter, save_tiny_base, tiny_base
 

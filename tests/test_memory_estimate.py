@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from commonweal_node.base import LoadedBase, detect_adapter_spec
-from commonweal_node.memory_estimate import MARGIN, Demand, ModelShape, check_memory, load_shape
-from commonweal_protocols.errors import BaseModelError, ConfigError
+from commonweal_node.model.base_model import LoadedBase, detect_adapter_spec
+from commonweal_node.training.memory_estimate import MARGIN, Demand, ModelShape, check_memory, load_shape
+from commonweal_protocols.base.errors import BaseModelError, ConfigError
 from tests.tiny_model import tiny_tokenizer
 
 SHAPE = {
@@ -40,13 +40,13 @@ WORKER = """
 import json, sys
 import torch
 torch.set_num_threads(1)
-from commonweal_node.base import LoadedBase, detect_adapter_spec
-from commonweal_node.data import Tokenised
-from commonweal_node.lora import AdaptedModel
-from commonweal_node.memory_estimate import peak_bytes
-from commonweal_node.objectives import TokenObjective
-from commonweal_node.train import train_adapter
-from commonweal_protocols.predicates import Recipe
+from commonweal_node.model.base_model import LoadedBase, detect_adapter_spec
+from commonweal_node.model.tokens import Tokenised
+from commonweal_node.model.lora import AdaptedModel
+from commonweal_node.training.memory_estimate import peak_bytes
+from commonweal_node.training.objectives import TokenObjective
+from commonweal_node.training.train import train_adapter
+from commonweal_protocols.statements.values import Recipe
 from tests.test_memory_estimate import shaped
 from tests.tiny_model import random_adapter, tiny_tokenizer
 

@@ -10,14 +10,13 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from commonweal_adapters.delta import LIMIT, GridTensors
-from commonweal_adapters.gram import gram
-from commonweal_adapters.merge import Merged, merge
-from commonweal_adapters.merge_error import squared_error
-from commonweal_adapters.source import Delta, Held
-from commonweal_protocols.errors import BlobError
-from commonweal_protocols.predicates import AdapterSpec, LoraModule
-from commonweal_protocols.rules import (
+from commonweal_adapters.exact.gram import gram
+from commonweal_adapters.files.delta import LIMIT, GridTensors
+from commonweal_adapters.files.source import Delta, Held
+from commonweal_adapters.rules.merge import Merged, merge
+from commonweal_adapters.rules.merge_error import squared_error
+from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements.rules import (
     AnyRule,
     CentredClipping,
     Dare,
@@ -36,6 +35,7 @@ from commonweal_protocols.rules import (
     Ties,
     TrimmedMean,
 )
+from commonweal_protocols.statements.values import AdapterSpec, LoraModule
 from tests.deltas import SPEC, a_round, data
 
 EVERY: list[AnyRule] = [
@@ -93,7 +93,7 @@ def test_order_threads_and_chunks_change_no_byte(rule: AnyRule, monkeypatch: pyt
     moved = merge(rule, SPEC, start, [deltas[i] for i in order], round_seed="r", threads=4)
     assert whole(moved) == whole(wanted)
     assert [wanted.counted_micros[i] for i in order] == list(moved.counted_micros)
-    monkeypatch.setattr("commonweal_adapters.source.CHUNK", 7)
+    monkeypatch.setattr("commonweal_adapters.files.source.CHUNK", 7)
     assert whole(merge(rule, SPEC, start, deltas, round_seed="r", threads=3)) == whole(wanted)
 
 

@@ -6,15 +6,15 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from commonweal_adapters.delta import LIMIT, GridTensors
-from commonweal_adapters.lora_file import slots
-from commonweal_adapters.merge import merge
-from commonweal_adapters.merge_error import error_micros, squared_error
-from commonweal_adapters.source import Delta, Held
-from commonweal_adapters.stack import exact_residual, stack
-from commonweal_protocols.errors import BlobError
-from commonweal_protocols.predicates import AdapterSpec
-from commonweal_protocols.rules import AnyRule, FactorMean, FrozenA, Median, ShareA, Svd, Ties
+from commonweal_adapters.files.delta import LIMIT, GridTensors
+from commonweal_adapters.files.lora_file import slots
+from commonweal_adapters.files.source import Delta, Held
+from commonweal_adapters.rules.merge import merge
+from commonweal_adapters.rules.merge_error import error_micros, squared_error
+from commonweal_adapters.rules.stack import exact_residual, stack
+from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements.rules import AnyRule, FactorMean, FrozenA, Median, ShareA, Svd, Ties
+from commonweal_protocols.statements.values import AdapterSpec
 from tests.deltas import SPEC, a_round
 
 RULES: list[AnyRule] = [

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonweal_protocols.errors import LogError
-from commonweal_protocols.merkle import (
+from commonweal_protocols.base.errors import LogError
+from commonweal_protocols.tlog.merkle import (
     EMPTY_ROOT,
     Frontier,
     Tree,

@@ -5,9 +5,9 @@ import socket
 
 import pytest
 
-from commonweal_node.metrics import MetricsServer, render_metrics
-from commonweal_node.status import NodeStatus
-from commonweal_protocols.errors import UnavailableError
+from commonweal_node.connection.metrics import MetricsServer, render_metrics
+from commonweal_node.connection.status import NodeStatus
+from commonweal_protocols.base.errors import UnavailableError
 
 STATUS = NodeStatus(
     institution="clinic",

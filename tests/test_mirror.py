@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonweal_protocols.errors import StorageError
-from commonweal_protocols.merkle import Tree, leaf_hash
-from commonweal_protocols.mirror import Mirror
-from commonweal_protocols.records import DirectorySource, read_checkpoint, read_entries
-from commonweal_protocols.replay import replay
-from commonweal_protocols.tiles import TILE_HEIGHT, TILE_WIDTH, bundle_path, new_tiles
+from commonweal_protocols.base.errors import StorageError
+from commonweal_protocols.records.mirror import Mirror
+from commonweal_protocols.records.replay import replay
+from commonweal_protocols.records.source import DirectorySource, read_checkpoint, read_entries
+from commonweal_protocols.tlog.merkle import Tree, leaf_hash
+from commonweal_protocols.tlog.tiles import TILE_HEIGHT, TILE_WIDTH, bundle_path, new_tiles
 from tests.federation import Federation, two_rounds
 from tests.shelf import note_of
 

@@ -11,30 +11,30 @@ from pathlib import Path
 import grpc
 import pytest
 
-from commonweal_coordinator.blobs import BlobStore
-from commonweal_coordinator.exchange import ExchangeService, Limits
-from commonweal_coordinator.motions import Clerk
-from commonweal_coordinator.service import Admission, LogService
-from commonweal_coordinator.signing import Draft
-from commonweal_coordinator.submissions import Submissions
-from commonweal_coordinator.tls import load_or_create_tls
-from commonweal_coordinator.web import RecordsServer
-from commonweal_node.motions import parse_choice, parse_duration
-from commonweal_protocols.checker import InProcess
-from commonweal_protocols.checkpoint import Checkpoint
-from commonweal_protocols.cosignature import cosign
-from commonweal_protocols.envelope import sign_envelope
-from commonweal_protocols.errors import BlobError, ConfigError, RuleError
-from commonweal_protocols.governance import Amendment, Question, Resolution
-from commonweal_protocols.join import CoordinatorCard, Invite
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.merkle import leaf_hash
-from commonweal_protocols.note import format_vkey
-from commonweal_protocols.predicates import Coordinator
-from commonweal_protocols.proof import open_cosigned_proof
-from commonweal_protocols.quorum import policy_of
-from commonweal_protocols.state import MotionState, State
-from commonweal_protocols.statement import Statement
+from commonweal_coordinator.rounds.motions import Clerk
+from commonweal_coordinator.serving.blobs import BlobStore
+from commonweal_coordinator.serving.exchange import ExchangeService, Limits
+from commonweal_coordinator.serving.service import Admission, LogService
+from commonweal_coordinator.serving.submissions import Submissions
+from commonweal_coordinator.serving.tls import load_or_create_tls
+from commonweal_coordinator.serving.web import RecordsServer
+from commonweal_coordinator.succession.draft_signatures import Draft
+from commonweal_node.institution.motions import parse_choice, parse_duration
+from commonweal_protocols.base.errors import BlobError, ConfigError, RuleError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.fold.state import MotionState, State
+from commonweal_protocols.records.signature_pool import InProcess
+from commonweal_protocols.statements.envelope import sign_envelope
+from commonweal_protocols.statements.governance import Amendment, Question, Resolution
+from commonweal_protocols.statements.invite import CoordinatorCard, Invite
+from commonweal_protocols.statements.statement import Statement
+from commonweal_protocols.statements.values import Coordinator
+from commonweal_protocols.statements.witness_quorum import policy_of
+from commonweal_protocols.tlog.checkpoint import Checkpoint
+from commonweal_protocols.tlog.cosignature import cosign
+from commonweal_protocols.tlog.merkle import leaf_hash
+from commonweal_protocols.tlog.note import format_vkey
+from commonweal_protocols.tlog.proof import open_cosigned_proof
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 from tests.federation import NAMES, Federation, blob_of, key_of, save_key
 from tests.test_cli import Terminal, program

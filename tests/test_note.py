@@ -7,8 +7,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonweal_protocols.errors import MalformedError, SignatureError
-from commonweal_protocols.note import Verifier, format_vkey, make_verifier, open_note, parse_vkey, sign_note
+from commonweal_protocols.base.errors import MalformedError, SignatureError
+from commonweal_protocols.tlog.note import Verifier, format_vkey, make_verifier, open_note, parse_vkey, sign_note
 
 # C2SP signed-note, section "Example".
 SPEC_VKEY = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k"

@@ -9,15 +9,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from commonweal_node.base import detect_adapter_spec
-from commonweal_node.data import Tokenised, tokenise
-from commonweal_node.lora import AdaptedModel
-from commonweal_node.objective_weights import OBJECTIVES, ObjectiveWeights
-from commonweal_node.objectives import Objective, TrainingRows, choose_objectives
-from commonweal_node.rows import Pair, Text
-from commonweal_node.tensors import slots
-from commonweal_node.training_rows import tokenise_pairs, tokenise_texts
-from commonweal_protocols.errors import ConfigError
+from commonweal_node.charter.objective_weights import OBJECTIVES, ObjectiveWeights
+from commonweal_node.model.base_model import detect_adapter_spec
+from commonweal_node.model.lora import AdaptedModel
+from commonweal_node.model.tensors import slots
+from commonweal_node.model.tokens import Tokenised, tokenise
+from commonweal_node.rows.row import Pair, Text
+from commonweal_node.training.objectives import Objective, TrainingRows, choose_objectives
+from commonweal_node.training.training_rows import tokenise_pairs, tokenise_texts
+from commonweal_protocols.base.errors import ConfigError
 from tests.tiny_model import EXAMPLES, peft_model, random_adapter, tiny_base
 
 BASE = tiny_base()

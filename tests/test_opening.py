@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_protocols.checker import Checker, InProcess, Pool
-from commonweal_protocols.envelope import format_envelope, sign, sign_envelope
-from commonweal_protocols.errors import (
+from commonweal_protocols.base.errors import (
     CommonwealError,
     LogError,
     MalformedError,
@@ -15,8 +13,10 @@ from commonweal_protocols.errors import (
     SignatureError,
     UnavailableError,
 )
-from commonweal_protocols.opening import begin_opening, open_entries
-from commonweal_protocols.statement import Entry, open_entry
+from commonweal_protocols.records.entries import begin_opening, open_entries
+from commonweal_protocols.records.signature_pool import Checker, InProcess, Pool
+from commonweal_protocols.statements.envelope import format_envelope, sign, sign_envelope
+from commonweal_protocols.statements.statement import Entry, open_entry
 from tests.federation import Federation, key_of
 from tests.test_checker import worker_that
 

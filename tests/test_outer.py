@@ -5,12 +5,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from commonweal_adapters.delta import LIMIT, GridTensors
-from commonweal_adapters.merge import merge
-from commonweal_adapters.outer import round_half_even
-from commonweal_adapters.source import Delta, Held
-from commonweal_protocols.errors import BlobError
-from commonweal_protocols.rules import FactorMean, FedAdam, FedAvgM, Nesterov
+from commonweal_adapters.files.delta import LIMIT, GridTensors
+from commonweal_adapters.files.source import Delta, Held
+from commonweal_adapters.rules.merge import merge
+from commonweal_adapters.rules.outer import round_half_even
+from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements.rules import FactorMean, FedAdam, FedAvgM, Nesterov
 from tests.deltas import SPEC, a_round, data, flat, matrix
 
 UNIT = 2.0**SPEC.grid_bits

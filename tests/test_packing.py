@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from commonweal_node.data import Tokenised, tokenise
-from commonweal_node.packing import PADDING, PREFIX, attention_allowed, pack, pack_pairs
+from commonweal_node.model.packing import PADDING, PREFIX, attention_allowed, pack, pack_pairs
+from commonweal_node.model.tokens import Tokenised, tokenise
 from tests.tiny_model import EXAMPLES, tiny_tokenizer
 
 

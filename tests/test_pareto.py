@@ -2,16 +2,16 @@
 
 import pytest
 
-from commonweal_node.base import detect_adapter_spec
-from commonweal_node.data import tokenise
-from commonweal_node.lora import AdaptedModel
-from commonweal_node.objective_weights import ObjectiveWeights
-from commonweal_node.objectives import TrainingRows, choose_objectives
-from commonweal_node.pareto import Point, render_pareto, sweep, undominated, weightings
-from commonweal_node.tensors import AdapterTensors
-from commonweal_node.train import train_adapter
-from commonweal_protocols.errors import ConfigError
-from commonweal_protocols.predicates import Recipe
+from commonweal_node.charter.objective_weights import ObjectiveWeights
+from commonweal_node.model.base_model import detect_adapter_spec
+from commonweal_node.model.lora import AdaptedModel
+from commonweal_node.model.tensors import AdapterTensors
+from commonweal_node.model.tokens import tokenise
+from commonweal_node.training.objectives import TrainingRows, choose_objectives
+from commonweal_node.training.pareto import Point, render_pareto, sweep, undominated, weightings
+from commonweal_node.training.train import train_adapter
+from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.statements.values import Recipe
 from tests.tiny_model import EXAMPLES, random_adapter, tiny_base
 
 BOTH = ObjectiveWeights(supervised_millis=600, base_kl_millis=400)

@@ -13,11 +13,11 @@ import pytest
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from commonweal_adapters.delta import from_grid, to_grid, write_adapter, write_delta
-from commonweal_adapters.lora_file import tensor_shapes
-from commonweal_adapters.peft_files import CONFIG, WEIGHTS, find_spec, load_adapter, save_adapter
-from commonweal_protocols.errors import BlobError, ConfigError
-from commonweal_protocols.predicates import AdapterSpec, LoraModule
+from commonweal_adapters.files.delta import from_grid, to_grid, write_adapter, write_delta
+from commonweal_adapters.files.lora_file import tensor_shapes
+from commonweal_adapters.files.peft_files import CONFIG, WEIGHTS, find_spec, load_adapter, save_adapter
+from commonweal_protocols.base.errors import BlobError, ConfigError
+from commonweal_protocols.statements.values import AdapterSpec, LoraModule
 from tests.federation import TINY
 from tests.test_encode import delta, equal
 

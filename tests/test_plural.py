@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonweal_adapters.delta import GridTensors
-from commonweal_adapters.gram import gram
-from commonweal_adapters.plural import (
+from commonweal_adapters.exact.gram import gram
+from commonweal_adapters.files.delta import GridTensors
+from commonweal_adapters.files.source import Delta, Held
+from commonweal_adapters.rules.plural import (
     clusters,
     cosine_micros,
     distance_micros,
     diversity_micros,
     interference,
 )
-from commonweal_adapters.source import Delta, Held
 from tests.deltas import a_round, matrix
 
 

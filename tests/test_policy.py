@@ -8,11 +8,11 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonweal_protocols.checkpoint import Checkpoint
-from commonweal_protocols.cosignature import CosignerKey, cosign, make_cosignature_verifier
-from commonweal_protocols.errors import ConfigError, LogError, MalformedError, PeerError, SignatureError
-from commonweal_protocols.note import make_verifier, sign_note
-from commonweal_protocols.policy import (
+from commonweal_protocols.base.errors import ConfigError, LogError, MalformedError, PeerError, SignatureError
+from commonweal_protocols.tlog.checkpoint import Checkpoint
+from commonweal_protocols.tlog.cosignature import CosignerKey, cosign, make_cosignature_verifier
+from commonweal_protocols.tlog.note import make_verifier, sign_note
+from commonweal_protocols.tlog.policy import (
     Group,
     Policy,
     PolicyLog,
@@ -21,7 +21,7 @@ from commonweal_protocols.policy import (
     load_policy,
     parse_policy,
 )
-from commonweal_protocols.proof import format_proof, open_cosigned_proof
+from commonweal_protocols.tlog.proof import format_proof, open_cosigned_proof
 from tests.witnesses import ORIGIN, T0, TestLog, ed25519
 
 LOG = TestLog()

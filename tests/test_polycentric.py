@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_protocols.keys import load_key_file, public_hex
-from commonweal_protocols.records import DirectorySource, read_checkpoint, read_entries, unverified_size
-from commonweal_protocols.state import State
+from commonweal_protocols.base.keys import load_key_file, public_hex
+from commonweal_protocols.fold.state import State
+from commonweal_protocols.records.source import DirectorySource, read_checkpoint, read_entries, unverified_size
 from tests.processes import CANARY, Processes, tiny_terms, write_rows
 
 pytestmark = pytest.mark.slow

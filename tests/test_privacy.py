@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonweal_adapters.delta import LIMIT, GridTensors, read_delta, write_delta
-from commonweal_adapters.discrete_gaussian import MAX_SIGMA, discrete_gaussian
-from commonweal_adapters.privacy import clip, privatise, squared_norm
-from commonweal_protocols.privacy_budget import PrivacyTerms
+from commonweal_adapters.exact.discrete_gaussian import MAX_SIGMA, discrete_gaussian
+from commonweal_adapters.exact.privacy import clip, privatise, squared_norm
+from commonweal_adapters.files.delta import LIMIT, GridTensors, read_delta, write_delta
+from commonweal_protocols.statements.privacy_budget import PrivacyTerms
 from tests.federation import TINY
 from tests.test_encode import delta, equal
 

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from commonweal_protocols.privacy_budget import PrivacyTerms, allows, cost_micro_rho, epsilon, spent_micro_rho
+from commonweal_protocols.statements.privacy_budget import (
+    PrivacyTerms,
+    allows,
+    cost_micro_rho,
+    epsilon,
+    spent_micro_rho,
+)
 
 CLIPS, SIGMAS = st.integers(1, 1 << 40), st.integers(1, 1 << 24)
 

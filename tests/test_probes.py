@@ -10,25 +10,25 @@ import numpy as np
 import pytest
 import torch
 
-from commonweal_adapters.delta import to_grid
-from commonweal_node.adopting import BASE, OWN, SHARED
-from commonweal_node.answers import Answers
-from commonweal_node.base import detect_adapter_spec, folder_digest
-from commonweal_node.blend import BlendWeights, blend, export_peft
-from commonweal_node.charter import NO_CHARTER, Bars, Charter
+from commonweal_adapters.files.delta import to_grid
+from commonweal_node.charter.charter import NO_CHARTER, Bars, Charter
+from commonweal_node.charter.objective_weights import SUPERVISED
+from commonweal_node.commands.evaluate import evaluate
+from commonweal_node.commands.train import Terms
 from commonweal_node.config import load_config
 from commonweal_node.daemon import Node
-from commonweal_node.evaluate_cli import evaluate
-from commonweal_node.learner import Learner
-from commonweal_node.lora import AdaptedModel
-from commonweal_node.objective_weights import SUPERVISED
-from commonweal_node.probes import MAX_ITEMS, Probe, load_probe, load_probes
-from commonweal_node.probing import MAX_ITEM_TOKENS, measure_probe, pack_probe, result
-from commonweal_node.train_cli import Terms
-from commonweal_protocols.charter import Clause, ProbeBar
-from commonweal_protocols.errors import ConfigError, LocalError, UnavailableError
-from commonweal_protocols.predicates import AdapterSpec
-from commonweal_protocols.settings import load_toml
+from commonweal_node.institution.adoption import BASE, OWN, SHARED
+from commonweal_node.institution.answer_store import Answers
+from commonweal_node.model.base_model import detect_adapter_spec, folder_digest
+from commonweal_node.model.blend import BlendWeights, blend, export_peft
+from commonweal_node.model.lora import AdaptedModel
+from commonweal_node.probes.probe import MAX_ITEMS, Probe, load_probe, load_probes
+from commonweal_node.probes.score import MAX_ITEM_TOKENS, measure_probe, pack_probe, result
+from commonweal_node.training.learner import Learner
+from commonweal_protocols.base.errors import ConfigError, LocalError, UnavailableError
+from commonweal_protocols.base.settings import load_toml
+from commonweal_protocols.statements.charter import Clause, ProbeBar
+from commonweal_protocols.statements.values import AdapterSpec
 from tests.federation import key_of, save_key
 from tests.tiny_model import peft_model, random_adapter, save_tiny_base, tiny_base, tiny_tokenizer
 

@@ -7,11 +7,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonweal_protocols.checkpoint import Checkpoint
-from commonweal_protocols.errors import LogError, MalformedError, PeerError, SignatureError
-from commonweal_protocols.merkle import Tree, leaf_hash
-from commonweal_protocols.note import make_verifier, sign_note
-from commonweal_protocols.proof import TlogProof, format_proof, open_proof, parse_proof
+from commonweal_protocols.base.errors import LogError, MalformedError, PeerError, SignatureError
+from commonweal_protocols.tlog.checkpoint import Checkpoint
+from commonweal_protocols.tlog.merkle import Tree, leaf_hash
+from commonweal_protocols.tlog.note import make_verifier, sign_note
+from commonweal_protocols.tlog.proof import TlogProof, format_proof, open_proof, parse_proof
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"l" * 32)
 LOG = make_verifier("log.example/one", KEY.public_key())

@@ -11,21 +11,21 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from commonweal_adapters import recompute
-from commonweal_adapters.delta import GridTensors, make_delta, read_adapter, read_delta, write_delta
-from commonweal_protocols.amendment import with_key
-from commonweal_protocols.audit import examine
-from commonweal_protocols.audit_cli import app
-from commonweal_protocols.errors import ConfigError, RuleError, SignatureError
-from commonweal_protocols.foreign_job import check_foreign
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.note import sign_note
-from commonweal_protocols.predicates import Blob, ForeignRelease, Member, Seen
-from commonweal_protocols.provenance import check_release, name_release
-from commonweal_protocols.replay import replay_at
-from commonweal_protocols.report_html import render_html
-from commonweal_protocols.report_text import print_report
-from commonweal_protocols.rules import Svd
-from commonweal_protocols.story_job import read_story
+from commonweal_adapters.files.delta import GridTensors, make_delta, read_adapter, read_delta, write_delta
+from commonweal_protocols.audit.audit import examine
+from commonweal_protocols.audit.cli import app
+from commonweal_protocols.audit.foreign_job import check_foreign
+from commonweal_protocols.audit.page import render_html
+from commonweal_protocols.audit.story_job import read_story
+from commonweal_protocols.audit.text import print_report
+from commonweal_protocols.base.errors import ConfigError, RuleError, SignatureError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.fold.amendment import with_key
+from commonweal_protocols.records.provenance import check_release, name_release
+from commonweal_protocols.records.replay import replay_at
+from commonweal_protocols.statements.rules import Svd
+from commonweal_protocols.statements.values import Blob, ForeignRelease, Member, Seen
+from commonweal_protocols.tlog.note import sign_note
 from tests.federation import NAMES, TINY, Federation, key_of, two_rounds
 from tests.shelf import shelf
 from tests.test_deliberation import recalled

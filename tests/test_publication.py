@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonweal_protocols import canonical
-from commonweal_protocols.charter import CharterRecord, Clause, DataTerms, Dissent
-from commonweal_protocols.errors import MalformedError, RuleError
-from commonweal_protocols.governance import Charter
-from commonweal_protocols.publication import Opening, open_part, parse_opening, publish
-from commonweal_protocols.statement import open_entry
+from commonweal_protocols.base import canonical
+from commonweal_protocols.base.errors import MalformedError, RuleError
+from commonweal_protocols.fold.charters import Opening, open_part, parse_opening, publish
+from commonweal_protocols.statements.charter import CharterRecord, Clause, DataTerms, Dissent
+from commonweal_protocols.statements.governance import Charter
+from commonweal_protocols.statements.statement import open_entry
 from tests.federation import Federation
 
 SECRET = bytes(range(32))

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_adapters.delta import GridTensors, write_delta
+from commonweal_adapters.files.delta import GridTensors, write_delta
 from commonweal_adapters.recompute import recompute_release
-from commonweal_coordinator.rounds import decide
-from commonweal_node.blend import BlendWeights
-from commonweal_protocols.adoption import Adoption
-from commonweal_protocols.errors import BlobError, RuleError
-from commonweal_protocols.governance import Exit, Recall
-from commonweal_protocols.predicates import Ratification, Release
+from commonweal_coordinator.rounds.rounds import decide
+from commonweal_node.model.blend import BlendWeights
+from commonweal_protocols.base.errors import BlobError, RuleError
+from commonweal_protocols.statements.adoption import Adoption
+from commonweal_protocols.statements.governance import Exit, Recall
+from commonweal_protocols.statements.values import Ratification, Release
 from tests.federation import NAMES, TINY, Federation
 from tests.test_deliberation import a_motion, ballot, closing, recalled, with_a_release
 from tests.test_institution import NAME, SHARED, Node, Table
@@ -98,7 +98,7 @@ def test_a_release_that_cannot_be_made_again_does_not_keep_rounds_waiting(
     def impossible(*_: object) -> None:
         raise BlobError("value: out of range")
 
-    monkeypatch.setattr("commonweal_coordinator.rounds.merge_release", impossible)
+    monkeypatch.setattr("commonweal_coordinator.rounds.rounds.merge_release", impossible)
     assert desk.step() == "merge again"
     assert desk.step() == "open"
 
@@ -225,7 +225,7 @@ def test_what_was_refused_before_is_not_adopted_because_another_was_recalled(tmp
 def test_a_crash_while_withdrawing_ends_in_the_same(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     recalled(None, node.f, number=2)
     with monkeypatch.context() as patch:
-        patch.setattr("commonweal_node.answers.write_atomic", _crash)
+        patch.setattr("commonweal_node.institution.answer_store.write_atomic", _crash)
         with pytest.raises(KeyboardInterrupt):
             node.tend()
     assert served(node) is None

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_protocols.errors import LogError, MalformedError, SignatureError
-from commonweal_protocols.merkle import leaf_hash
-from commonweal_protocols.predicates import Update
-from commonweal_protocols.proof import open_cosigned_proof
-from commonweal_protocols.quorum import policy_of
-from commonweal_protocols.statement import open_entry
+from commonweal_protocols.base.errors import LogError, MalformedError, SignatureError
+from commonweal_protocols.statements.statement import open_entry
+from commonweal_protocols.statements.values import Update
+from commonweal_protocols.statements.witness_quorum import policy_of
+from commonweal_protocols.tlog.merkle import leaf_hash
+from commonweal_protocols.tlog.proof import open_cosigned_proof
 from tests.federation import Federation
 from tests.test_institution import NAME, Node
 

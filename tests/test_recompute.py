@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commonweal_adapters import recompute
-from commonweal_adapters.delta import LIMIT, GridTensors, read_adapter, read_delta, write_adapter, write_delta
-from commonweal_adapters.encode import quantise, write_encoded
-from commonweal_adapters.lora_file import tensor_shapes
-from commonweal_adapters.merge import merge
-from commonweal_adapters.merge_error import error_micros, squared_error
+from commonweal_adapters.files.delta import LIMIT, GridTensors, read_adapter, read_delta, write_adapter, write_delta
+from commonweal_adapters.files.encode import quantise, write_encoded
+from commonweal_adapters.files.lora_file import tensor_shapes
+from commonweal_adapters.files.source import Delta, Held
 from commonweal_adapters.recompute import (
     check_delta,
     merge_release,
@@ -26,13 +25,14 @@ from commonweal_adapters.recompute import (
     recompute_without,
     release_interference,
 )
-from commonweal_adapters.source import Delta, Held
-from commonweal_protocols import rules
-from commonweal_protocols.audit import Recompute
-from commonweal_protocols.encoding import Encoding
-from commonweal_protocols.errors import BlobError
-from commonweal_protocols.predicates import AdapterSpec, Blob, Input, LoraModule, Release
-from commonweal_protocols.rules import FactorMean
+from commonweal_adapters.rules.merge import merge
+from commonweal_adapters.rules.merge_error import error_micros, squared_error
+from commonweal_protocols.audit.audit import Recompute
+from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements import rules
+from commonweal_protocols.statements.delta_encoding import Encoding
+from commonweal_protocols.statements.rules import FactorMean
+from commonweal_protocols.statements.values import AdapterSpec, Blob, Input, LoraModule, Release
 from tests.federation import TINY, blob_of
 
 RULE = FactorMean(weights="examples")

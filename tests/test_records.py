@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from commonweal_coordinator.blobs import BlobStore
-from commonweal_coordinator.tls import TlsFiles, load_or_create_tls
-from commonweal_coordinator.web import RecordsServer, _Records
-from commonweal_protocols.errors import (
+from commonweal_coordinator.serving.blobs import BlobStore
+from commonweal_coordinator.serving.tls import TlsFiles, load_or_create_tls
+from commonweal_coordinator.serving.web import RecordsServer, _Records
+from commonweal_protocols.base.errors import (
     BlobError,
     CommonwealError,
     ConfigError,
@@ -26,8 +26,7 @@ from commonweal_protocols.errors import (
     StorageError,
     UnavailableError,
 )
-from commonweal_protocols.predicates import Blob
-from commonweal_protocols.records import (
+from commonweal_protocols.records.source import (
     DirectorySource,
     HttpSource,
     Source,
@@ -36,6 +35,7 @@ from commonweal_protocols.records import (
     read_entries,
     unverified_size,
 )
+from commonweal_protocols.statements.values import Blob
 from tests.test_log import Place, entries, expected_tiles, files_below
 
 SECRET = b"nobody's business"

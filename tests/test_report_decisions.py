@@ -6,12 +6,12 @@ from pathlib import Path
 from rich.console import Console
 
 from commonweal_adapters import recompute
-from commonweal_protocols.audit import examine
-from commonweal_protocols.audit_report import EndedKey, Report
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.records import DirectorySource
-from commonweal_protocols.report_html import render_html
-from commonweal_protocols.report_text import print_report
+from commonweal_protocols.audit.audit import examine
+from commonweal_protocols.audit.page import render_html
+from commonweal_protocols.audit.report import EndedKey, Report
+from commonweal_protocols.audit.text import print_report
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.records.source import DirectorySource
 from tests.federation import NAMES, Federation, key_of
 from tests.test_deliberation import ballot, close, propose, recalled, with_a_release
 

@@ -8,23 +8,23 @@ import pytest
 from rich.console import Console
 
 from commonweal_adapters import recompute
-from commonweal_protocols import report_html
-from commonweal_protocols.adoption import ProbeResult
-from commonweal_protocols.audit import Outcome, examine
-from commonweal_protocols.fold import fold
-from commonweal_protocols.governance import Exit
-from commonweal_protocols.html_page import Html, el, escape, foreign, join
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.kinds import PREDICATES
-from commonweal_protocols.merkle import leaf_hash, verify_inclusion
-from commonweal_protocols.predicates import Incident, Refusal, Rejection
-from commonweal_protocols.report_html import KINDS, render_html
-from commonweal_protocols.report_style import STYLE
-from commonweal_protocols.report_text import print_report
-from commonweal_protocols.rules import FactorMean
-from commonweal_protocols.state import State
-from commonweal_protocols.statement import Entry, open_entry
-from commonweal_protocols.story import tell
+from commonweal_protocols.audit import page as report_html
+from commonweal_protocols.audit.audit import Outcome, examine
+from commonweal_protocols.audit.page import KINDS, render_html
+from commonweal_protocols.audit.page_style import STYLE
+from commonweal_protocols.audit.story import tell
+from commonweal_protocols.audit.text import print_report
+from commonweal_protocols.base.html import Html, el, escape, foreign, join
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.fold.fold import fold
+from commonweal_protocols.fold.state import State
+from commonweal_protocols.statements.adoption import ProbeResult
+from commonweal_protocols.statements.governance import Exit
+from commonweal_protocols.statements.registry import PREDICATES
+from commonweal_protocols.statements.rules import FactorMean
+from commonweal_protocols.statements.statement import Entry, open_entry
+from commonweal_protocols.statements.values import Incident, Refusal, Rejection
+from commonweal_protocols.tlog.merkle import leaf_hash, verify_inclusion
 from tests.federation import NAMES, Federation, two_rounds
 from tests.shelf import beginning, shelf
 

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from commonweal_adapters.delta import GridTensors
-from commonweal_adapters.gram import gram
-from commonweal_adapters.merge import Merged, merge
-from commonweal_adapters.mixing import factor_micros, make_mixing, squared_distances
-from commonweal_adapters.source import Delta, Held
-from commonweal_protocols.errors import BlobError
-from commonweal_protocols.rules import (
+from commonweal_adapters.exact.gram import gram
+from commonweal_adapters.files.delta import GridTensors
+from commonweal_adapters.files.source import Delta, Held
+from commonweal_adapters.rules.merge import Merged, merge
+from commonweal_adapters.rules.mixing import factor_micros, make_mixing, squared_distances
+from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements.rules import (
     AnyRule,
     CentredClipping,
     GeometricMedian,

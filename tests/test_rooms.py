@@ -25,14 +25,17 @@ def _run(code: str) -> subprocess.CompletedProcess[str]:
 def test_every_protocols_module_but_wire_imports_without_a_heavy_package() -> None:
     code = """
 import importlib, json, pkgutil, commonweal_protocols
-names = [m.name for m in pkgutil.iter_modules(commonweal_protocols.__path__) if m.name != "wire"]
+walked = pkgutil.walk_packages(commonweal_protocols.__path__, "commonweal_protocols.")
+names = [m.name for m in walked if not {"wire", "__main__"} & set(m.name.split("."))]
 for name in names:
-    importlib.import_module(f"commonweal_protocols.{name}")
+    importlib.import_module(name)
 print(json.dumps(names))
 """
     done = _run(code)
     assert done.returncode == 0, done.stderr
-    assert {"audit", "audit_cli", "cli", "fold"} <= set(json.loads(done.stdout))
+    assert {f"commonweal_protocols.{m}" for m in ("audit.audit", "audit.cli", "cli", "fold.fold")} <= set(
+        json.loads(done.stdout)
+    )
 
 
 def test_the_block_blocks() -> None:

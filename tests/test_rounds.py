@@ -11,21 +11,30 @@ import pytest
 import safetensors.numpy
 
 from commonweal_adapters import recompute
-from commonweal_adapters.delta import LIMIT, GridTensors, write_delta
-from commonweal_adapters.lora_file import tensor_shapes
-from commonweal_coordinator import rounds
-from commonweal_coordinator.blobs import BlobStore
-from commonweal_coordinator.rounds import RoundDriver, Step, decide
-from commonweal_protocols.audit import audit
-from commonweal_protocols.encoding import Encoding
-from commonweal_protocols.errors import StorageError, UnavailableError
-from commonweal_protocols.governance import Exit
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.predicates import AdapterSpec, Incident, Input, Quorum, Refusal, Rejection, Release, Round
-from commonweal_protocols.records import DirectorySource, read_entries
-from commonweal_protocols.rules import FactorMean
-from commonweal_protocols.state import State
-from commonweal_protocols.statement import open_entry
+from commonweal_adapters.files.delta import LIMIT, GridTensors, write_delta
+from commonweal_adapters.files.lora_file import tensor_shapes
+from commonweal_coordinator.rounds import rounds
+from commonweal_coordinator.rounds.rounds import RoundDriver, Step, decide
+from commonweal_coordinator.serving.blobs import BlobStore
+from commonweal_protocols.audit.audit import audit
+from commonweal_protocols.base.errors import StorageError, UnavailableError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.fold.state import State
+from commonweal_protocols.records.source import DirectorySource, read_entries
+from commonweal_protocols.statements.delta_encoding import Encoding
+from commonweal_protocols.statements.governance import Exit
+from commonweal_protocols.statements.rules import FactorMean
+from commonweal_protocols.statements.statement import open_entry
+from commonweal_protocols.statements.values import (
+    AdapterSpec,
+    Incident,
+    Input,
+    Quorum,
+    Refusal,
+    Rejection,
+    Release,
+    Round,
+)
 from tests.federation import NAMES, TINY, Federation
 from tests.test_sequencer import Hub, founded
 

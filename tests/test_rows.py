@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonweal_node.rows import (
+from commonweal_node.rows.row import (
     Body,
     Example,
     Message,
@@ -20,7 +20,7 @@ from commonweal_node.rows import (
     read_pairs,
     read_texts,
 )
-from commonweal_protocols.errors import ConfigError
+from commonweal_protocols.base.errors import ConfigError
 
 USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 PAIR = {"prompt": "p", "chosen": "good", "rejected": "bad"}

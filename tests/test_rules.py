@@ -5,8 +5,8 @@ from typing import Any, get_args
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from commonweal_protocols import rules
-from commonweal_protocols.rules import AnyRule, Rule
+from commonweal_protocols.statements import rules
+from commonweal_protocols.statements.rules import AnyRule, Rule
 
 ADAPTER: TypeAdapter[AnyRule] = TypeAdapter(Rule)
 

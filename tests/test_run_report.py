@@ -4,8 +4,8 @@ import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
 
-from commonweal_node.checkpoints import Course
-from commonweal_node.run_report import MembershipFigure, RunReport, curve, render_report, save_report
+from commonweal_node.training.checkpoints import Course
+from commonweal_node.training.run_report import MembershipFigure, RunReport, curve, render_report, save_report
 
 REPORT = RunReport(
     institution="clinic",

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from commonweal_adapters.delta import GridTensors, to_grid
-from commonweal_adapters.inspect_job import diff_files, inspect_file
-from commonweal_adapters.inspection import module_norms
-from commonweal_adapters.merge_error import squared_error
-from commonweal_adapters.peft_files import load_adapter, save_adapter
+from commonweal_adapters.commands.inspect_job import diff_files, inspect_file
+from commonweal_adapters.commands.inspection import module_norms
+from commonweal_adapters.files.delta import GridTensors, to_grid
+from commonweal_adapters.files.peft_files import load_adapter, save_adapter
+from commonweal_adapters.files.source import Delta, Held
 from commonweal_adapters.recompute import recompute_start
-from commonweal_adapters.source import Delta, Held
-from commonweal_adapters.stack import exact_residual, stack
-from commonweal_node.base import detect_adapter_spec
-from commonweal_node.blend import BlendWeights, blend, export_peft
-from commonweal_node.lora import AdaptedModel
-from commonweal_node.tensors import AdapterTensors, slots
-from commonweal_protocols.errors import BlobError
-from commonweal_protocols.predicates import AdapterSpec
+from commonweal_adapters.rules.merge_error import squared_error
+from commonweal_adapters.rules.stack import exact_residual, stack
+from commonweal_node.model.base_model import detect_adapter_spec
+from commonweal_node.model.blend import BlendWeights, blend, export_peft
+from commonweal_node.model.lora import AdaptedModel
+from commonweal_node.model.tensors import AdapterTensors, slots
+from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements.values import AdapterSpec
 from tests.tiny_model import random_adapter, tiny_base
 
 # A rank that is no square: its root cannot be mistaken for a whole number.

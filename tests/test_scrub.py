@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonweal_node.curation.policy import NationalId, Scrub
-from commonweal_node.curation.scrub import PLACEHOLDERS, make_scrubber
+from commonweal_node.charter.data_policy import NationalId, Scrub
+from commonweal_node.rows.scrub import PLACEHOLDERS, make_scrubber
 
 ALL = make_scrubber(
     Scrub(stage="scrub", phone_regions=("US", "GB", "IN", "MX", "DE"), national_ids=get_args(NationalId))

@@ -8,10 +8,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from commonweal_adapters import secure_masks as masks
-from commonweal_protocols.errors import RuleError
-from commonweal_protocols.masking import Context
-from commonweal_protocols.secure_messages import Secret
+from commonweal_adapters.secure import masks
+from commonweal_protocols.base.errors import RuleError
+from commonweal_protocols.fold.masked_round import Context
+from commonweal_protocols.statements.secure_messages import Secret
 
 HERE, THERE = Context("c0" * 32, "1f" * 32), Context("c0" * 32, "2f" * 32)
 A, B = (X25519PrivateKey.from_private_bytes(hashlib.sha256(n).digest()) for n in (b"a", b"b"))

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from commonweal_adapters.delta import GridTensors
-from commonweal_adapters.secure_member import Member
-from commonweal_protocols.errors import RuleError
-from commonweal_protocols.secure_messages import SealedShares
+from commonweal_adapters.files.delta import GridTensors
+from commonweal_adapters.secure.member import Member
+from commonweal_protocols.base.errors import RuleError
+from commonweal_protocols.statements.secure_messages import SealedShares
 from tests.secure import STAGES, Message, Play, a_round, delta_of, names_of
 
 NAMES = names_of(7)

@@ -4,9 +4,8 @@ from typing import get_args
 
 import pytest
 
-from commonweal_protocols.kinds import PREDICATES, Predicate
-from commonweal_protocols.predicates import Seen
-from commonweal_protocols.secure_messages import (
+from commonweal_protocols.statements.registry import PREDICATES, Predicate
+from commonweal_protocols.statements.secure_messages import (
     Advertisement,
     Confirmation,
     Reveal,
@@ -15,9 +14,10 @@ from commonweal_protocols.secure_messages import (
     SealedShares,
     StageEnd,
 )
-from commonweal_protocols.secure_terms import MAX_NEIGHBOURS
-from commonweal_protocols.statement import Author, Header, Statement, open_entry, parse_statement
-from commonweal_protocols.tiles import MAX_ENTRY_BYTES
+from commonweal_protocols.statements.secure_terms import MAX_NEIGHBOURS
+from commonweal_protocols.statements.statement import Author, Header, Statement, open_entry, parse_statement
+from commonweal_protocols.statements.values import Seen
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 from tests.federation import key_of
 
 LEAF = "1f" * 32

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from commonweal_adapters.aggregate import factor_mean
-from commonweal_adapters.delta import LIMIT, GridTensors, write_adapter
-from commonweal_adapters.secure_member import flatten
-from commonweal_adapters.secure_sum import secure_mean
-from commonweal_adapters.source import Delta, Held
-from commonweal_protocols.errors import BlobError, PeerError
-from commonweal_protocols.masking import explain
-from commonweal_protocols.predicates import Update
-from commonweal_protocols.secure_messages import SealedShares
+from commonweal_adapters.exact.weighted_sum import factor_mean
+from commonweal_adapters.files.delta import LIMIT, GridTensors, write_adapter
+from commonweal_adapters.files.source import Delta, Held
+from commonweal_adapters.secure.masked_sum import secure_mean
+from commonweal_adapters.secure.member import flatten
+from commonweal_protocols.base.errors import BlobError, PeerError
+from commonweal_protocols.fold.masked_round import explain
+from commonweal_protocols.statements.secure_messages import SealedShares
+from commonweal_protocols.statements.values import Update
 from tests.federation import TINY, blob_of
 from tests.secure import STAGES, Message, Play, a_round, delta_of, names_of, weight_of
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from commonweal_protocols.secure_terms import SecureTerms, neighbourhoods
+from commonweal_protocols.statements.secure_terms import SecureTerms, neighbourhoods
 from tests.secure import names_of
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_coordinator.log import Cosign, Log, Sequenced, no_witness
-from commonweal_coordinator.sequencer import Sequencer
-from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
-from commonweal_protocols.errors import (
+from commonweal_coordinator.log.log import Cosign, Log, Sequenced, no_witness
+from commonweal_coordinator.log.sequencer import Sequencer
+from commonweal_protocols.base.errors import (
     BlobError,
     ConfigError,
     LogError,
@@ -24,15 +23,16 @@ from commonweal_protocols.errors import (
     StorageError,
     UnavailableError,
 )
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.kinds import Predicate
-from commonweal_protocols.note import make_verifier
-from commonweal_protocols.predicates import Compact, Identity, Incident, Seen
-from commonweal_protocols.proof import open_proof
-from commonweal_protocols.records import DirectorySource, read_entries
-from commonweal_protocols.replica import Replica
-from commonweal_protocols.state import State
-from commonweal_protocols.statement import Author, Entry, open_entry
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.fold.state import State
+from commonweal_protocols.records.replica import Replica
+from commonweal_protocols.records.source import DirectorySource, read_entries
+from commonweal_protocols.statements.registry import Predicate
+from commonweal_protocols.statements.statement import Author, Entry, open_entry
+from commonweal_protocols.statements.values import Compact, Identity, Incident, Seen
+from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint
+from commonweal_protocols.tlog.note import make_verifier
+from commonweal_protocols.tlog.proof import open_proof
 from tests.federation import NAMES, ORIGIN, Federation, key_of
 from tests.test_log import Fault, Place, faulty, files_below, full_disk, unknown
 

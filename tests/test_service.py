@@ -10,21 +10,21 @@ from pathlib import Path
 import grpc
 import pytest
 
-from commonweal_coordinator.blobs import BlobStore
-from commonweal_coordinator.sequencer import Sequencer
-from commonweal_coordinator.service import MAX_WAIT_SECONDS, Admission, FoundingService, LogService
-from commonweal_coordinator.signing import Draft
-from commonweal_coordinator.submissions import Submissions
-from commonweal_coordinator.tls import TlsFiles, load_or_create_tls
-from commonweal_node.client import CoordinatorClient
-from commonweal_protocols.checker import InProcess
-from commonweal_protocols.envelope import format_envelope, sign
-from commonweal_protocols.errors import BlobError, MalformedError, RuleError, StorageError, UnavailableError
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.note import make_verifier
-from commonweal_protocols.predicates import Update
-from commonweal_protocols.proof import open_proof
-from commonweal_protocols.statement import Author
+from commonweal_coordinator.log.sequencer import Sequencer
+from commonweal_coordinator.serving.blobs import BlobStore
+from commonweal_coordinator.serving.service import MAX_WAIT_SECONDS, Admission, FoundingService, LogService
+from commonweal_coordinator.serving.submissions import Submissions
+from commonweal_coordinator.serving.tls import TlsFiles, load_or_create_tls
+from commonweal_coordinator.succession.draft_signatures import Draft
+from commonweal_node.connection.client import CoordinatorClient
+from commonweal_protocols.base.errors import BlobError, MalformedError, RuleError, StorageError, UnavailableError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.records.signature_pool import InProcess
+from commonweal_protocols.statements.envelope import format_envelope, sign
+from commonweal_protocols.statements.statement import Author
+from commonweal_protocols.statements.values import Update
+from commonweal_protocols.tlog.note import make_verifier
+from commonweal_protocols.tlog.proof import open_proof
 from commonweal_protocols.wire import commonweal_pb2 as pb
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 from tests.federation import NAMES, ORIGIN, Federation, blob_of, key_of

@@ -11,7 +11,7 @@ from commonweal_coordinator.config import CoordinatorConfig
 from commonweal_coordinator.config import load_config as load_coordinator
 from commonweal_node.config import NodeConfig, SpeaksFor
 from commonweal_node.config import load_config as load_node
-from commonweal_protocols.errors import ConfigError
+from commonweal_protocols.base.errors import ConfigError
 
 NODE = 'institution = "clinic"\ndata = "rows.jsonl"\n'
 COORDINATOR = 'name = "hub"\norigin = "log.test/three"\n'

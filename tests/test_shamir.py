@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonweal_adapters.shamir import PRIME, join, split
+from commonweal_adapters.secure.shamir import PRIME, join, split
 
 SECRETS = st.binary(min_size=32, max_size=32)
 

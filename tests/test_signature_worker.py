@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonweal_protocols.errors import MalformedError
-from commonweal_protocols.signature_worker import (
+from commonweal_protocols.base.errors import MalformedError
+from commonweal_protocols.records.signature_worker import (
     MAX_CLAIMS,
     MAX_FRAME_BYTES,
     Claim,
@@ -20,7 +20,7 @@ from commonweal_protocols.signature_worker import (
 )
 from tests.federation import key_of
 
-COMMAND = [sys.executable, "-m", "commonweal_protocols.signature_worker"]
+COMMAND = [sys.executable, "-m", "commonweal_protocols.records.signature_worker"]
 
 
 def claim(message: bytes, *names: str, flip: bool = False) -> Claim:

@@ -6,17 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_coordinator.draft import amend_compact, draft_compact, load_terms, parse_revocation
-from commonweal_coordinator.signing import Draft
-from commonweal_protocols.amendment import describe_changes
-from commonweal_protocols.canonical import digest_of
-from commonweal_protocols.envelope import format_envelope, sign, sign_envelope
-from commonweal_protocols.errors import ConfigError, MalformedError, PeerError, RuleError, SignatureError, StorageError
-from commonweal_protocols.join import Card
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.predicates import Identity
-from commonweal_protocols.replica import Replica
-from commonweal_protocols.statement import Header, Statement
+from commonweal_coordinator.succession.compact_draft import amend_compact, draft_compact, load_terms, parse_revocation
+from commonweal_coordinator.succession.draft_signatures import Draft
+from commonweal_protocols.base.canonical import digest_of
+from commonweal_protocols.base.errors import (
+    ConfigError,
+    MalformedError,
+    PeerError,
+    RuleError,
+    SignatureError,
+    StorageError,
+)
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.fold.amendment import describe_changes
+from commonweal_protocols.records.replica import Replica
+from commonweal_protocols.statements.envelope import format_envelope, sign, sign_envelope
+from commonweal_protocols.statements.invite import Card
+from commonweal_protocols.statements.statement import Header, Statement
+from commonweal_protocols.statements.values import Identity
 from tests.federation import NAMES, TINY, Federation, key_of
 
 

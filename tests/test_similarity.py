@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonweal_node.curation.similarity import PLACES, bands, rows_per_band, signature, similarity, words
+from commonweal_node.rows.similarity import PLACES, bands, rows_per_band, signature, similarity, words
 
 
 def jaccard(a: str, b: str, n: int) -> float:

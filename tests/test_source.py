@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from commonweal_adapters.aggregate import factor_mean
-from commonweal_adapters.delta import LIMIT, GridTensors, write_delta
-from commonweal_adapters.lora_file import tensor_shapes
-from commonweal_adapters.source import CHUNK, Delta, Held, Spool, chunks_of, for_each, open_delta
-from commonweal_protocols.errors import BlobError
-from commonweal_protocols.predicates import AdapterSpec, LoraModule
+from commonweal_adapters.exact.weighted_sum import factor_mean
+from commonweal_adapters.files.delta import LIMIT, GridTensors, write_delta
+from commonweal_adapters.files.lora_file import tensor_shapes
+from commonweal_adapters.files.source import CHUNK, Delta, Held, Spool, chunks_of, for_each, open_delta
+from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements.values import AdapterSpec, LoraModule
 from tests.deltas import SPEC, a_round, data, random_grid
 
 

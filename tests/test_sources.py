@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from commonweal_node.curation.sources import MAX_TEXT_CHARACTERS, format_of, parse_mapping, read_source
-from commonweal_node.rows import Example, Message, Pair, Row, Text
-from commonweal_protocols.errors import ConfigError
+from commonweal_node.rows.row import Example, Message, Pair, Row, Text
+from commonweal_node.rows.sources import MAX_TEXT_CHARACTERS, format_of, parse_mapping, read_source
+from commonweal_protocols.base.errors import ConfigError
 
 CANARY = "canary-5e0c"
 CHAT = Example((Message("user", 'Who brews "tea"?'), Message("assistant", "My neighbour,\nfrom leaves.")), "q-1")

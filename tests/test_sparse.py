@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonweal_adapters.delta import GridTensors
-from commonweal_adapters.lora_file import tensor_shapes
-from commonweal_adapters.merge import merge
-from commonweal_adapters.source import Delta, Held
-from commonweal_protocols.predicates import AdapterSpec, LoraModule
-from commonweal_protocols.rules import Dare, TaskArithmetic, Ties
+from commonweal_adapters.files.delta import GridTensors
+from commonweal_adapters.files.lora_file import tensor_shapes
+from commonweal_adapters.files.source import Delta, Held
+from commonweal_adapters.rules.merge import merge
+from commonweal_protocols.statements.rules import Dare, TaskArithmetic, Ties
+from commonweal_protocols.statements.values import AdapterSpec, LoraModule
 from tests.deltas import SPEC, a_round, data, flat, matrix
 
 

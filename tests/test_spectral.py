@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from commonweal_adapters.spectral import eigen, fixed_matmul, orthonormal
+from commonweal_adapters.exact.spectral import eigen, fixed_matmul, orthonormal
 
 
 def random(seed: int, *shape: int) -> NDArray[np.float64]:

@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonweal_node.curation.language import load_identifier
-from commonweal_node.curation.ledger import Ledger, open_ledger
-from commonweal_node.curation.policy import (
+from commonweal_node.charter.data_policy import (
     ExactDuplicates,
     LanguageFilter,
     Length,
@@ -24,10 +22,12 @@ from commonweal_node.curation.policy import (
     Trait,
     Traits,
 )
-from commonweal_node.curation.revise import Reviser
-from commonweal_node.curation.stages import by_language, make_stage
-from commonweal_node.curation.traits import copies, make_measure
-from commonweal_node.rows import Example, Message, Pair, Row, Text, format_row, implied_group
+from commonweal_node.rows.language import load_identifier
+from commonweal_node.rows.ledger import Ledger, open_ledger
+from commonweal_node.rows.revise import Reviser
+from commonweal_node.rows.row import Example, Message, Pair, Row, Text, format_row, implied_group
+from commonweal_node.rows.stages import by_language, make_stage
+from commonweal_node.rows.traits import copies, make_measure
 from tests.test_rows import ROWS
 
 PRINCIPLES = ("ask before advising", "say what others do, too")

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from commonweal_protocols import canonical
-from commonweal_protocols.envelope import parse_envelope, sign_envelope
-from commonweal_protocols.errors import MalformedError
-from commonweal_protocols.governance import Charter
-from commonweal_protocols.kinds import PREDICATES
-from commonweal_protocols.predicates import Compact, Identity, Refusal, Seen
-from commonweal_protocols.statement import Header, Statement, open_entry, parse_statement
-from commonweal_protocols.tiles import MAX_ENTRY_BYTES
+from commonweal_protocols.base import canonical
+from commonweal_protocols.base.errors import MalformedError
+from commonweal_protocols.statements.envelope import parse_envelope, sign_envelope
+from commonweal_protocols.statements.governance import Charter
+from commonweal_protocols.statements.registry import PREDICATES
+from commonweal_protocols.statements.statement import Header, Statement, open_entry, parse_statement
+from commonweal_protocols.statements.values import Compact, Identity, Refusal, Seen
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 from tests.federation import Federation, key_of, two_rounds
 from tests.test_canonical import JSON
 

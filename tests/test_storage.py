@@ -8,19 +8,19 @@ import obstore
 import pytest
 from obstore.store import LocalStore, MemoryStore
 
-from commonweal_coordinator.log import Log, Sequenced
-from commonweal_coordinator.object_storage import ObjectStorage, open_s3
-from commonweal_coordinator.storage import (
+from commonweal_coordinator.log.log import Log, Sequenced
+from commonweal_coordinator.log.object_storage import ObjectStorage, open_s3
+from commonweal_coordinator.log.storage import (
     DiskStorage,
     InconsistentError,
     LockDatabase,
     Storage,
     StorageSource,
 )
-from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
-from commonweal_protocols.errors import ConfigError, LogError, StorageError
-from commonweal_protocols.proof import open_proof
-from commonweal_protocols.records import read_checkpoint, read_entries
+from commonweal_protocols.base.errors import ConfigError, LogError, StorageError
+from commonweal_protocols.records.source import read_checkpoint, read_entries
+from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint
+from commonweal_protocols.tlog.proof import open_proof
 from tests.s3 import CREDENTIALS, S3, serve_s3
 from tests.test_log import (
     FAULTS,

@@ -15,20 +15,20 @@ from pathlib import Path
 import grpc
 import pytest
 
-from commonweal_coordinator import sequencer
-from commonweal_coordinator.service import LogService
-from commonweal_coordinator.submissions import CallLimits, Submissions
-from commonweal_coordinator.tls import TlsFiles, load_or_create_tls
-from commonweal_node.client import CoordinatorClient
-from commonweal_node.submissions import MAX_REQUEST_BYTES, batches
-from commonweal_protocols.checker import Checked, Checker, InProcess, Pool
-from commonweal_protocols.envelope import UnverifiedEnvelope, parse_envelope
-from commonweal_protocols.errors import MalformedError, PeerError, RuleError, SignatureError, UnavailableError
-from commonweal_protocols.merkle import leaf_hash
-from commonweal_protocols.note import make_verifier
-from commonweal_protocols.proof import open_proof
-from commonweal_protocols.records import DirectorySource, read_entries
-from commonweal_protocols.statement import Author
+from commonweal_coordinator.log import sequencer
+from commonweal_coordinator.serving.service import LogService
+from commonweal_coordinator.serving.submissions import CallLimits, Submissions
+from commonweal_coordinator.serving.tls import TlsFiles, load_or_create_tls
+from commonweal_node.connection.batch_submit import MAX_REQUEST_BYTES, batches
+from commonweal_node.connection.client import CoordinatorClient
+from commonweal_protocols.base.errors import MalformedError, PeerError, RuleError, SignatureError, UnavailableError
+from commonweal_protocols.records.signature_pool import Checked, Checker, InProcess, Pool
+from commonweal_protocols.records.source import DirectorySource, read_entries
+from commonweal_protocols.statements.envelope import UnverifiedEnvelope, parse_envelope
+from commonweal_protocols.statements.statement import Author
+from commonweal_protocols.tlog.merkle import leaf_hash
+from commonweal_protocols.tlog.note import make_verifier
+from commonweal_protocols.tlog.proof import open_proof
 from commonweal_protocols.wire import commonweal_pb2 as pb
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 from tests.bench.measure import make_entries

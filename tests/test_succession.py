@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from commonweal_protocols.merkle import leaf_hash
-from commonweal_protocols.proof import parse_proof
-from commonweal_protocols.records import DirectorySource, read_checkpoint, read_entries, unverified_size
+from commonweal_protocols.records.source import DirectorySource, read_checkpoint, read_entries, unverified_size
+from commonweal_protocols.tlog.merkle import leaf_hash
+from commonweal_protocols.tlog.proof import parse_proof
 from tests.processes import NAMES, Processes
 
 pytestmark = pytest.mark.slow

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_coordinator.succession import MIRROR, SUCCESSION
-from commonweal_protocols.join import CoordinatorCard, Invite
-from commonweal_protocols.predicates import Compact
-from commonweal_protocols.records import DirectorySource
-from commonweal_protocols.replay import replay
-from commonweal_protocols.statement import parse_statement
+from commonweal_coordinator.succession.succession import MIRROR, SUCCESSION
+from commonweal_protocols.records.replay import replay
+from commonweal_protocols.records.source import DirectorySource
+from commonweal_protocols.statements.invite import CoordinatorCard, Invite
+from commonweal_protocols.statements.statement import parse_statement
+from commonweal_protocols.statements.values import Compact
 from tests.federation import two_rounds
 from tests.test_cli import Terminal, program
 

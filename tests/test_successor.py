@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_coordinator.blobs import BlobStore
-from commonweal_coordinator.draft import amend_compact
-from commonweal_coordinator.log import Log, no_witness
-from commonweal_coordinator.signing import Draft
-from commonweal_coordinator.standby import Standby
-from commonweal_coordinator.storage import DiskStorage, LockDatabase
-from commonweal_coordinator.succession import (
+from commonweal_coordinator.log.log import Log, no_witness
+from commonweal_coordinator.log.storage import DiskStorage, LockDatabase
+from commonweal_coordinator.serving.blobs import BlobStore
+from commonweal_coordinator.succession.compact_draft import amend_compact
+from commonweal_coordinator.succession.draft_signatures import Draft
+from commonweal_coordinator.succession.standby import Standby
+from commonweal_coordinator.succession.succession import (
     MIRROR,
     SUCCESSION,
     History,
@@ -24,13 +24,13 @@ from commonweal_coordinator.succession import (
     longest,
     read_history,
 )
-from commonweal_protocols.canonical import digest_of
-from commonweal_protocols.errors import LogError, PeerError, RuleError, UnavailableError
-from commonweal_protocols.naming import blobs_of
-from commonweal_protocols.note import format_vkey
-from commonweal_protocols.predicates import Coordinator, Identity
-from commonweal_protocols.records import DirectorySource
-from commonweal_protocols.replay import replay
+from commonweal_protocols.base.canonical import digest_of
+from commonweal_protocols.base.errors import LogError, PeerError, RuleError, UnavailableError
+from commonweal_protocols.records.replay import replay
+from commonweal_protocols.records.source import DirectorySource
+from commonweal_protocols.statements.statement import blobs_of
+from commonweal_protocols.statements.values import Coordinator, Identity
+from commonweal_protocols.tlog.note import format_vkey
 from tests.federation import Federation, key_of, two_rounds
 from tests.shelf import Shelf, beginning, note_of, shelf
 from tests.test_signing import signed

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from commonweal_adapters.delta import GridTensors
-from commonweal_adapters.lora_file import Slot, slots, tensor_shapes
-from commonweal_adapters.merge import merge
-from commonweal_adapters.merge_error import squared_error
-from commonweal_adapters.source import Delta, Held
-from commonweal_protocols.errors import BlobError
-from commonweal_protocols.predicates import AdapterSpec, LoraModule
-from commonweal_protocols.rules import FactorMean, Svd
+from commonweal_adapters.files.delta import GridTensors
+from commonweal_adapters.files.lora_file import Slot, slots, tensor_shapes
+from commonweal_adapters.files.source import Delta, Held
+from commonweal_adapters.rules.merge import merge
+from commonweal_adapters.rules.merge_error import squared_error
+from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements.rules import FactorMean, Svd
+from commonweal_protocols.statements.values import AdapterSpec, LoraModule
 from tests.deltas import SPEC, a_round, data
 
 RULE = Svd(weights="examples")
@@ -139,7 +139,7 @@ def test_its_error_is_less_than_the_factor_means() -> None:
 def test_the_batches_of_layers_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     start, deltas = a_round(8, 3)
     wanted = data(merge(RULE, SPEC, start, deltas).adapter)
-    monkeypatch.setattr("commonweal_adapters.svd._BATCH_ELEMENTS", 1)
+    monkeypatch.setattr("commonweal_adapters.rules.svd._BATCH_ELEMENTS", 1)
     assert data(merge(RULE, SPEC, start, deltas, threads=1).adapter) == wanted
 
 

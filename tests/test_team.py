@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from commonweal_node.checkpoints import CheckpointFile
-from commonweal_node.data import step_indices
-from commonweal_node.train import GRADIENT_NORM, rate_factor
+from commonweal_node.model.tokens import step_indices
+from commonweal_node.training.checkpoints import CheckpointFile
+from commonweal_node.training.train import GRADIENT_NORM, rate_factor
 from tests.launch import launch
 from tests.team_process import BATCH_TOKENS, MODEL, RECIPE, SCENES, SEED, START, Scene, play, tell
 

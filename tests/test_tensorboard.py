@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from commonweal_adapters.delta import read_adapter
+from commonweal_adapters.files.delta import read_adapter
 from commonweal_adapters.recompute import recompute_start
-from commonweal_node.status import StatusBoard
-from commonweal_node.tensorboard import EventFile
-from commonweal_node.train import Progress
-from commonweal_protocols.errors import ConfigError, StorageError
-from commonweal_protocols.predicates import Recipe
+from commonweal_node.connection.status import StatusBoard
+from commonweal_node.training.tensorboard import EventFile
+from commonweal_node.training.train import Progress
+from commonweal_protocols.base.errors import ConfigError, StorageError
+from commonweal_protocols.statements.values import Recipe
 from tests.test_membership import SPEC, learner
 
 RECIPE = Recipe(steps=4, batch_size=2, learning_rate_micros=50_000, max_tokens=160)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from commonweal_node.terms import describe_terms
-from commonweal_protocols.predicates import Compact, Quorum
-from commonweal_protocols.privacy_budget import epsilon
-from commonweal_protocols.secure_terms import SecureTerms, neighbourhoods
+from commonweal_node.commands.compact_text import describe_terms
+from commonweal_protocols.statements.privacy_budget import epsilon
+from commonweal_protocols.statements.secure_terms import SecureTerms, neighbourhoods
+from commonweal_protocols.statements.values import Compact, Quorum
 from tests.federation import Federation, changed
 from tests.test_provenance import union
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from commonweal_protocols.text import printable
+from commonweal_protocols.base.text import printable
 
 TEXTS: list[tuple[str, str, str]] = [
     ("plain – nur Wörter, 中文", "plain – nur Wörter, 中文", "words of any script stay"),

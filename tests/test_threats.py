@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonweal_protocols.errors import RuleError
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.predicates import Quorum, Update
-from commonweal_protocols.rules import FactorMean
-from commonweal_protocols.statement import Author
-from commonweal_protocols.voting import count
+from commonweal_protocols.base.errors import RuleError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.fold.tally import count
+from commonweal_protocols.statements.rules import FactorMean
+from commonweal_protocols.statements.statement import Author
+from commonweal_protocols.statements.values import Quorum, Update
 from tests.federation import NAMES, Federation, key_of
 from tests.test_deliberation import ballot, close, moved, voted
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonweal_protocols.errors import MalformedError
-from commonweal_protocols.tiles import (
+from commonweal_protocols.base.errors import MalformedError
+from commonweal_protocols.tlog.tiles import (
     MAX_ENTRY_BYTES,
     Tile,
     bundle_path,

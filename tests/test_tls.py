@@ -10,8 +10,8 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from commonweal_coordinator.tls import CA_LIFETIME, RENEWAL, SERVER_LIFETIME, TlsFiles, load_or_create_tls
-from commonweal_protocols.errors import ConfigError, StorageError
+from commonweal_coordinator.serving.tls import CA_LIFETIME, RENEWAL, SERVER_LIFETIME, TlsFiles, load_or_create_tls
+from commonweal_protocols.base.errors import ConfigError, StorageError
 
 HOSTS = ("coordinator.example", "127.0.0.1")
 

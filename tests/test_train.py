@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from commonweal_node.base import detect_adapter_spec, load_base, native_dtype
-from commonweal_node.data import Tokenised, tokenise
-from commonweal_node.evaluate import heldout_batches, heldout_loss
-from commonweal_node.lora import AdaptedModel
-from commonweal_node.objectives import TokenObjective
-from commonweal_node.packing import pack
-from commonweal_node.tensors import slots
-from commonweal_node.train import Progress, rate_factor, train_adapter
-from commonweal_protocols.errors import BaseModelError, BlobError, ConfigError, LocalError
-from commonweal_protocols.predicates import Recipe
+from commonweal_node.model.base_model import detect_adapter_spec, load_base, native_dtype
+from commonweal_node.model.heldout import heldout_batches, heldout_loss
+from commonweal_node.model.lora import AdaptedModel
+from commonweal_node.model.packing import pack
+from commonweal_node.model.tensors import slots
+from commonweal_node.model.tokens import Tokenised, tokenise
+from commonweal_node.training.objectives import TokenObjective
+from commonweal_node.training.train import Progress, rate_factor, train_adapter
+from commonweal_protocols.base.errors import BaseModelError, BlobError, ConfigError, LocalError
+from commonweal_protocols.statements.values import Recipe
 from tests.tiny_model import EXAMPLES, example, peft_model, random_adapter, tiny_base
 
 BASE = tiny_base()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from commonweal_node.checkpoints import CheckpointFile
-from commonweal_node.train_cli import train
-from commonweal_protocols.errors import ConfigError
+from commonweal_node.commands.train import train
+from commonweal_node.training.checkpoints import CheckpointFile
+from commonweal_protocols.base.errors import ConfigError
 from tests.processes import PROGRAM
 from tests.tiny_home import make_home
 

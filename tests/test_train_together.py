@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_node.checkpoints import Course
+from commonweal_node.training.checkpoints import Course
 from tests.launch import launch, start
 from tests.processes import PROGRAM, Processes
 from tests.tiny_home import make_home

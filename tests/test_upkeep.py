@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_coordinator.log import Log
-from commonweal_coordinator.sequencer import Sequencer
-from commonweal_coordinator.storage import DiskStorage, InconsistentError, StorageSource, UnsyncedError
-from commonweal_coordinator.upkeep import MAX_PAUSE_SECONDS, Freshness, reopen
-from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint
-from commonweal_protocols.errors import StorageError, UnavailableError
-from commonweal_protocols.proof import open_proof
+from commonweal_coordinator.log.log import Log
+from commonweal_coordinator.log.sequencer import Sequencer
+from commonweal_coordinator.log.storage import DiskStorage, InconsistentError, StorageSource, UnsyncedError
+from commonweal_coordinator.log.upkeep import MAX_PAUSE_SECONDS, Freshness, reopen
+from commonweal_protocols.base.errors import StorageError, UnavailableError
+from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint
+from commonweal_protocols.tlog.proof import open_proof
 from tests.federation import ORIGIN, Federation
 from tests.test_log import KEY, VERIFIER, Fault, FaultyLock, FaultyStorage, Place, entries, failing, unknown
 from tests.test_log import ORIGIN as LOG_ORIGIN

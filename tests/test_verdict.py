@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from commonweal_adapters import recompute
-from commonweal_protocols.audit import examine
-from commonweal_protocols.audit_report import Report
-from commonweal_protocols.canonical import digest_of, encode
+from commonweal_protocols.audit.audit import examine
+from commonweal_protocols.audit.report import Report
+from commonweal_protocols.audit.verdict import AuditedTree, Verdict, make_verdict, open_verdict, sign_verdict
+from commonweal_protocols.base.canonical import digest_of, encode
+from commonweal_protocols.base.errors import LogError, MalformedError, PeerError, SignatureError
+from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.cli import run
-from commonweal_protocols.envelope import format_envelope, sign, sign_envelope
-from commonweal_protocols.errors import LogError, MalformedError, PeerError, SignatureError
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.verdict import AuditedTree, Verdict, make_verdict, open_verdict, sign_verdict
+from commonweal_protocols.statements.envelope import format_envelope, sign, sign_envelope
 from tests.federation import ORIGIN, key_of, two_rounds
 from tests.shelf import shelf
 

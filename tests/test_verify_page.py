@@ -28,16 +28,19 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
 import commonweal_coordinator
-from commonweal_coordinator.log import Log
-from commonweal_coordinator.tls import TlsFiles, load_or_create_tls
-from commonweal_coordinator.web import RecordsServer
-from commonweal_protocols import canonical, envelope
-from commonweal_protocols.canonical import Json
-from commonweal_protocols.charter import CharterRecord, Clause, DataTerms
-from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
-from commonweal_protocols.cosignature import cosign, make_cosignature_verifier
-from commonweal_protocols.errors import PeerError
-from commonweal_protocols.governance import (
+from commonweal_coordinator.log.log import Log
+from commonweal_coordinator.serving.tls import TlsFiles, load_or_create_tls
+from commonweal_coordinator.serving.web import RecordsServer
+from commonweal_protocols.base import canonical
+from commonweal_protocols.base.canonical import Json
+from commonweal_protocols.base.errors import PeerError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.fold.charters import publish as publish_charter
+from commonweal_protocols.records.provenance import name_release
+from commonweal_protocols.records.source import DirectorySource, read_entries
+from commonweal_protocols.statements import envelope
+from commonweal_protocols.statements.charter import CharterRecord, Clause, DataTerms
+from commonweal_protocols.statements.governance import (
     Ballot,
     Closing,
     Exit,
@@ -47,17 +50,15 @@ from commonweal_protocols.governance import (
     SealedBallot,
     seal,
 )
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.kinds import PREDICATES
-from commonweal_protocols.merkle import Tree, leaf_hash, verify_consistency
-from commonweal_protocols.note import encode_vkey, format_vkey, open_note, parse_vkey, sign_note
-from commonweal_protocols.predicates import Compact, Identity, Incident, Quorum, Refusal, Rejection
-from commonweal_protocols.proof import format_proof, open_proof, parse_proof
-from commonweal_protocols.provenance import name_release
-from commonweal_protocols.publication import publish as publish_charter
-from commonweal_protocols.records import DirectorySource, read_entries
-from commonweal_protocols.statement import Header, Statement, open_entry, parse_statement
-from commonweal_protocols.tiles import encode_bundle
+from commonweal_protocols.statements.registry import PREDICATES
+from commonweal_protocols.statements.statement import Header, Statement, open_entry, parse_statement
+from commonweal_protocols.statements.values import Compact, Identity, Incident, Quorum, Refusal, Rejection
+from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
+from commonweal_protocols.tlog.cosignature import cosign, make_cosignature_verifier
+from commonweal_protocols.tlog.merkle import Tree, leaf_hash, verify_consistency
+from commonweal_protocols.tlog.note import encode_vkey, format_vkey, open_note, parse_vkey, sign_note
+from commonweal_protocols.tlog.proof import format_proof, open_proof, parse_proof
+from commonweal_protocols.tlog.tiles import encode_bundle
 from tests.federation import NAMES, ORIGIN, Federation, data_manifest, key_of, two_rounds
 from tests.secure import masked_round
 from tests.test_provenance import ring

@@ -16,17 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonweal_node.charter import load_charter
-from commonweal_node.charter_file import new_charter
-from commonweal_node.voices.consensus import MIN_CAST, Voices, consensus, listen, shares
-from commonweal_node.voices.draft import draft_clauses
-from commonweal_node.voices.export import UNSEEN, Conversation, Statement, load_export
-from commonweal_node.voices.groups import MIN_GROUP, Grouping, _project, _silhouette, active, find_groups
-from commonweal_node.voices.page import render_voices
-from commonweal_protocols import canonical
-from commonweal_protocols.charter import Deliberated
+from commonweal_node.charter.charter import load_charter
+from commonweal_node.charter.edit import new_charter
+from commonweal_node.charter.voices.consensus import MIN_CAST, Voices, consensus, listen, shares
+from commonweal_node.charter.voices.draft import draft_clauses
+from commonweal_node.charter.voices.export import UNSEEN, Conversation, Statement, load_export
+from commonweal_node.charter.voices.groups import MIN_GROUP, Grouping, _project, _silhouette, active, find_groups
+from commonweal_node.charter.voices.page import render_voices
+from commonweal_protocols.base import canonical
+from commonweal_protocols.base.errors import ConfigError, MalformedError
 from commonweal_protocols.cli import run
-from commonweal_protocols.errors import ConfigError, MalformedError
+from commonweal_protocols.statements.charter import Deliberated
 from tests.voices import HERE, THREE, Planted, comments, crossed, opposed, participants_votes, write_export, write_pair
 
 REAL = Path(__file__).parents[2] / "shared/data/governance"

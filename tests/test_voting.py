@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonweal_protocols.voting import Outcome, count, instant_runoff
+from commonweal_protocols.fold.tally import Outcome, count, instant_runoff
 
 VECTORS = Path(__file__).parent / "vectors/runoffs.json"
 """What ``make_runoffs`` has made of pref-voting."""

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonweal_protocols.rules import Capped, MinimaxFair, Weights
-from commonweal_protocols.weighing import Voice, weigh
+from commonweal_protocols.fold.weights import Voice, weigh
+from commonweal_protocols.statements.rules import Capped, MinimaxFair, Weights
 
 EXAMPLES = st.lists(st.integers(1, 10**9), min_size=1, max_size=40)
 

@@ -19,10 +19,11 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonweal_protocols.cosignature import CosignerKey, cosign
-from commonweal_protocols.errors import ConfigError, MalformedError, StorageError
-from commonweal_protocols.note import make_verifier, open_note, sign_note, split_note
-from commonweal_protocols.witness import (
+from commonweal_protocols.base.errors import ConfigError, MalformedError, StorageError
+from commonweal_protocols.tlog.cosignature import CosignerKey, cosign
+from commonweal_protocols.tlog.note import make_verifier, open_note, sign_note, split_note
+from commonweal_protocols.witness.store import WitnessStore
+from commonweal_protocols.witness.witness import (
     MAX_REQUEST_BYTES,
     AddCheckpoint,
     Answer,
@@ -31,7 +32,6 @@ from commonweal_protocols.witness import (
     format_request,
     parse_request,
 )
-from commonweal_protocols.witness_store import WitnessStore
 from tests.witnesses import ORIGIN, T0, Clock, TestLog, ed25519, make_witness, open_store
 
 KEY_OF = hashlib.sha256(ORIGIN.encode()).hexdigest()
@@ -416,7 +416,7 @@ def test_when_the_answer_is_there_the_disk_has_it_already(tmp_path: Path) -> Non
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from commonweal_protocols.witness_store import WitnessStore
+from commonweal_protocols.witness.store import WitnessStore
 from tests.witnesses import Clock, TestLog, make_witness
 
 class Killed(WitnessStore):

@@ -12,8 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonweal_protocols.cosignature import CosignerKey, cosign, make_cosignature_verifier
-from commonweal_protocols.errors import (
+from commonweal_protocols.base.errors import (
     CommonwealError,
     ConfigError,
     LogError,
@@ -22,12 +21,13 @@ from commonweal_protocols.errors import (
     SignatureError,
     UnavailableError,
 )
-from commonweal_protocols.note import open_note, sign_note
-from commonweal_protocols.policy import Policy, format_policy, parse_policy
-from commonweal_protocols.witness import Witness, parse_request
-from commonweal_protocols.witness_client import Collector, NotConfiguredError, OtherSizeError, request_cosignature
-from commonweal_protocols.witness_server import WitnessServer
-from commonweal_protocols.witness_store import WitnessStore
+from commonweal_protocols.tlog.cosignature import CosignerKey, cosign, make_cosignature_verifier
+from commonweal_protocols.tlog.note import open_note, sign_note
+from commonweal_protocols.tlog.policy import Policy, format_policy, parse_policy
+from commonweal_protocols.witness.client import Collector, NotConfiguredError, OtherSizeError, request_cosignature
+from commonweal_protocols.witness.server import WitnessServer
+from commonweal_protocols.witness.store import WitnessStore
+from commonweal_protocols.witness.witness import Witness, parse_request
 from tests.witnesses import ORIGIN, T0, Clock, TestLog, ed25519, make_policy, make_witness, open_store
 
 LOG = TestLog()

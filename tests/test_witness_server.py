@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_coordinator.tls import load_or_create_tls
-from commonweal_protocols import witness_server
+from commonweal_coordinator.serving.tls import load_or_create_tls
+from commonweal_protocols.base.errors import ConfigError, StorageError
 from commonweal_protocols.cli import run
-from commonweal_protocols.cosignature import parse_cosigner_vkey
-from commonweal_protocols.errors import ConfigError, StorageError
-from commonweal_protocols.note import open_note
-from commonweal_protocols.policy import parse_policy
-from commonweal_protocols.witness import MAX_REQUEST_BYTES
-from commonweal_protocols.witness_client import request_cosignature
-from commonweal_protocols.witness_server import WitnessServer
+from commonweal_protocols.tlog.cosignature import parse_cosigner_vkey
+from commonweal_protocols.tlog.note import open_note
+from commonweal_protocols.tlog.policy import parse_policy
+from commonweal_protocols.witness import server as witness_server
+from commonweal_protocols.witness.client import request_cosignature
+from commonweal_protocols.witness.server import WitnessServer
+from commonweal_protocols.witness.witness import MAX_REQUEST_BYTES
 from tests.witnesses import ORIGIN, T0, Clock, TestLog, ed25519, make_witness, open_store
 
 PROGRAM = str(Path(sys.executable).with_name("commonweal"))

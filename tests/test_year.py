@@ -14,19 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commonweal_adapters import recompute
-from commonweal_protocols.audit import audit
+from commonweal_protocols.audit.audit import audit
+from commonweal_protocols.audit.story import Claim, tell
+from commonweal_protocols.base.errors import RuleError
 from commonweal_protocols.cli import run
-from commonweal_protocols.errors import RuleError
-from commonweal_protocols.fold import fold
-from commonweal_protocols.merkle import leaf_hash
-from commonweal_protocols.policy import Policy
-from commonweal_protocols.proof import open_cosigned_proof
-from commonweal_protocols.quorum import policy_of
-from commonweal_protocols.records import DirectorySource
-from commonweal_protocols.replica import Replica
-from commonweal_protocols.state import State
-from commonweal_protocols.statement import Entry, open_entry
-from commonweal_protocols.story import Claim, tell
+from commonweal_protocols.fold.fold import fold
+from commonweal_protocols.fold.state import State
+from commonweal_protocols.records.replica import Replica
+from commonweal_protocols.records.source import DirectorySource
+from commonweal_protocols.statements.statement import Entry, open_entry
+from commonweal_protocols.statements.witness_quorum import policy_of
+from commonweal_protocols.tlog.merkle import leaf_hash
+from commonweal_protocols.tlog.policy import Policy
+from commonweal_protocols.tlog.proof import open_cosigned_proof
 from tests.federation import Federation, key_of
 from tests.year import DISSENT, a_year
 

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from commonweal_node.base import LoadedBase, detect_adapter_spec, folder_digest
-from commonweal_node.rows import Example, Message
-from commonweal_node.tensors import slots
-from commonweal_protocols.predicates import AdapterSpec
+from commonweal_node.model.base_model import LoadedBase, detect_adapter_spec, folder_digest
+from commonweal_node.model.tensors import slots
+from commonweal_node.rows.row import Example, Message
+from commonweal_protocols.statements.values import AdapterSpec
 
 TEMPLATE = (
     "{% for m in messages %}"

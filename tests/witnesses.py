@@ -6,13 +6,13 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from commonweal_protocols.checkpoint import Checkpoint
-from commonweal_protocols.merkle import Tree, leaf_hash
-from commonweal_protocols.note import Verifier, format_vkey, make_verifier, sign_note
-from commonweal_protocols.policy import Policy, parse_policy
-from commonweal_protocols.witness import Witness, format_request
-from commonweal_protocols.witness_server import WitnessServer
-from commonweal_protocols.witness_store import WitnessStore
+from commonweal_protocols.tlog.checkpoint import Checkpoint
+from commonweal_protocols.tlog.merkle import Tree, leaf_hash
+from commonweal_protocols.tlog.note import Verifier, format_vkey, make_verifier, sign_note
+from commonweal_protocols.tlog.policy import Policy, parse_policy
+from commonweal_protocols.witness.server import WitnessServer
+from commonweal_protocols.witness.store import WitnessStore
+from commonweal_protocols.witness.witness import Witness, format_request
 
 ORIGIN = "log.example/one"
 T0 = 1_800_000_000

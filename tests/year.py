@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from functools import cache
 
-from commonweal_protocols.governance import (
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.statements.governance import (
     Amendment,
     Ballot,
     Choice,
@@ -18,10 +19,9 @@ from commonweal_protocols.governance import (
     SealedBallot,
     seal,
 )
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.note import format_vkey
-from commonweal_protocols.predicates import Compact, Fork, Identity, Incident, Quorum, Refusal, Seen
-from commonweal_protocols.statement import Statement, open_entry
+from commonweal_protocols.statements.statement import Statement, open_entry
+from commonweal_protocols.statements.values import Compact, Fork, Identity, Incident, Quorum, Refusal, Seen
+from commonweal_protocols.tlog.note import format_vkey
 from tests.federation import Federation, key_of
 
 SEVEN = ("bakery", "clinic", "coop", "farm", "library", "museum", "school")

@@ -1,8 +1,8 @@
 """What every party computes again for itself: the first round's start, and each release from its logged inputs.
 
-This module, as an object, is the ``Recompute`` of ``commonweal_protocols.audit``. Coordinator, nodes and auditors call
-the same functions, and whoever has the same records gets the same bytes. Blobs come through the caller's ``fetch`` and
-are checked here against their names, whoever fetched them. No clock, no randomness, no floats but in the file format.
+This module, as an object, is the ``Recompute`` of ``commonweal_protocols.audit.audit``. Coordinator, nodes and auditors
+call the same functions, and anyone with the same records gets the same bytes. Blobs come through the caller's ``fetch``
+and are checked here against their names. No clock, no randomness, no floats but in the file format.
 """
 
 import hashlib
@@ -14,22 +14,29 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from commonweal_adapters.aggregate import to_micros
-from commonweal_adapters.delta import GridTensors, apply_delta, read_adapter, read_delta, write_adapter, write_delta
-from commonweal_adapters.encode import is_encoded, parse_encoding, read_encoded
-from commonweal_adapters.gram import gram
-from commonweal_adapters.lora_file import payload_bytes, slots
-from commonweal_adapters.merge import merge
-from commonweal_adapters.merge_error import error_micros, squared_error
-from commonweal_adapters.plural import Interference, distance_micros, diversity_micros, interference
-from commonweal_adapters.secure_sum import secure_mean, unmask
-from commonweal_adapters.source import Delta, Spool
-from commonweal_protocols.canonical import digest_of
-from commonweal_protocols.encoding import Encoding
-from commonweal_protocols.errors import BlobError
-from commonweal_protocols.masking import Masking
-from commonweal_protocols.predicates import MAX_BLOB_BYTES, AdapterSpec, Blob, Digest, Figures, Input, Release
-from commonweal_protocols.rules import AnyRule
+from commonweal_adapters.exact.gram import gram
+from commonweal_adapters.exact.weighted_sum import to_micros
+from commonweal_adapters.files.delta import (
+    GridTensors,
+    apply_delta,
+    read_adapter,
+    read_delta,
+    write_adapter,
+    write_delta,
+)
+from commonweal_adapters.files.encode import is_encoded, parse_encoding, read_encoded
+from commonweal_adapters.files.lora_file import payload_bytes, slots
+from commonweal_adapters.files.source import Delta, Spool
+from commonweal_adapters.rules.merge import merge
+from commonweal_adapters.rules.merge_error import error_micros, squared_error
+from commonweal_adapters.rules.plural import Interference, distance_micros, diversity_micros, interference
+from commonweal_adapters.secure.masked_sum import secure_mean, unmask
+from commonweal_protocols.base.canonical import digest_of
+from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.fold.masked_round import Masking
+from commonweal_protocols.statements.delta_encoding import Encoding
+from commonweal_protocols.statements.rules import AnyRule
+from commonweal_protocols.statements.values import MAX_BLOB_BYTES, AdapterSpec, Blob, Digest, Figures, Input, Release
 
 _DOMAIN = "urn:commonweal:start:v1"
 

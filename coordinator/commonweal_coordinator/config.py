@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from commonweal_protocols.settings import load_toml
+from commonweal_protocols.base.settings import load_toml
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 

@@ -19,28 +19,27 @@ from pathlib import Path
 
 import grpc
 
-from commonweal_coordinator.blobs import BlobStore
 from commonweal_coordinator.config import CoordinatorConfig, LogSettings
-from commonweal_coordinator.cosigning import Cosigner
-from commonweal_coordinator.exchange import ExchangeService, Limits
-from commonweal_coordinator.flower import SuperLink, SuperLinkSettings
-from commonweal_coordinator.log import Log
-from commonweal_coordinator.motions import Clerk
-from commonweal_coordinator.patience import REQUEST_SECONDS, RequestDeadline
-from commonweal_coordinator.rounds import RoundDriver, Step
-from commonweal_coordinator.sequencer import Sequencer
-from commonweal_coordinator.service import Admission, FoundingService, LogService
-from commonweal_coordinator.signing import Draft
+from commonweal_coordinator.log.cosigner import Cosigner
+from commonweal_coordinator.log.log import Log
+from commonweal_coordinator.log.sequencer import Sequencer
+from commonweal_coordinator.log.storage import DiskStorage, Storage, StorageSource
+from commonweal_coordinator.log.upkeep import Freshness, reopen
+from commonweal_coordinator.rounds.flower import SuperLink, SuperLinkSettings
+from commonweal_coordinator.rounds.motions import Clerk
+from commonweal_coordinator.rounds.rounds import RoundDriver, Step
+from commonweal_coordinator.serving.blobs import BlobStore
+from commonweal_coordinator.serving.exchange import ExchangeService, Limits
+from commonweal_coordinator.serving.request_deadline import REQUEST_SECONDS, RequestDeadline
+from commonweal_coordinator.serving.service import Admission, FoundingService, LogService
+from commonweal_coordinator.serving.submissions import Submissions
+from commonweal_coordinator.serving.tls import TlsFiles, load_or_create_tls, own_host
+from commonweal_coordinator.serving.web import RecordsServer
 from commonweal_coordinator.status import CoordinatorStatus
-from commonweal_coordinator.storage import DiskStorage, Storage, StorageSource
-from commonweal_coordinator.submissions import Submissions
-from commonweal_coordinator.succession import MIRROR, Succession, begin_log
-from commonweal_coordinator.tls import TlsFiles, load_or_create_tls, own_host
-from commonweal_coordinator.upkeep import Freshness, reopen
-from commonweal_coordinator.web import RecordsServer
-from commonweal_protocols.canonical import parse_base64
-from commonweal_protocols.checker import Pool, usable_cores
-from commonweal_protocols.errors import (
+from commonweal_coordinator.succession.draft_signatures import Draft
+from commonweal_coordinator.succession.succession import MIRROR, Succession, begin_log
+from commonweal_protocols.base.canonical import parse_base64
+from commonweal_protocols.base.errors import (
     CommonwealError,
     ConfigError,
     LocalError,
@@ -49,11 +48,12 @@ from commonweal_protocols.errors import (
     StorageError,
     UnavailableError,
 )
-from commonweal_protocols.keys import load_key_file, load_ml_dsa_key_file
-from commonweal_protocols.predicates import Compact
-from commonweal_protocols.quorum import policy_of
-from commonweal_protocols.state import State
-from commonweal_protocols.status_file import now, save_status
+from commonweal_protocols.base.keys import load_key_file, load_ml_dsa_key_file
+from commonweal_protocols.base.status_file import now, save_status
+from commonweal_protocols.fold.state import State
+from commonweal_protocols.records.signature_pool import Pool, usable_cores
+from commonweal_protocols.statements.values import Compact
+from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 from commonweal_protocols.wire.flower import Answer
 
@@ -79,7 +79,7 @@ def open_storage(public: Path, settings: LogSettings) -> Storage:
         return DiskStorage(public)
     try:
         # As late as this: whose log is a folder needs no package for buckets.
-        from commonweal_coordinator.object_storage import open_s3
+        from commonweal_coordinator.log.object_storage import open_s3
     except ModuleNotFoundError as e:
         if e.name != "obstore":
             raise

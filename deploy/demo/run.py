@@ -26,12 +26,18 @@ from rich.live import Live
 from rich.table import Table
 
 from commonweal_coordinator.status import CoordinatorStatus
-from commonweal_node.status import NodeStatus
-from commonweal_protocols.errors import CommonwealError, UnavailableError
-from commonweal_protocols.records import DirectorySource, blob_path, read_checkpoint, read_entries, unverified_size
-from commonweal_protocols.replica import Replica
-from commonweal_protocols.state import State
-from commonweal_protocols.status_file import load_status
+from commonweal_node.connection.status import NodeStatus
+from commonweal_protocols.base.errors import CommonwealError, UnavailableError
+from commonweal_protocols.base.status_file import load_status
+from commonweal_protocols.fold.state import State
+from commonweal_protocols.records.replica import Replica
+from commonweal_protocols.records.source import (
+    DirectorySource,
+    blob_path,
+    read_checkpoint,
+    read_entries,
+    unverified_size,
+)
 
 HERE = Path(__file__).resolve().parent
 PROGRAM = str(Path(sys.executable).with_name("commonweal"))

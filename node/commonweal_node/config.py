@@ -6,9 +6,9 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from commonweal_protocols.predicates import Digest, Name
-from commonweal_protocols.records import is_address
-from commonweal_protocols.settings import load_toml
+from commonweal_protocols.base.settings import load_toml
+from commonweal_protocols.records.source import is_address
+from commonweal_protocols.statements.values import Digest, Name
 
 
 class SpeaksFor(BaseModel):

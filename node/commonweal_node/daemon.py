@@ -21,27 +21,27 @@ import signal
 import threading
 from pathlib import Path
 
-from commonweal_node.charter import Charter, load_charter
+from commonweal_node.charter.charter import Charter, load_charter
 from commonweal_node.config import NodeConfig
-from commonweal_node.delegate import Delegate, check_speaks_for
-from commonweal_node.flower import SuperNode, SuperNodeSettings, transport_public_key
-from commonweal_node.institution import Institution
-from commonweal_node.jobs import ending
-from commonweal_node.keyring import KeyRing
-from commonweal_node.learner import Learner
-from commonweal_node.link import Link
-from commonweal_node.metrics import MetricsServer
-from commonweal_node.probes import load_probes
-from commonweal_node.status import StatusBoard
-from commonweal_node.team import ALONE, Team
-from commonweal_node.witnessing import NodeWitness
-from commonweal_protocols.audit import Progress
-from commonweal_protocols.errors import BaseModelError, CommonwealError, LocalError, PeerError, UnavailableError
-from commonweal_protocols.follow import Follower
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.predicates import Compact
-from commonweal_protocols.records import open_source
-from commonweal_protocols.state import State
+from commonweal_node.connection.flower import SuperNode, SuperNodeSettings, transport_public_key
+from commonweal_node.connection.keyring import KeyRing
+from commonweal_node.connection.link import Link
+from commonweal_node.connection.metrics import MetricsServer
+from commonweal_node.connection.status import StatusBoard
+from commonweal_node.connection.witness import NodeWitness
+from commonweal_node.institution.delegate import Delegate, check_speaks_for
+from commonweal_node.institution.institution import Institution
+from commonweal_node.probes.probe import load_probes
+from commonweal_node.training.jobs import ending
+from commonweal_node.training.learner import Learner
+from commonweal_node.training.team import ALONE, Team
+from commonweal_protocols.audit.audit import Progress
+from commonweal_protocols.base.errors import BaseModelError, CommonwealError, LocalError, PeerError, UnavailableError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.fold.state import State
+from commonweal_protocols.records.follower import Follower
+from commonweal_protocols.records.source import open_source
+from commonweal_protocols.statements.values import Compact
 
 log = logging.getLogger(__name__)
 

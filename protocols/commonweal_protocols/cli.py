@@ -12,7 +12,7 @@ import click
 import typer
 from rich.console import Console
 
-from commonweal_protocols.errors import ConfigError, LocalError, PeerError
+from commonweal_protocols.base.errors import ConfigError, LocalError, PeerError
 
 GROUPS = {
     "adapter": "Look at adapters, compare, merge, re-compute and compress them.",

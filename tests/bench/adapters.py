@@ -22,13 +22,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from commonweal_adapters.delta import GridTensors
-from commonweal_adapters.lora_file import tensor_shapes, write_tensors
-from commonweal_adapters.merge import merge
-from commonweal_adapters.merge_error import squared_error
-from commonweal_adapters.source import Delta, open_delta
-from commonweal_protocols.predicates import AdapterSpec, LoraModule
-from commonweal_protocols.rules import (
+from commonweal_adapters.files.delta import GridTensors
+from commonweal_adapters.files.lora_file import tensor_shapes, write_tensors
+from commonweal_adapters.files.source import Delta, open_delta
+from commonweal_adapters.rules.merge import merge
+from commonweal_adapters.rules.merge_error import squared_error
+from commonweal_protocols.statements.rules import (
     AnyRule,
     CentredClipping,
     Dare,
@@ -40,6 +39,7 @@ from commonweal_protocols.rules import (
     Ties,
     TrimmedMean,
 )
+from commonweal_protocols.statements.values import AdapterSpec, LoraModule
 
 console = Console(width=120)
 

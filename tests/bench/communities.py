@@ -8,13 +8,13 @@ import argparse
 import time
 from pathlib import Path
 
-from commonweal_adapters.delta import from_grid
-from commonweal_node.data import tokenise
-from commonweal_node.evaluate import heldout_batches, heldout_loss
-from commonweal_node.objectives import TokenObjective
-from commonweal_node.rows import read_examples
-from commonweal_node.train import Progress, train_adapter
-from commonweal_protocols.predicates import Recipe
+from commonweal_adapters.files.delta import from_grid
+from commonweal_node.model.heldout import heldout_batches, heldout_loss
+from commonweal_node.model.tokens import tokenise
+from commonweal_node.rows.row import read_examples
+from commonweal_node.training.objectives import TokenObjective
+from commonweal_node.training.train import Progress, train_adapter
+from commonweal_protocols.statements.values import Recipe
 from tests.bench.contributions import SEED, load_model, spec_of, start_of
 
 REACHED: dict[str, tuple[float, float] | None] = {

@@ -14,17 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-from commonweal_adapters.delta import GridTensors, from_grid, make_delta, read_adapter, to_grid, write_delta
+from commonweal_adapters.files.delta import GridTensors, from_grid, make_delta, read_adapter, to_grid, write_delta
 from commonweal_adapters.recompute import recompute_start
-from commonweal_coordinator.draft import load_terms
-from commonweal_node.base import fetch_base, load_base, native_dtype
-from commonweal_node.data import tokenise
-from commonweal_node.lora import AdaptedModel
-from commonweal_node.objectives import TokenObjective
-from commonweal_node.rows import Example, Message, read_examples
-from commonweal_node.train import Progress, train_adapter
-from commonweal_protocols.files import write_atomic
-from commonweal_protocols.predicates import AdapterSpec, Recipe
+from commonweal_coordinator.succession.compact_draft import load_terms
+from commonweal_node.model.base_model import fetch_base, load_base, native_dtype
+from commonweal_node.model.lora import AdaptedModel
+from commonweal_node.model.tokens import tokenise
+from commonweal_node.rows.row import Example, Message, read_examples
+from commonweal_node.training.objectives import TokenObjective
+from commonweal_node.training.train import Progress, train_adapter
+from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.statements.values import AdapterSpec, Recipe
 
 ROOT = Path(__file__).parents[2]
 TERMS = ROOT / "deploy/demo/compact.toml"

@@ -6,9 +6,9 @@ In the processor's time, since the fold waits for nothing: what else the machine
 import argparse
 import time
 
-from commonweal_protocols.fold import fold
-from commonweal_protocols.state import State
-from commonweal_protocols.statement import Entry, open_entry
+from commonweal_protocols.fold.fold import fold
+from commonweal_protocols.fold.state import State
+from commonweal_protocols.statements.statement import Entry, open_entry
 from tests.bench.measure import Row, make_entries
 from tests.federation import Federation
 from tests.year import a_year

@@ -22,16 +22,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from commonweal_coordinator.cosigning import Cosigner
-from commonweal_coordinator.log import Log, no_witness
-from commonweal_coordinator.sequencer import Sequencer
-from commonweal_protocols.cosignature import parse_cosigner_vkey
-from commonweal_protocols.envelope import parse_envelope, verify_envelope
-from commonweal_protocols.merkle import Tree, verify_inclusion
-from commonweal_protocols.note import format_vkey, make_verifier
-from commonweal_protocols.policy import NO_QUORUM, Group, Policy, PolicyLog, PolicyWitness
-from commonweal_protocols.records import DirectorySource
-from commonweal_protocols.statement import open_entry
+from commonweal_coordinator.log.cosigner import Cosigner
+from commonweal_coordinator.log.log import Log, no_witness
+from commonweal_coordinator.log.sequencer import Sequencer
+from commonweal_protocols.records.source import DirectorySource
+from commonweal_protocols.statements.envelope import parse_envelope, verify_envelope
+from commonweal_protocols.statements.statement import open_entry
+from commonweal_protocols.tlog.cosignature import parse_cosigner_vkey
+from commonweal_protocols.tlog.merkle import Tree, verify_inclusion
+from commonweal_protocols.tlog.note import format_vkey, make_verifier
+from commonweal_protocols.tlog.policy import NO_QUORUM, Group, Policy, PolicyLog, PolicyWitness
 from tests.bench import verification
 from tests.bench.measure import Row, best, folder, make_entries
 from tests.federation import NAMES, ORIGIN, Federation

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from commonweal_protocols.merkle import leaf_hash
-from commonweal_protocols.predicates import Identity, Seen
-from commonweal_protocols.statement import Author
+from commonweal_protocols.statements.statement import Author
+from commonweal_protocols.statements.values import Identity, Seen
+from commonweal_protocols.tlog.merkle import leaf_hash
 from tests.federation import NAMES, Federation
 
 Row = tuple[str, float, str]

@@ -19,20 +19,20 @@ from pathlib import Path
 
 import numpy as np
 
-from commonweal_adapters.delta import LIMIT, GridTensors, from_grid, read_delta
-from commonweal_adapters.lora_file import tensor_shapes
-from commonweal_adapters.merge import merge
-from commonweal_adapters.privacy import squared_norm
-from commonweal_adapters.source import Delta, Held
-from commonweal_adapters.stack import stack
-from commonweal_node.blend import blend, choose_blend
-from commonweal_node.data import split_heldout, tokenise
-from commonweal_node.evaluate import heldout_batches, heldout_loss
-from commonweal_node.lora import AdaptedModel
-from commonweal_node.packing import Batch
-from commonweal_node.rows import Example, read_examples
-from commonweal_node.tensors import AdapterTensors
-from commonweal_protocols.rules import (
+from commonweal_adapters.exact.privacy import squared_norm
+from commonweal_adapters.files.delta import LIMIT, GridTensors, from_grid, read_delta
+from commonweal_adapters.files.lora_file import tensor_shapes
+from commonweal_adapters.files.source import Delta, Held
+from commonweal_adapters.rules.merge import merge
+from commonweal_adapters.rules.stack import stack
+from commonweal_node.model.blend import blend, choose_blend
+from commonweal_node.model.heldout import heldout_batches, heldout_loss
+from commonweal_node.model.lora import AdaptedModel
+from commonweal_node.model.packing import Batch
+from commonweal_node.model.tensors import AdapterTensors
+from commonweal_node.model.tokens import split_heldout, tokenise
+from commonweal_node.rows.row import Example, read_examples
+from commonweal_protocols.statements.rules import (
     AnyRule,
     CentredClipping,
     Dare,

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from statistics import fmean
 
-from commonweal_protocols.html_page import Html, el
+from commonweal_protocols.base.html import Html, el
 from tests.bench.quality import RESULTS
 
 Losses = Mapping[tuple[str, str], Mapping[str, float]]

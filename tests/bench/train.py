@@ -30,18 +30,18 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from commonweal_adapters.delta import from_grid
-from commonweal_coordinator.draft import load_terms
-from commonweal_node.base import fetch_base, load_base, native_dtype
-from commonweal_node.data import Tokenised, step_indices, tokenise
-from commonweal_node.evaluate import heldout_batches, heldout_loss
-from commonweal_node.lora import AdaptedModel
-from commonweal_node.objectives import TokenObjective
-from commonweal_node.rows import read_examples
-from commonweal_node.team import Team, join_team
-from commonweal_node.tensors import slots
-from commonweal_node.train import Progress, rate_factor, train_adapter
-from commonweal_protocols.predicates import Recipe
+from commonweal_adapters.files.delta import from_grid
+from commonweal_coordinator.succession.compact_draft import load_terms
+from commonweal_node.model.base_model import fetch_base, load_base, native_dtype
+from commonweal_node.model.heldout import heldout_batches, heldout_loss
+from commonweal_node.model.lora import AdaptedModel
+from commonweal_node.model.tensors import slots
+from commonweal_node.model.tokens import Tokenised, step_indices, tokenise
+from commonweal_node.rows.row import read_examples
+from commonweal_node.training.objectives import TokenObjective
+from commonweal_node.training.team import Team, join_team
+from commonweal_node.training.train import Progress, rate_factor, train_adapter
+from commonweal_protocols.statements.values import Recipe
 from tests.bench.contributions import ROOT, TERMS, spec_of, start_of
 
 COMMUNITIES = ("coop-commons", "health-medquad", "region-assam", "teachers-mathdial")

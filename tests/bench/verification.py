@@ -11,23 +11,23 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from commonweal_coordinator.log import Log
-from commonweal_coordinator.sequencer import Place, Sequencer, Settled
-from commonweal_coordinator.tls import load_or_create_tls
-from commonweal_node.client import CoordinatorClient
-from commonweal_protocols.audit import examine
-from commonweal_protocols.checker import Checker, InProcess, Pool, usable_cores
-from commonweal_protocols.ed25519 import load_libsodium
-from commonweal_protocols.opening import Opened, begin_opening
-from commonweal_protocols.records import DirectorySource
-from commonweal_protocols.statement import Entry
+from commonweal_coordinator.log.log import Log
+from commonweal_coordinator.log.sequencer import Place, Sequencer, Settled
+from commonweal_coordinator.serving.tls import load_or_create_tls
+from commonweal_node.connection.client import CoordinatorClient
+from commonweal_protocols.audit.audit import examine
+from commonweal_protocols.base.ed25519 import load_libsodium
+from commonweal_protocols.records.entries import Opened, begin_opening
+from commonweal_protocols.records.signature_pool import Checker, InProcess, Pool, usable_cores
+from commonweal_protocols.records.source import DirectorySource
+from commonweal_protocols.statements.statement import Entry
 from tests.bench.measure import Row, best, folder
 from tests.federation import ORIGIN, Federation
 
 _LIMIT = """
 import sys, time
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from commonweal_protocols import ed25519
+from commonweal_protocols.base import ed25519
 check = {"cryptography": ed25519.openssl, "PyNaCl": ed25519.load_libsodium()}[sys.argv[1]]
 key = Ed25519PrivateKey.generate()
 message = bytes(int(sys.argv[2]))

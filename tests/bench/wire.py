@@ -20,20 +20,20 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from commonweal_adapters.delta import GridTensors, write_delta
-from commonweal_adapters.encode import quantise, read_encoded, write_encoded
-from commonweal_adapters.feedback import encode_with_feedback, no_residual
-from commonweal_adapters.lora_file import tensor_shapes
-from commonweal_adapters.peft_files import load_adapter
-from commonweal_adapters.privacy import privatise
-from commonweal_adapters.secure_member import Member
-from commonweal_adapters.secure_sum import unmask
-from commonweal_protocols.canonical import digest_of
-from commonweal_protocols.encoding import Encoding
-from commonweal_protocols.masking import Context, Masking
-from commonweal_protocols.predicates import AdapterSpec, Blob, Input, LoraModule, Name
-from commonweal_protocols.privacy_budget import PrivacyTerms
-from commonweal_protocols.secure_terms import SecureTerms
+from commonweal_adapters.exact.privacy import privatise
+from commonweal_adapters.files.delta import GridTensors, write_delta
+from commonweal_adapters.files.encode import quantise, read_encoded, write_encoded
+from commonweal_adapters.files.feedback import encode_with_feedback, no_residual
+from commonweal_adapters.files.lora_file import tensor_shapes
+from commonweal_adapters.files.peft_files import load_adapter
+from commonweal_adapters.secure.masked_sum import unmask
+from commonweal_adapters.secure.member import Member
+from commonweal_protocols.base.canonical import digest_of
+from commonweal_protocols.fold.masked_round import Context, Masking
+from commonweal_protocols.statements.delta_encoding import Encoding
+from commonweal_protocols.statements.privacy_budget import PrivacyTerms
+from commonweal_protocols.statements.secure_terms import SecureTerms
+from commonweal_protocols.statements.values import AdapterSpec, Blob, Input, LoraModule, Name
 
 console = Console(width=120)
 ROUNDS = 10

@@ -13,25 +13,25 @@ import numpy as np
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
-from commonweal_adapters.delta import GridTensors
-from commonweal_adapters.encode import quantise, write_encoded
-from commonweal_adapters.lora_file import tensor_shapes, write_tensors
-from commonweal_protocols.audit import examine
-from commonweal_protocols.checkpoint import Checkpoint
-from commonweal_protocols.cosignature import make_cosignature_verifier
-from commonweal_protocols.encoding import Encoding
-from commonweal_protocols.envelope import format_envelope, parse_envelope, sign, sign_envelope
-from commonweal_protocols.evidence import EntryEvidence, ForkEvidence, LoggedEntry, format_evidence
-from commonweal_protocols.join import Card, Invite
-from commonweal_protocols.merkle import EMPTY_ROOT
-from commonweal_protocols.note import sign_note
-from commonweal_protocols.predicates import Witness
-from commonweal_protocols.proof import format_proof
-from commonweal_protocols.publication import Opening
-from commonweal_protocols.statement import Statement, parse_statement
-from commonweal_protocols.tiles import encode_bundle
-from commonweal_protocols.verdict import sign_verdict
-from commonweal_protocols.witness import format_request
+from commonweal_adapters.files.delta import GridTensors
+from commonweal_adapters.files.encode import quantise, write_encoded
+from commonweal_adapters.files.lora_file import tensor_shapes, write_tensors
+from commonweal_protocols.audit.audit import examine
+from commonweal_protocols.audit.evidence import EntryEvidence, ForkEvidence, LoggedEntry, format_evidence
+from commonweal_protocols.audit.verdict import sign_verdict
+from commonweal_protocols.fold.charters import Opening
+from commonweal_protocols.statements.delta_encoding import Encoding
+from commonweal_protocols.statements.envelope import format_envelope, parse_envelope, sign, sign_envelope
+from commonweal_protocols.statements.invite import Card, Invite
+from commonweal_protocols.statements.statement import Statement, parse_statement
+from commonweal_protocols.statements.values import Witness
+from commonweal_protocols.tlog.checkpoint import Checkpoint
+from commonweal_protocols.tlog.cosignature import make_cosignature_verifier
+from commonweal_protocols.tlog.merkle import EMPTY_ROOT
+from commonweal_protocols.tlog.note import sign_note
+from commonweal_protocols.tlog.proof import format_proof
+from commonweal_protocols.tlog.tiles import encode_bundle
+from commonweal_protocols.witness.witness import format_request
 from tests.federation import TINY, data_manifest, key_of, two_rounds
 from tests.fuzz.targets import CHECKPOINT, ENTRIES, KEY, LOG, NOTE, PERMIT, SIGNER, TREE, VKEY, permit_fields
 from tests.shelf import shelf

@@ -14,29 +14,37 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from commonweal_adapters.encode import parse_encoding, read_encoded, write_encoded
-from commonweal_adapters.lora_file import parse_layout, read_floats, read_ints, write_tensors
-from commonweal_adapters.source import open_delta
-from commonweal_protocols import canonical
-from commonweal_protocols.canonical import parse_base64, parse_decimal, parse_digest
-from commonweal_protocols.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
-from commonweal_protocols.cosignature import CosignatureVerifier, parse_cosigner_vkey
-from commonweal_protocols.envelope import format_envelope, parse_envelope, sign_envelope, verify_envelope
-from commonweal_protocols.errors import BlobError, ConfigError, MalformedError, PeerError, SignatureError
-from commonweal_protocols.evidence import format_evidence, parse_evidence
-from commonweal_protocols.join import Card, Invite
-from commonweal_protocols.keys import public_hex
-from commonweal_protocols.merkle import Tree, leaf_hash
-from commonweal_protocols.note import Verifier, encode_vkey, make_verifier, open_note, parse_vkey, sign_note, split_note
-from commonweal_protocols.permit import parse_blob, sign_permit, verify_permit
-from commonweal_protocols.policy import format_policy, parse_policy
-from commonweal_protocols.proof import format_proof, open_proof, parse_proof
-from commonweal_protocols.publication import parse_opening
-from commonweal_protocols.records import unverified_size
-from commonweal_protocols.statement import open_entry, parse_statement
-from commonweal_protocols.tiles import MAX_ENTRY_BYTES, encode_bundle, parse_bundle
-from commonweal_protocols.verdict import open_verdict
-from commonweal_protocols.witness import format_request, parse_request
+from commonweal_adapters.files.encode import parse_encoding, read_encoded, write_encoded
+from commonweal_adapters.files.lora_file import parse_layout, read_floats, read_ints, write_tensors
+from commonweal_adapters.files.source import open_delta
+from commonweal_protocols.audit.evidence import format_evidence, parse_evidence
+from commonweal_protocols.audit.verdict import open_verdict
+from commonweal_protocols.base import canonical
+from commonweal_protocols.base.canonical import parse_base64, parse_decimal, parse_digest
+from commonweal_protocols.base.errors import BlobError, ConfigError, MalformedError, PeerError, SignatureError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.fold.charters import parse_opening
+from commonweal_protocols.records.source import unverified_size
+from commonweal_protocols.statements.envelope import format_envelope, parse_envelope, sign_envelope, verify_envelope
+from commonweal_protocols.statements.invite import Card, Invite
+from commonweal_protocols.statements.statement import open_entry, parse_statement
+from commonweal_protocols.statements.upload_permit import parse_blob, sign_permit, verify_permit
+from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
+from commonweal_protocols.tlog.cosignature import CosignatureVerifier, parse_cosigner_vkey
+from commonweal_protocols.tlog.merkle import Tree, leaf_hash
+from commonweal_protocols.tlog.note import (
+    Verifier,
+    encode_vkey,
+    make_verifier,
+    open_note,
+    parse_vkey,
+    sign_note,
+    split_note,
+)
+from commonweal_protocols.tlog.policy import format_policy, parse_policy
+from commonweal_protocols.tlog.proof import format_proof, open_proof, parse_proof
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES, encode_bundle, parse_bundle
+from commonweal_protocols.witness.witness import format_request, parse_request
 from tests.federation import TINY
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"f" * 32)

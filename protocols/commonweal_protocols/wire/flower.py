@@ -35,9 +35,9 @@ from flwr.supercore.interceptors import (
 )
 from flwr.supercore.runtime import RuntimeHttpClient
 
-from commonweal_protocols.errors import MalformedError, StorageError, UnavailableError
-from commonweal_protocols.keys import write_private
-from commonweal_protocols.tiles import MAX_ENTRY_BYTES
+from commonweal_protocols.base.errors import MalformedError, StorageError, UnavailableError
+from commonweal_protocols.base.keys import write_private
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 
 INVITATION = "query.invitation"
 """The message type of a letter; an answer is Flower's reply to it."""
@@ -59,8 +59,8 @@ dependencies = []
 publisher = "commonweal"
 
 [tool.flwr.app.components]
-serverapp = "commonweal_coordinator.flower:SuperLink"
-clientapp = "commonweal_node.flower:SuperNode"
+serverapp = "commonweal_coordinator.rounds.flower:SuperLink"
+clientapp = "commonweal_node.connection.flower:SuperNode"
 """
 
 

@@ -1,0 +1,1 @@
+"""`commonweal adapter`: inspect, merge, compress and recompute adapters on disk."""

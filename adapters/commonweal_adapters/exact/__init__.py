@@ -1,0 +1,1 @@
+"""Integer arithmetic whose result does not depend on order, thread count or machine."""

@@ -1,0 +1,4 @@
+"""Adapter files.
+
+safetensors, PEFT folders, the fixed-point grid, and compressed deltas.
+"""

@@ -1,0 +1,1 @@
+"""The aggregation rules that a compact may name; each gives the same bytes everywhere."""

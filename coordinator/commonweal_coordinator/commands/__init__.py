@@ -1,0 +1,1 @@
+"""`commonweal coordinator`: argument parsing and printing."""

@@ -1,0 +1,162 @@
+"""``commonweal coordinator``: the coordinator's commands. No logic here."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from commonweal_coordinator import daemon
+from commonweal_coordinator.commands.home import INVITE_FILE, check_settings, make_home, save_settings, second_vkey
+from commonweal_coordinator.commands.succession_cli import fork, lint_compact, print_warnings, standby, succeed
+from commonweal_coordinator.config import LogSettings, load_config
+from commonweal_coordinator.log.storage import StorageSource
+from commonweal_coordinator.serving.blobs import BlobStore
+from commonweal_coordinator.status import CoordinatorStatus
+from commonweal_coordinator.succession.compact_draft import amend_compact, draft_compact, load_terms, parse_revocation
+from commonweal_coordinator.succession.draft_signatures import Draft
+from commonweal_protocols.base.keys import load_passphrase
+from commonweal_protocols.base.status_file import load_status, now
+from commonweal_protocols.fold.amendment import describe_changes
+from commonweal_protocols.records.replay import replay
+from commonweal_protocols.statements.invite import Card, CoordinatorCard
+
+app = typer.Typer(no_args_is_help=True, help="Sequence a consortium's log, run its rounds, publish its releases.")
+Home = Annotated[Path, typer.Option(help="The coordinator's folder: settings, keys, log, public records.")]
+DEFAULT_HOME = Path("coordinator-home")
+for command in (standby, succeed, fork, lint_compact):
+    app.command()(command)
+Successor = Annotated[
+    list[Path] | None,
+    typer.Option(help="The card of a coordinator that is to follow should this one fail; in their order."),
+]
+
+
+@app.command()
+def init(
+    compact: Annotated[Path, typer.Option(help="The compact's terms (TOML).")],
+    card: Annotated[list[Path], typer.Option(help="A member's card; once for each member.")],
+    home: Home = DEFAULT_HOME,
+    name: Annotated[str, typer.Option(help="This coordinator's short name.")] = "coordinator",
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    public_host: Annotated[str | None, typer.Option(help="How others reach this host; --host if not given.")] = None,
+    base_port: Annotated[int, typer.Option(help="The first of three ports in a row.")] = 7400,
+    rounds: Annotated[int, typer.Option(help="How many ratified releases to reach; 0: open no rounds.")] = 1,
+    successor: Successor = None,
+    log_store: Annotated[str, typer.Option(help="s3://BUCKET/PREFIX for the log's tiles; a folder if not given.")] = "",
+    log_endpoint: Annotated[str | None, typer.Option(help="The S3 server, where it is not Amazon's.")] = None,
+    log_region: Annotated[str | None, typer.Option(help="Its region, where it is not in the environment.")] = None,
+    post_quantum: Annotated[bool, typer.Option(help="Sign checkpoints with an ML-DSA-44 key too.")] = False,
+    passphrase_file: Annotated[Path | None, typer.Option(help="Protect the keys with this file's content.")] = None,
+) -> None:
+    """Draft the founding compact and make this coordinator's keys, certificate and settings.
+
+    Then send invite.json to the members, and start `commonweal coordinator run`. The log begins once all have signed.
+    """
+    terms = load_terms(compact)
+    cards = [Card.load(path) for path in card]
+    successors = [CoordinatorCard.load(path).coordinator for path in successor or ()]
+    passphrase = load_passphrase(passphrase_file)
+    store = LogSettings(store=log_store, endpoint=log_endpoint, region=log_region, post_quantum=post_quantum)
+    own, config = make_home(
+        home, check_settings(name, host, public_host, base_port, rounds, store), terms.consortium, passphrase
+    )
+    if post_quantum:
+        typer.echo(f"the log's ML-DSA-44 key: {second_vkey(home, config.origin, passphrase)}")
+    made, start = draft_compact(terms, cards, own.coordinator, successors)
+    BlobStore(home / "public").put_bytes(start)
+    consortium = Draft.store(home / "founding", made)
+    own.invite(consortium, terms.consortium).save(home / INVITE_FILE)
+    save_settings(home, config)
+    print_warnings(made)
+    typer.echo(f"consortium {terms.consortium} {consortium}: {len(cards)} members have to sign")
+    typer.echo(f"next: send {home}/invite.json to each of them, and run: commonweal coordinator run --home {home}")
+
+
+@app.command()
+def amend(
+    home: Home = DEFAULT_HOME,
+    compact: Annotated[Path | None, typer.Option(help="Other terms (TOML); those in force if not given.")] = None,
+    card: Annotated[
+        list[Path] | None, typer.Option(help="The card of one who joins, or who has a new key or witness.")
+    ] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="An institution that leaves.")] = None,
+    revoke: Annotated[
+        list[str] | None,
+        typer.Option(help="INSTITUTION@INDEX:REASON. Its key ends; what it signed from that entry on is suspect."),
+    ] = None,
+    successor: Successor = None,
+    dry_run: Annotated[bool, typer.Option(help="Say what would change, and draft nothing.")] = False,
+) -> None:
+    """Draft the next version of the compact. It is in force once the thresholds of both versions have signed it.
+
+    Members see and sign it with `commonweal node amend`, and one who joins with `commonweal node join`. A new draft
+    takes the place of an older one that has not found its signatures. Example, after a stolen laptop:
+
+    commonweal coordinator amend --card clinic-new.json --revoke "clinic@57:laptop stolen"
+    """
+    settings = load_config(home / "coordinator.toml").log
+    state = replay(StorageSource(daemon.open_storage(home / "public", settings))).state
+    revocations = [parse_revocation(text, state) for text in revoke or ()]
+    terms = load_terms(compact) if compact else None
+    heirs = [CoordinatorCard.load(path).coordinator for path in successor] if successor else None
+    made = amend_compact(
+        state, terms, [Card.load(path) for path in card or ()], remove or [], revocations, successors=heirs
+    )
+    typer.echo(f"version {made.version} of the compact of {made.consortium}:")
+    for line in describe_changes(state.compact, made):
+        typer.echo(f"  {line}")
+    typer.echo(
+        f"wanted: {state.compact.quorum.amendments} signatures of the members of version {state.compact.version}, "
+        f"{made.quorum.amendments} of those of version {made.version}, and of every key that joins"
+    )
+    print_warnings(made)
+    if dry_run:
+        return
+    Draft.discard(home / daemon.AMENDMENT)
+    typer.echo(f"draft {Draft.store(home / daemon.AMENDMENT, made)}: members sign it with `commonweal node amend`")
+
+
+@app.command()
+def run(
+    home: Home = DEFAULT_HOME,
+    passphrase_file: Annotated[Path | None, typer.Option(help="The file with the keys' passphrase.")] = None,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C: found the consortium, keep its log, run its rounds."""
+    config = load_config(home / "coordinator.toml")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # It tells of every request, and Flower's tasks are asked for five times a second.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    daemon.run(home.resolve(), config, load_passphrase(passphrase_file))
+
+
+@app.command()
+def status(
+    home: Home = DEFAULT_HOME,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Say what a coordinator is doing: which round, who is awaited, what is in the way."""
+    found = load_status(home, CoordinatorStatus, "coordinator")
+    alive = found.phase != "stopped" and _alive(found.pid)
+    if as_json:
+        typer.echo(found.model_dump_json())
+        return
+    console = Console(highlight=False)
+    console.print(f"consortium  {found.consortium}")
+    console.print(f"phase       {found.phase if alive else 'not running'} (as of {now() - found.written_at:.0f} s ago)")
+    console.print(f"log         {found.size} entries, {found.ratified} ratified releases")
+    console.print(f"round       {found.round or 'none yet'}: {found.step} {found.why}")
+    if found.amendment:
+        console.print(f"amendment   {found.amendment}", markup=False)
+    if found.trouble:
+        console.print(f"trouble     {found.trouble}", style="red", markup=False)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True

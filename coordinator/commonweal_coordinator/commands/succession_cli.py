@@ -1,0 +1,212 @@
+"""``commonweal coordinator standby | succeed | fork | lint-compact``: when a coordinator is gone, or left. No logic."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commonweal_coordinator.commands.home import CARD_FILE, INVITE_FILE, check_settings, make_home, save_settings
+from commonweal_coordinator.commands.lint import choke_points
+from commonweal_coordinator.config import LogSettings, load_config
+from commonweal_coordinator.serving.blobs import BlobStore
+from commonweal_coordinator.succession import standby as core
+from commonweal_coordinator.succession.compact_draft import amend_compact, load_terms, parse_revocation
+from commonweal_coordinator.succession.draft_signatures import Draft
+from commonweal_coordinator.succession.fork_draft import draft_fork
+from commonweal_coordinator.succession.succession import (
+    MIRROR,
+    SUCCESSION,
+    carry_blobs,
+    keep_history,
+    longest,
+    read_history,
+)
+from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.base.keys import load_passphrase
+from commonweal_protocols.fold.amendment import describe_changes
+from commonweal_protocols.records.replay import replay, replay_at
+from commonweal_protocols.records.source import DirectorySource, Source, open_source, read_blob
+from commonweal_protocols.statements.invite import Card, CoordinatorCard
+from commonweal_protocols.statements.statement import parse_statement
+from commonweal_protocols.statements.values import Compact
+
+Home = Annotated[Path, typer.Option(help="The coordinator's folder.")]
+Host = Annotated[str, typer.Option(help="The address to listen on.")]
+PublicHost = Annotated[str | None, typer.Option(help="How others reach this host; --host if not given.")]
+BasePort = Annotated[int, typer.Option(help="The first of three ports in a row.")]
+Rounds = Annotated[int, typer.Option(help="How many ratified releases to reach, the old ones too; 0: open no rounds.")]
+Ca = Annotated[Path | None, typer.Option(help="A PEM of the authority behind the records' addresses.")]
+PassphraseFile = Annotated[Path | None, typer.Option(help="Protect the keys with this file's content.")]
+DEFAULT_HOME = Path("coordinator-home")
+
+
+def print_warnings(compact: Compact) -> bool:
+    """Print what is a choke point in a compact; whether anything was."""
+    found = list(choke_points(compact))
+    for sentence in found:
+        typer.echo(f"warning: {sentence}")
+    return bool(found)
+
+
+def standby(
+    home: Home = DEFAULT_HOME,
+    name: Annotated[str, typer.Option(help="This coordinator's short name, unlike the one's in office.")] = "standby",
+    host: Host = "127.0.0.1",
+    public_host: PublicHost = None,
+    base_port: BasePort = 7400,
+    rounds: Rounds = 1,
+    consortium: Annotated[str, typer.Option(help="Whose log to mirror: the digest of its founding compact.")] = "",
+    follow: Annotated[str, typer.Option(help="The records of the one in office: an address, or a folder.")] = "",
+    ca: Ca = None,
+    once: Annotated[bool, typer.Option("--once", help="Mirror what is there now, and end.")] = False,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Make a coordinator that waits, and mirror the log and blobs of the one in office until SIGTERM or Ctrl-C.
+
+    The first time, keys, certificate and coordinator-card.json are made: the consortium names that card as a successor
+    (commonweal coordinator amend --successor). Without --follow that is all.
+    """
+    if not (home / "coordinator.toml").exists():
+        settings = check_settings(name, host, public_host, base_port, rounds, LogSettings())
+        card, config = make_home(home, settings, name, load_passphrase(passphrase_file))
+        save_settings(home, config)
+        typer.echo(f"coordinator {name}, key {card.coordinator.key}; its card: {home / CARD_FILE}")
+    if not follow:
+        return
+    if not consortium:
+        raise ConfigError("standby: wanted --consortium SHA256 with --follow, or any log would do")
+    if (home / SUCCESSION).exists():
+        raise ConfigError(f"{home}: a succession is drafted here; run: commonweal coordinator run --home {home}")
+    config = load_config(home / "coordinator.toml")
+    mirroring = core.Standby(home, open_source(follow, ca), consortium, config.min_free_bytes)
+    if once:
+        mirroring.step()
+        typer.echo(f"mirrored: {mirroring.size} entries, {len(mirroring.missing)} blobs are missing")
+        return
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    core.run(home, mirroring, consortium)
+
+
+def succeed(
+    consortium: Annotated[str, typer.Option(help="Which consortium: the digest of its founding compact.")],
+    home: Home = DEFAULT_HOME,
+    records: Annotated[
+        list[str] | None, typer.Option(help="A copy of the records: a member's, an auditor's; an address or a folder.")
+    ] = None,
+    ca: Ca = None,
+    compact: Annotated[Path | None, typer.Option(help="Other terms (TOML); those in force if not given.")] = None,
+    card: Annotated[list[Path] | None, typer.Option(help="The card of one who joins, or has a new key.")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="An institution that leaves.")] = None,
+    revoke: Annotated[list[str] | None, typer.Option(help="INSTITUTION@INDEX:REASON. Its key ends.")] = None,
+) -> None:
+    """Draft the version of the compact under which this standby follows the coordinator that is gone.
+
+    It goes on from the longest history that it finds, in its own mirror and in the copies given. Members sign with
+    `commonweal node amend --invite INVITE`, while `commonweal coordinator run` serves the draft; with enough signatures
+    the new log begins, with all that was in the old one.
+    """
+    if (home / "lock.db").exists():
+        raise ConfigError(f"{home}: a log has begun here already; a coordinator succeeds once")
+    own = CoordinatorCard.load(home / CARD_FILE)
+    sources: dict[str, Source] = {place: open_source(place, ca) for place in records or ()}
+    if (home / MIRROR / "checkpoint").exists():
+        sources[str(home / MIRROR)] = DirectorySource(home / MIRROR)
+    if not sources:
+        raise ConfigError(f"succeed: wanted a history, got none: {home / MIRROR} is empty; give --records")
+    history = longest({place: read_history(source, consortium) for place, source in sources.items()})
+    state = history.replica.state
+    made = amend_compact(
+        state,
+        load_terms(compact) if compact else None,
+        [Card.load(path) for path in card or ()],
+        remove or [],
+        [parse_revocation(text, state) for text in revoke or ()],
+        succession=(own.coordinator, history.last),
+    )
+    core.link_blobs(home)
+    missing = carry_blobs(BlobStore(home / "public"), history, list(sources.values()))
+    Draft.discard(home / SUCCESSION)
+    keep_history(home, history)
+    Draft.store(home / "founding", history.founding)
+    own.invite(consortium, state.compact.consortium).save(home / INVITE_FILE)
+    digest = Draft.store(home / SUCCESSION, made)
+    typer.echo(f"history: {history.last.size} entries of log {history.last.origin}, root {history.last.root}")
+    for blob in missing:
+        typer.echo(
+            f"missing: blob {blob.sha256} ({blob.size_bytes} bytes); nobody asked has it, its author may send it"
+        )
+    for line in describe_changes(state.compact, made):
+        typer.echo(f"  {line}")
+    if state.compact.successors[:1] != (own.coordinator,):
+        typer.echo("warning: this coordinator is not the first that the compact names as a successor")
+    print_warnings(made)
+    typer.echo(f"draft {digest}: members sign it with `commonweal node amend --invite {home / INVITE_FILE}`")
+    typer.echo(f"next: commonweal coordinator run --home {home}")
+
+
+def fork(
+    source: Annotated[str, typer.Option("--from", help="The old log's records: an address, or a folder.")],
+    name: Annotated[str, typer.Option(help="What the new consortium is called.")],
+    home: Home = DEFAULT_HOME,
+    at: Annotated[
+        int | None, typer.Option(help="How many of its entries are common history; all if not given.")
+    ] = None,
+    member: Annotated[list[str] | None, typer.Option(help="A member that goes along, with its old key.")] = None,
+    card: Annotated[list[Path] | None, typer.Option(help="The card of one that goes along with a new key.")] = None,
+    compact: Annotated[Path | None, typer.Option(help="Other terms (TOML); the old ones if not given.")] = None,
+    coordinator: Annotated[str, typer.Option(help="This coordinator's short name.")] = "coordinator",
+    host: Host = "127.0.0.1",
+    public_host: PublicHost = None,
+    base_port: BasePort = 7400,
+    rounds: Rounds = 1,
+    ca: Ca = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Draft the founding compact of a consortium that goes its own way from a place in an old log.
+
+    It starts from the newest release that was ratified there. Members sign with `commonweal node join --fork-source`,
+    each from a home of its own for this consortium, and thereby check that the old log says the same.
+    """
+    records = open_source(source, ca)
+    replica = replay(records) if at is None else replay_at(records, at)[0]
+    settings = check_settings(coordinator, host, public_host, base_port, rounds, LogSettings())
+    own, config = make_home(home, settings, name, load_passphrase(passphrase_file))
+    made = draft_fork(
+        replica,
+        name,
+        member or [],
+        [Card.load(path) for path in card or ()],
+        own.coordinator,
+        load_terms(compact) if compact else None,
+    )
+    BlobStore(home / "public").put_bytes(read_blob(records, made.start))
+    consortium = Draft.store(home / "founding", made)
+    own.invite(consortium, name).save(home / INVITE_FILE)
+    save_settings(home, config)
+    print_warnings(made)
+    typer.echo(f"consortium {name} {consortium}: forks off {replica.log.name} after {replica.size} entries")
+    typer.echo(f"next: send {home / INVITE_FILE} to each member, and run: commonweal coordinator run --home {home}")
+
+
+def lint_compact(
+    file: Annotated[
+        Path | None, typer.Argument(help="A compact as a statement: founding/compact.json, a node's compact.json.")
+    ] = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Name the choke points of a compact, with the numbers. Exit 1: there are some.
+
+    Without a file: of the newest draft in the coordinator's home.
+    """
+    drafts = [home / folder / "compact.json" for folder in (SUCCESSION, "amendment", "founding")]
+    path = file or next((p for p in drafts if p.exists()), drafts[-1])
+    try:
+        predicate = parse_statement(path.read_bytes()).predicate
+    except OSError as e:
+        raise ConfigError(f"{path}: the compact cannot be read: {e.strerror}") from e
+    if not isinstance(predicate, Compact):
+        raise ConfigError(f"{path}: wanted a compact, got {type(predicate).__name__}")
+    if print_warnings(predicate):
+        raise typer.Exit(1)
+    typer.echo("no choke points")

@@ -1,0 +1,4 @@
+"""The sequencer and its storage.
+
+Entries become durable, integrated, cosigned and published, in that order.
+"""

@@ -1,0 +1,1 @@
+"""Opening, merging and closing rounds, and counting motions."""

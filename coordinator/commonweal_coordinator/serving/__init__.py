@@ -1,0 +1,1 @@
+"""What the coordinator answers: gRPC calls, the exchange of adapter files, the web pages."""

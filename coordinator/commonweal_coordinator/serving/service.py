@@ -1,0 +1,114 @@
+"""The gRPC servicers but the exchange: decode, call, encode. Errors become statuses in ``rpc_errors``, one table."""
+
+from collections.abc import Callable, Iterator
+
+import grpc
+
+from commonweal_coordinator.log.sequencer import Sequencer
+from commonweal_coordinator.serving.blobs import BlobStore
+from commonweal_coordinator.serving.rpc_errors import abort
+from commonweal_coordinator.serving.submissions import Submissions
+from commonweal_coordinator.succession.draft_signatures import Draft
+from commonweal_protocols.base.errors import BlobError, CommonwealError
+from commonweal_protocols.fold.state import State
+from commonweal_protocols.statements.governance import Amendment, Motion
+from commonweal_protocols.statements.statement import Entry
+from commonweal_protocols.statements.values import Blob, Update
+from commonweal_protocols.wire import commonweal_pb2 as pb
+from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
+
+MAX_WAIT_SECONDS = 60
+
+
+class Admission:
+    """Takes envelopes from members into the log."""
+
+    def __init__(self, sequencer: Sequencer, blobs: BlobStore) -> None:
+        self._sequencer = sequencer
+        self._blobs = blobs
+
+    def check(self, entry: Entry, state: State) -> None:
+        """An update counts only once its delta is here, or the round could not be merged; and so for a compact.
+
+        Whoever is to vote on a compact can then read it.
+        """
+        match entry.statement.predicate:
+            case Update(delta=delta):
+                self._check_blob("update", "delta", delta)
+            case Motion(proposal=Amendment(compact=compact)):
+                self._check_blob("motion", "compact", compact)
+
+    def _check_blob(self, kind: str, what: str, blob: Blob) -> None:
+        if not self._blobs.has(blob.sha256):
+            raise BlobError(f"{kind}: wanted {what} {blob.sha256} in the exchange first, got none")
+        if (got := self._blobs.path(blob.sha256).stat().st_size) != blob.size_bytes:
+            raise BlobError(f"{kind}: wanted a {what} of {blob.size_bytes} bytes, got {got}")
+
+    def submit(self, envelope: bytes) -> bytes:
+        """Sequence a member's envelope and return its proof.
+
+        Raises:
+            PeerError: It may not enter the log; nothing is kept of it.
+            StorageError: It could not be made durable.
+        """
+        return self._sequencer.submit(envelope, check=self.check).proof
+
+
+class LogService(rpc.LogServicer):
+    """The log's write side. Before the founding is complete there is none, and every call says so."""
+
+    def __init__(
+        self, admission: Callable[[], Admission], sequencer: Callable[[], Sequencer], submissions: Submissions
+    ) -> None:
+        self._admission = admission
+        self._sequencer = sequencer
+        self._submissions = submissions
+
+    def Submit(self, request: pb.SubmitRequest, context: grpc.ServicerContext) -> pb.SubmitReply:
+        """See the proto."""
+        try:
+            return pb.SubmitReply(proof=self._admission().submit(request.envelope))
+        except CommonwealError as e:
+            abort(context, e)
+
+    def SubmitMany(
+        self, request_iterator: Iterator[pb.SubmitManyRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.SubmitManyReply]:
+        """See the proto."""
+        try:
+            yield from self._submissions.serve(self._sequencer(), self._admission().check, request_iterator, context)
+        except CommonwealError as e:
+            abort(context, e)
+
+    def WaitForCheckpoint(self, request: pb.WaitRequest, context: grpc.ServicerContext) -> pb.CheckpointReply:
+        """See the proto."""
+        try:
+            sequencer = self._sequencer()
+            sequencer.wait(request.larger_than, min(request.timeout_seconds, MAX_WAIT_SECONDS))
+            return pb.CheckpointReply(checkpoint=sequencer.checkpoint)
+        except CommonwealError as e:
+            abort(context, e)
+
+
+class FoundingService(rpc.FoundingServicer):
+    """Hands out the draft that is open, and takes signatures on it."""
+
+    def __init__(self, draft: Callable[[], Draft], on_signed: Callable[[], None]) -> None:
+        self._draft = draft
+        self._on_signed = on_signed
+
+    def GetDraft(self, request: pb.DraftRequest, context: grpc.ServicerContext) -> pb.DraftReply:
+        """See the proto."""
+        try:
+            return pb.DraftReply(payload=self._draft().payload)
+        except CommonwealError as e:
+            abort(context, e)
+
+    def Sign(self, request: pb.SignRequest, context: grpc.ServicerContext) -> pb.SignReply:
+        """See the proto."""
+        try:
+            signatures, wanted = self._draft().sign(request.envelope)
+            self._on_signed()
+            return pb.SignReply(signatures=signatures, wanted=wanted)
+        except CommonwealError as e:
+            abort(context, e)

@@ -1,0 +1,1 @@
+"""Drafting compacts and forks, collecting signatures, and succeeding another coordinator."""

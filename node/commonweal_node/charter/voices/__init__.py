@@ -1,0 +1,1 @@
+"""From a deliberation's votes to opinion groups, to what holds across them, and to drafted clauses."""

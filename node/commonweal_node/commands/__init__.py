@@ -1,0 +1,1 @@
+"""`commonweal node`, `charter`, `motion` and `vote`: argument parsing and printing."""

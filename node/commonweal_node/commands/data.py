@@ -1,0 +1,241 @@
+"""``commonweal node data``: a community's rows on this host. No logic here; the modules of ``curation`` do the work."""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from commonweal_node.charter.charter import Charter, load_charter
+from commonweal_node.charter.data_policy import Revise
+from commonweal_node.config import load_config
+from commonweal_node.connection.keyring import KeyRing
+from commonweal_node.rows.language import load_identifier
+from commonweal_node.rows.manifest import load_curation_key
+from commonweal_node.rows.row import Row, Split
+from commonweal_node.rows.shards import read_shard
+from commonweal_node.rows.sources import format_of, parse_mapping, source_bytes
+from commonweal_node.rows.store import Source, Store
+from commonweal_protocols.base import canonical
+from commonweal_protocols.base.canonical import Json
+from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.base.keys import load_passphrase
+from commonweal_protocols.statements.data_manifest import DataManifest
+
+if TYPE_CHECKING:
+    from commonweal_node.rows.engine import Report
+    from commonweal_node.rows.revise import Reviser
+
+data_app = typer.Typer(
+    no_args_is_help=True, help="This community's rows: add, inspect, curate, report. They never leave."
+)
+Home = Annotated[Path, typer.Option(help="The node's folder: settings, keys, data.")]
+DEFAULT_HOME = Path("node-home")
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and say what would be done; write nothing.")]
+Base = Annotated[Path | None, typer.Option(help="A base model's folder, as fetch-base prints it.")]
+
+
+@contextlib.contextmanager
+def _progress(as_json: bool) -> "Iterator[Report]":
+    """A bar for each stage on a terminal; nothing for machines."""
+    stderr = Console(stderr=True)
+    bars = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=stderr
+    )
+    tasks = {}
+
+    def report(stage: str, done: int, total: int | None) -> None:
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(stage, total=total)
+        bars.update(tasks[stage], completed=done, total=total)
+
+    with bars if stderr.is_terminal and not as_json else contextlib.nullcontext():
+        yield report
+
+
+@data_app.command()
+def add(
+    sources: Annotated[list[Path], typer.Argument(help="JSONL, text, CSV, Parquet, or a saved datasets folder.")],
+    home: Home = DEFAULT_HOME,
+    columns: Annotated[
+        list[str] | None, typer.Option("--map", help="FIELD=COLUMN of a table, like user=question; may be repeated.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="train or heldout, for rows whose source does not say.")] = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Copy rows into the node's own store, in one spelling. A row that breaks the schema is named by file and line."""
+    store, mapping = Store(home), parse_mapping(columns or [])
+    side = _split(split)
+    for path in sources:
+        with _progress(as_json) as report:
+            # What is compressed has no size to compare with.
+            total = source_bytes(path) if format_of(path) in ("jsonl", "text", "csv") else None
+            tell = functools.partial(_tell, report, path.name, total)
+            if dry_run:
+                source, new = store.check(path, mapping, side, tell), False
+            else:
+                with store.locked():
+                    added = store.add(path, mapping, side, tell)
+                source, new = added.source, added.new
+        if as_json:
+            said: dict[str, Json] = {"source": source.name, "new": new, "rows": source.rows}
+            typer.echo(canonical.encode(said | {"kinds": dict(source.kinds)}))
+        else:
+            word = "could be added" if dry_run else "added" if new else "here already"
+            kinds = ", ".join(f"{n:,} {kind}s" for kind, n in source.kinds.items())
+            typer.echo(f"{path}: {word}: {kinds}")
+
+
+def _tell(report: "Report", name: str, total: int | None, size: int) -> None:
+    report(name, size if total is None else min(size, total), total)
+
+
+def _split(given: str | None) -> Split | None:
+    match given:
+        case None | "train" | "heldout":
+            return given
+        case _:
+            raise ConfigError(f"--split: wanted train or heldout, got {given!r}")
+
+
+def _rows(store: Store, sources: list[Source]) -> Iterator[Row]:
+    for source in sources:
+        for shard in source.shards:
+            yield from read_shard(store.shards, shard)
+
+
+@data_app.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="A source's name, as it was added; without its folder.")],
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Take a source out of the store: its people want their rows back. Then curate, so that no curation has them."""
+    store = Store(home)
+    with store.locked():
+        rows = store.remove(name)
+    typer.echo(f"{name}: {rows:,} rows removed; next: commonweal node data curate --home {home}")
+
+
+@data_app.command()
+def inspect(home: Home = DEFAULT_HOME, base: Base = None, as_json: AsJson = False) -> None:
+    """Say what the rows are made of: kinds, splits, groups, lengths, languages, copies.
+
+    Lengths are in tokens of --base, and in characters without it.
+    """
+    from commonweal_node.rows.survey import load_token_counter, survey
+
+    store = Store(home)
+    sources = store.sources()
+    total = sum(s.rows for s in sources)
+    with _progress(as_json) as report:
+
+        def told() -> Iterator[Row]:
+            for n, row in enumerate(_rows(store, sources), start=1):
+                report("inspect", n, total)
+                yield row
+
+        found = survey(
+            told(),
+            load_token_counter(base) if base else None,
+            load_identifier() if find_spec("py3langid") else None,
+        )
+    if as_json:
+        typer.echo(found.model_dump_json())
+        return
+    lengths = found.lengths
+    facts = [
+        ("rows", f"{found.rows:,} in {len(sources)} sources"),
+        ("kinds", _counted(found.kinds)),
+        ("splits, as given", _counted(found.splits)),
+        ("groups", f"{found.groups:,}"),
+        ("written by a model", f"{found.synthetic:,}"),
+        (lengths.unit, f"{lengths.total:,}; a row has {lengths.least:,} to {lengths.most:,}, half of them up to "
+         f"{lengths.median:,}, nine of ten up to {lengths.p90:,}"),
+        ("languages", _counted(found.languages or {}) or "not told: pip install 'commonweal[node,data]'"),
+        ("copies", f"{found.exact_copies:,} exact, {found.near_copies:,} near"),
+    ]  # fmt: skip
+    table = Table("", "found")
+    for name, what in facts:
+        table.add_row(name, what)
+    Console().print(table)
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {n:,}" for name, n in counts.items())
+
+
+@data_app.command()
+def curate(
+    home: Home = DEFAULT_HOME,
+    base: Base = None,
+    adapter: Annotated[Path | None, typer.Option(help="A PEFT folder to revise with, like HOME/adopted.")] = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    passphrase_file: Annotated[Path | None, typer.Option(help="The file with the key's passphrase.")] = None,
+) -> None:
+    """Curate all sources by the charter's data policy, and sign what was done. Goes on where it was interrupted."""
+    from commonweal_node.rows.engine import is_done, plan, remove_stale, run_stages
+    from commonweal_node.rows.finish import Signer, complete, write_reports
+
+    config = load_config(home / "node.toml")
+    charter, store = load_charter(config.charter), Store(home)
+    sources = store.sources()
+    reviser = _load_reviser(charter, base, adapter, config.threads)
+    if dry_run:
+        inputs = sum(len(s.shards) for s in sources)
+        steps = [(s.stage.stage, is_done(store, s, inputs)) for s in plan(sources, charter, reviser)]
+        if as_json:
+            typer.echo(canonical.encode([{"stage": name, "done": done} for name, done in steps]))
+        else:
+            typer.echo("\n".join(f"{name}: {'done' if done else 'to do'}" for name, done in steps))
+        return
+    signer = Signer(
+        config.institution,
+        KeyRing(home, load_passphrase(passphrase_file)).present,
+        load_curation_key(home),
+    )
+    with store.locked(), _progress(as_json) as report:
+        stages = run_stages(store, sources, charter, reviser, report)
+        folder = complete(store, sources, charter, stages, signer)
+        remove_stale(store, stages, folder)
+    manifest = write_reports(folder)
+    _print(manifest, folder, as_json)
+    if not as_json:
+        typer.echo('train on it: data = "data/curated/rows.jsonl" in node.toml')
+
+
+def _load_reviser(charter: Charter, base: Path | None, adapter: Path | None, threads: int) -> "Reviser | None":
+    if base is None or charter.data is None or not any(isinstance(s, Revise) for s in charter.data.stages):
+        return None
+    from commonweal_node.training.local_model import LocalModel
+
+    return LocalModel(base, adapter, threads or None)
+
+
+@data_app.command()
+def report(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Write the newest curation's report anew from its signed manifest: report.html and report.json beside the rows."""
+    from commonweal_node.rows.finish import write_reports
+
+    folder = Store(home).curated
+    _print(write_reports(folder), folder, as_json)
+
+
+def _print(manifest: DataManifest, folder: Path, as_json: bool) -> None:
+    if as_json:
+        typer.echo(manifest.to_bytes())
+        return
+    table = Table("stage", "rows before", "rows after")
+    for s in manifest.stages:
+        table.add_row(s.stage, f"{s.rows_in:,}", f"{s.rows_out:,}")
+    Console().print(table)
+    left = manifest.left
+    typer.echo(f"{left.train_rows:,} rows for training, {left.heldout_rows:,} held out; see {folder}/report.html")

@@ -1,0 +1,327 @@
+"""``commonweal node``: an institution's commands. No logic here; torch is loaded only by ``run``."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from commonweal_node.commands.adopt import adopt
+from commonweal_node.commands.compact_text import describe_terms
+from commonweal_node.commands.data import data_app
+from commonweal_node.commands.evaluate import evaluate
+from commonweal_node.commands.leave import leave
+from commonweal_node.commands.train import train
+from commonweal_node.config import NodeConfig, SpeaksFor, format_config, load_config
+from commonweal_node.connection.status import NodeStatus
+from commonweal_protocols.base.errors import ConfigError, RuleError, UnavailableError
+from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.keys import load_key_file, load_or_create_key_file, load_passphrase, public_hex
+from commonweal_protocols.base.settings import describe
+from commonweal_protocols.base.status_file import load_status, now
+from commonweal_protocols.base.text import printable
+from commonweal_protocols.fold.amendment import describe_changes, signing_keys
+from commonweal_protocols.records.source import is_address, open_source
+from commonweal_protocols.statements.invite import Card, Invite
+from commonweal_protocols.statements.values import BaseModelRef
+
+app = typer.Typer(no_args_is_help=True, help="Run an institution's node: train, sign, ratify, adopt.")
+app.add_typer(data_app, name="data")
+app.command(name="train")(train)
+app.command(name="evaluate")(evaluate)
+app.command()(adopt)
+app.command(name="exit")(leave)
+DEFAULT_HOME = Path("node-home")
+Home = Annotated[Path, typer.Option(help="The node's folder: settings, keys, adapters.")]
+PassphraseFile = Annotated[Path | None, typer.Option(help="The file with the key's passphrase.")]
+
+
+def _speaks_for(consortium: str | None, records: str | None, ca: Path | None) -> SpeaksFor | None:
+    """The options of a node that speaks for a consortium.
+
+    Raises:
+        ConfigError: Only some of them are given, or there is no such folder or PEM.
+        ValidationError: Not a digest.
+    """
+    if consortium is None or records is None:
+        if (consortium, records, ca) != (None, None, None):
+            raise ConfigError("node init: wanted --speaks-for and --speaks-for-records, got only some of them")
+        return None
+    open_source(records, ca)
+    place = records if is_address(records) else str(Path(records).resolve())
+    return SpeaksFor(consortium=consortium, records=place, ca=ca.resolve() if ca else None)
+
+
+@app.command()
+def init(
+    institution: Annotated[str, typer.Option(help="The institution's short name: a-z, 0-9 and -.")],
+    data: Annotated[Path, typer.Option(help="The community's rows (JSONL); they never leave this host.")],
+    home: Home = DEFAULT_HOME,
+    charter: Annotated[Path | None, typer.Option(help="The community's charter (TOML).")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Where base models are kept; HOME/cache if not given.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads for training; 0: as many as cores.")] = 0,
+    max_heldout_rows: Annotated[int, typer.Option(help="How many held-out rows evaluation uses at most.")] = 256,
+    flower_port: Annotated[int, typer.Option(help="A free local port for Flower.")] = 7410,
+    witness_port: Annotated[int, typer.Option(help="Cosign the log's checkpoints on this port; 0: do not.")] = 0,
+    witness_host: Annotated[str, typer.Option(help="The address on which to listen for them.")] = "127.0.0.1",
+    witness_url: Annotated[
+        str | None, typer.Option(help="How the coordinator reaches it; http://HOST:PORT if not given.")
+    ] = None,
+    speaks_for: Annotated[
+        str | None, typer.Option(help="A consortium (64 hex digits) to speak for in another.")
+    ] = None,
+    speaks_for_records: Annotated[str | None, typer.Option(help="Its public records: an address, or a folder.")] = None,
+    speaks_for_ca: Annotated[
+        Path | None, typer.Option(help="PEM of the authority behind that address; the system's if not given.")
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Make this institution's keys, card and settings. Then send card.json to whoever drafts the compact."""
+    from commonweal_node.connection.flower import create_transport_key
+    from commonweal_node.connection.witness import create_witness
+
+    if (home / "node.toml").exists():
+        raise ConfigError(f"{home}/node.toml: exists already; a node is set up once")
+    try:
+        # Before a key is made, and before a file is written that could not be read again.
+        config = NodeConfig(
+            institution=institution,
+            data=data.resolve(),
+            charter=charter.resolve() if charter else None,
+            cache=(cache or home / "cache").resolve(),
+            threads=threads,
+            max_heldout_rows=max_heldout_rows,
+            flower_port=flower_port,
+            witness_host=witness_host,
+            witness_port=witness_port,
+            speaks_for=_speaks_for(speaks_for, speaks_for_records, speaks_for_ca),
+        )
+    except ValidationError as e:
+        raise ConfigError(f"node init: {describe(e)}") from e
+    for path in (data, charter):
+        if path and not path.is_file():
+            raise ConfigError(f"{path}: wanted a file, got none")
+    passphrase = load_passphrase(passphrase_file)
+    key = load_or_create_key_file(home / "keys/institution.pem", passphrase)
+    if not (home / "keys/transport.pem").exists():
+        create_transport_key(home / "keys/transport.pem")
+    witness = None
+    if witness_port:
+        url = witness_url or f"http://{witness_host}:{witness_port}"
+        witness = create_witness(home, institution, url, passphrase)
+    Card(institution=institution, key=public_hex(key), witness=witness, consortium=speaks_for).save(home / "card.json")
+    write_atomic(home / "node.toml", format_config(config).encode())
+    typer.echo(f"institution {institution}, key {public_hex(key)}")
+    typer.echo(f"next: give {home}/card.json to the coordinator, and join with its invite")
+
+
+@app.command()
+def join(
+    invite: Annotated[Path, typer.Argument(help="The coordinator's invite.json.")],
+    home: Home = DEFAULT_HOME,
+    fork_source: Annotated[
+        str | None, typer.Option(help="The records that a fork comes from: an address, or a folder.")
+    ] = None,
+    fork_ca: Annotated[Path | None, typer.Option(help="A PEM of the authority behind that address.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Sign without asking.")] = False,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Read the consortium's compact, check it, and sign it."""
+    from commonweal_node.connection.witness import COMPACT_FILE
+    from commonweal_node.institution.delegate import check_speaks_for
+    from commonweal_node.institution.joining import check_draft, sign_draft
+
+    config = load_config(home / "node.toml")
+    terms = Invite.load(invite)
+    key = load_key_file(home / "keys/institution.pem", load_passphrase(passphrase_file))
+    source = open_source(fork_source, fork_ca) if fork_source else None
+    payload, compact = check_draft(home, terms, config.institution, public_hex(key), source)
+    check_speaks_for(config, compact)
+    console = Console(highlight=False, markup=False)
+    console.print(f"compact of {compact.consortium}, {terms.consortium}")
+    for name, what in describe_terms(compact):
+        console.print(f"  {name:<12} {what}", soft_wrap=True)
+    if not yes:
+        typer.confirm(f"Sign this compact as {config.institution}?", abort=True)
+    signatures, wanted = sign_draft(terms, payload, key)
+    write_atomic(home / COMPACT_FILE, payload)
+    terms.save(home / "invite.json")
+    typer.echo(f"signed: {signatures} of {wanted}; next: commonweal node run --home {home}")
+
+
+@app.command()
+def amend(
+    home: Home = DEFAULT_HOME,
+    invite: Annotated[
+        Path | None, typer.Option(help="The invite of a coordinator that is to succeed ours; ours if not given.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Sign without asking.")] = False,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Read the draft of the compact's next version, see what it changes, and sign it.
+
+    It is held to the log as this host verifies it, and is in force once enough members of both versions have signed.
+    With the invite of a successor this node, running or not, says and cosigns nothing more under the old coordinator.
+    """
+    from commonweal_node.connection.keyring import KeyRing
+    from commonweal_node.institution.joining import change_over, check_amendment_draft, sign_draft, succeeded_by
+
+    config = load_config(home / "node.toml")
+    own = Invite.load(home / "invite.json")
+    terms = Invite.load(invite) if invite else own
+    if terms.consortium != own.consortium:
+        raise ConfigError(f"{invite}: wanted an invite to consortium {own.consortium}, got one to {terms.consortium}")
+    if invite and (following := succeeded_by(home, terms)) is not None:
+        if not yes:
+            typer.confirm(f"Enough have signed: take {following.coordinator.name} as the coordinator?", abort=True)
+        change_over(home, terms, following)
+        typer.echo(f"in force already: version {following.version}; coordinator {following.coordinator.name}")
+        return
+    ring = KeyRing(home, load_passphrase(passphrase_file))
+    payload, compact, state = check_amendment_draft(home, terms)
+    named = {m.key for m in compact.members} | signing_keys(state.compact, compact, state.size).keys()
+    keys = [key for key in (ring.present, ring.next()) if key is not None and public_hex(key) in named]
+    if not keys:
+        raise RuleError(f"amend: wanted a key of {config.institution} in one of the two versions, got none")
+    console = Console(highlight=False, markup=False)
+    console.print(f"version {compact.version} of the compact of {compact.consortium}")
+    for line in describe_changes(state.compact, compact):
+        console.print(f"  {printable(line)}")
+    if (last := compact.succeeds) is not None:
+        console.print(f"  another log: all {last.size} entries of {printable(last.origin)} are carried over to it")
+    if not yes:
+        typer.confirm(f"Sign this version as {config.institution}?", abort=True)
+    signed = [sign_draft(terms, payload, key) for key in keys]
+    if compact.succeeds is not None:
+        change_over(home, terms, compact)
+    typer.echo(f"signed: {signed[-1][0]} signatures so far")
+
+
+@app.command(name="rotate-key")
+def rotate_key(home: Home = DEFAULT_HOME, passphrase_file: PassphraseFile = None) -> None:
+    """Make this institution's next signing key. The node has it logged and uses it from then on; the old one is gone.
+
+    If the old key was stolen, do this first. Then give card-next.json to the coordinator's operator, so that a new
+    version of the compact can revoke what a thief may have signed (commonweal coordinator amend --revoke).
+    """
+    from commonweal_node.connection.keyring import KeyRing
+
+    config = load_config(home / "node.toml")
+    key = KeyRing(home, load_passphrase(passphrase_file)).make_next()
+    card = Card.load(home / "card.json").model_copy(update={"key": public_hex(key)})
+    card.save(home / "card-next.json")
+    typer.echo(f"institution {config.institution}, next key {public_hex(key)}; see {home}/card-next.json")
+    typer.echo(f"it is logged by the node as soon as that runs: commonweal node run --home {home}")
+
+
+@app.command()
+def run(home: Home = DEFAULT_HOME, passphrase_file: PassphraseFile = None) -> None:
+    """Follow the log, answer rounds, ratify and decide, until SIGTERM or Ctrl-C.
+
+    Started by accelerate launch, several processes train together; those but the first do nothing else.
+    """
+    from commonweal_node import daemon
+    from commonweal_node.training.jobs import work
+    from commonweal_node.training.team import join_team
+
+    config = load_config(home / "node.toml")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # It tells of every request, and Flower's tasks are asked for five times a second.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    team = join_team()
+    if team.rank:
+        work(team, config)
+    else:
+        daemon.run(home.resolve(), config, load_passphrase(passphrase_file), team)
+
+
+@app.command()
+def status(
+    home: Home = DEFAULT_HOME, as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False
+) -> None:
+    """Say what a node is doing, how far it is, and what is in the way."""
+    found = load_status(home, NodeStatus, "node")
+    if as_json:
+        typer.echo(found.model_dump_json())
+        return
+    try:
+        os.kill(found.pid, 0)
+        phase: str = found.phase
+    except OSError:
+        phase = "not running"
+    console = Console(highlight=False, markup=False)
+    console.print(f"institution  {found.institution}")
+    console.print(f"phase        {phase} {found.doing} (as of {now() - found.written_at:.0f} s ago)")
+    if found.steps:
+        losses = ", ".join(f"{name} {loss:.3f}" for name, loss in found.losses.items()) or "none yet"
+        left = "" if found.eta_seconds is None else f", {found.eta_seconds:.0f} s left"
+        console.print(f"training     step {found.step} of {found.steps}, loss: {losses}{left}")
+    if found.membership_auc is not None:
+        console.print(f"membership   AUC {found.membership_auc:.3f} of the newest adapter (0.5 is chance)")
+    console.print(f"traffic      {found.sent_bytes} bytes sent, {found.received_bytes} received")
+    if found.decision:
+        console.print(f"decision     round {found.round}: {found.decision}")
+    if found.trouble:
+        console.print(f"trouble      {found.trouble}", style="red", markup=False)
+
+
+@app.command()
+def doctor(
+    home: Home = DEFAULT_HOME,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Check keys, rows, charter, probes, disk, memory, ports, clock and base, and say what mends each.
+
+    Exit 4: something is ill.
+    """
+    from commonweal_node.commands.doctor import examine
+    from commonweal_node.institution.joining import known_compact
+
+    config = load_config(home / "node.toml")
+    invite = Invite.load(home / "invite.json") if (home / "invite.json").exists() else None
+    compact = known_compact(home, invite) if invite else None
+    checks = list(examine(home, config, invite, compact, load_passphrase(passphrase_file)))
+    if as_json:
+        from dataclasses import asdict
+
+        typer.echo(json.dumps([asdict(c) for c in checks]))
+    else:
+        table = Table("check", "", "found", "what to do")
+        for c in checks:
+            word = "[green]ok[/]" if c.ok else "[red]ill[/]"
+            table.add_row(c.name, word, escape(c.found), "" if c.ok else escape(c.mend))
+        Console().print(table)
+    if not all(c.ok for c in checks):
+        raise typer.Exit(4)
+
+
+@app.command(name="fetch-base")
+def fetch_base(
+    cache: Annotated[
+        Path | None, typer.Option(help="Where base models are kept; the node's cache if not given.")
+    ] = None,
+    home: Home = DEFAULT_HOME,
+    compact: Annotated[Path | None, typer.Option(help="Take the base that these terms (TOML) name.")] = None,
+) -> None:
+    """Fetch the base model that the compact names, check its digest, and keep it. Done once; again costs nothing."""
+    from commonweal_node.institution.joining import known_compact, read_base
+    from commonweal_node.model.base_model import fetch_base as fetch
+
+    base: BaseModelRef
+    if compact is not None:
+        base = read_base(compact)
+    else:
+        found = known_compact(home, Invite.load(home / "invite.json"))
+        if found is None:
+            raise UnavailableError("base model: the consortium's log does not answer; give --compact TERMS.toml")
+        base = found.base
+    where = cache or load_config(home / "node.toml").cache
+    path = fetch(base, where.resolve(), lambda line: typer.echo(f"base model: {line}", err=True))
+    typer.echo(f"base model {base.reference}: {path}")

@@ -1,0 +1,98 @@
+"""What a running node is doing, as ``status.json`` says it."""
+
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+from commonweal_protocols.base.errors import StorageError
+from commonweal_protocols.base.status_file import now, save_status
+from commonweal_protocols.statements.adoption import HeldoutLoss
+
+log = logging.getLogger(__name__)
+
+Phase = Literal["starting", "waiting", "training", "evaluating", "sending", "ratifying", "stopped"]
+_PHASES = frozenset(get_args(Phase))
+
+
+class NodeStatus(BaseModel):
+    """One moment of a node."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    institution: str
+    pid: int
+    written_at: float
+    """Seconds since the epoch, by this host's clock."""
+    phase: Phase
+    round: int = 0
+    doing: str = ""
+    step: int = 0
+    steps: int = 0
+    losses: dict[str, float] = {}
+    """The newest step's, in nats, by the name of the objective."""
+    tokens_per_second: float | None = None
+    steps_per_second: float | None = None
+    eta_seconds: float | None = None
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    decision: str = ""
+    heldout: HeldoutLoss | None = None
+    membership_auc: float | None = None
+    """Of the newest adapter that was trained here; 0.5 is chance. See ``membership``."""
+    trouble: str = ""
+
+
+class StatusBoard:
+    """The newest status, merged from whatever thread knows something; written at most a few times a second."""
+
+    def __init__(self, home: Path, institution: str) -> None:
+        self._home = home
+        self._lock = threading.Lock()
+        self._written = 0.0
+        self._status = NodeStatus(institution=institution, pid=os.getpid(), written_at=now(), phase="starting")
+
+    def set(self, **fields: object) -> None:
+        """Change fields; a change of phase or trouble is written at once."""
+        with self._lock:
+            at = now()
+            merged = self._status.model_dump() | fields | {"written_at": at}
+            status = NodeStatus.model_validate(merged)
+            urgent = status.phase != self._status.phase or status.trouble != self._status.trouble
+            self._status = status
+            if not urgent and at - self._written < 0.2:
+                return
+            self._written = at
+            try:
+                save_status(self._home, status)
+            except StorageError as e:
+                log.error("%s", e)
+
+    def phase(self, phase: str, round_number: int, doing: str) -> None:
+        """Say what is being done now."""
+        if phase not in _PHASES:
+            raise ValueError(phase)
+        self.set(phase=phase, round=round_number, doing=doing, step=0, steps=0, losses={}, eta_seconds=None)
+
+    @property
+    def trouble(self) -> str:
+        """What is in the way, as it was last said."""
+        return self._status.trouble
+
+    @property
+    def newest(self) -> NodeStatus:
+        """What is going on now."""
+        return self._status
+
+    @property
+    def sent_bytes(self) -> int:
+        """How much was sent so far."""
+        return self._status.sent_bytes
+
+    @property
+    def received_bytes(self) -> int:
+        """How much was received so far."""
+        return self._status.received_bytes

@@ -1,0 +1,443 @@
+"""What an institution says, and when: answers to rounds, ratifications, adoptions.
+
+One turn at a time: whoever signs holds the turn, because statements form one chain. Nothing is signed that was not
+checked here: a round against compact and charter, a release by computing it again, an adoption by this community's own
+held-out rows. What was once answered is answered the same again.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, Protocol
+
+from commonweal_adapters.files.delta import GridTensors, make_delta, read_adapter
+from commonweal_adapters.recompute import recompute_release
+from commonweal_node.charter.charter import Charter
+from commonweal_node.connection.keyring import KeyRing
+from commonweal_node.institution.adoption import SHARED, Deciding, Evaluator
+from commonweal_node.institution.answer_store import Answers
+from commonweal_node.institution.delta_out import spell_delta
+from commonweal_node.institution.masked_round import MaskedRound, forget_rounds
+from commonweal_node.probes.probe import Probe
+from commonweal_protocols.base.canonical import digest_of
+from commonweal_protocols.base.errors import RuleError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.fold.membership import LEFT
+from commonweal_protocols.fold.state import LoggedRelease, RoundState, State
+from commonweal_protocols.records.follower import Follower
+from commonweal_protocols.statements.adoption import Adoption
+from commonweal_protocols.statements.data_manifest import DataManifest
+from commonweal_protocols.statements.envelope import format_envelope, sign
+from commonweal_protocols.statements.registry import Predicate
+from commonweal_protocols.statements.rules import AnyRule, FrozenA
+from commonweal_protocols.statements.statement import Author, Header, Statement, open_entry
+from commonweal_protocols.statements.values import (
+    Blob,
+    ForeignRelease,
+    Identity,
+    Name,
+    Ratification,
+    Recipe,
+    Refusal,
+    Release,
+    Rotation,
+    Update,
+)
+from commonweal_protocols.tlog.merkle import leaf_hash
+from commonweal_protocols.tlog.proof import open_cosigned_proof
+
+log = logging.getLogger(__name__)
+
+
+class Learner(Evaluator, Protocol):
+    """The model side: all that needs torch, and all that touches the community's rows."""
+
+    @property
+    def num_examples(self) -> int:
+        """How many training rows the community has."""
+
+    @property
+    def manifest(self) -> DataManifest | None:
+        """What the rows went through, where they were curated."""
+
+    @property
+    def release(self) -> ForeignRelease | None:
+        """The release that ``train`` gave last, where it speaks for a consortium (``delegate``)."""
+
+    def objection(self, state: State, start: GridTensors, frozen: Literal["A", "B"] | None) -> str:
+        """Return why the open round, which starts from there, gets nothing from here; empty if it gets something."""
+
+    def membership(self, adapter: GridTensors) -> int | None:
+        """Return how well an attack tells an adapter's training rows from others, in millionths; None if not known."""
+
+    def train(
+        self, start: GridTensors, recipe: Recipe, what: str, frozen: Literal["A", "B"] | None = None
+    ) -> GridTensors:
+        """Train from ``start`` by ``recipe``, all but one factor, and return the trained adapter, on the grid."""
+
+
+class Consortium(Protocol):
+    """The way to the coordinator. Every call has a deadline and may be repeated."""
+
+    def submit(self, envelope: bytes) -> bytes:
+        """Have an envelope logged; returns its proof."""
+
+    def put_blob(self, data: bytes) -> Blob:
+        """Store bytes in the exchange."""
+
+    def get_blob(self, blob: Blob) -> bytes:
+        """Fetch bytes from the exchange, checked against their name."""
+
+
+class Institution:
+    """One institution in one consortium. Thread-safe: every public method takes the turn."""
+
+    def __init__(
+        self,
+        name: Name,
+        keys: KeyRing,
+        transport_key: str,
+        *,
+        home: Path,
+        charter: Charter,
+        probes: tuple[Probe, ...],
+        refuse: str,
+        max_membership_auc_millis: int | None,
+        follower: Follower,
+        consortium: Consortium,
+        learner: Learner,
+        on_phase: Callable[[str, int, str], None],
+    ) -> None:
+        self._name = name
+        self._keys = keys
+        self._transport_key = transport_key
+        self._charter = charter
+        self._refuse = refuse
+        self._max_membership = max_membership_auc_millis
+        self._follower = follower
+        self._consortium = consortium
+        self._learner = learner
+        self._on_phase = on_phase
+        self._deciding = Deciding(charter, probes, learner, on_phase)
+        self._home = home
+        self._turn = threading.RLock()
+        self._is_offer_due = True
+        self._adapters: dict[str, GridTensors] = {}
+
+    # -- saying
+
+    def _sign(self, state: State, predicate: Predicate) -> bytes:
+        chain = state.chain(public_hex(self._keys.present))
+        return Author(self._keys.present, state.consortium).sign(
+            predicate, seq=chain.seq + 1, prev=chain.leaf or None, seen=self._follower.seen
+        )
+
+    def _say(self, predicate: Predicate) -> None:
+        self._log(self._sign(self._follower.state, predicate))
+
+    def _log(self, envelope: bytes) -> None:
+        """Have an envelope logged, and keep the proof that it is: nobody can later say that it never was.
+
+        Raises:
+            PeerError: It is refused, or what comes back is no proof under the consortium's policy.
+            LocalError: No answer; or the proof cannot be kept.
+        """
+        proof = self._consortium.submit(envelope)
+        # First, because the proof is to be judged by the compact that is in force at its checkpoint.
+        self._follower.sync()
+        open_cosigned_proof(proof, envelope, self._follower.policy)
+        Answers(self._home, self._follower.state.compact.adapter).save_receipt(leaf_hash(envelope).hex(), proof)
+
+    # -- answering a round
+
+    def answer(self, round_number: int) -> bytes:
+        """Return this institution's signed answer to an open round: an update, or a refusal with its reason.
+
+        Raises:
+            PeerError: The round is not open in the log, or the log does not hold: nothing is signed.
+            LocalError: Training or sending did not succeed; the same invitation may be delivered again.
+        """
+        with self._turn:
+            self._follower.sync()
+            state = self._follower.state
+            r = state.open_round
+            if r is None or r.round.round != round_number:
+                raise RuleError(f"invitation: wanted an open round {round_number} in the log, found none")
+            answers = Answers(self._home, state.compact.adapter)
+            known = answers.load_answer(r.leaf)
+            if self._name in r.updates or self._name in r.refusals:
+                if known is None:
+                    raise RuleError(
+                        f"round {round_number}: wanted the answer that the log has already, got none on this disk"
+                    )
+                # Also where the chain has gone on: an invitation may come late, and the log takes one answer.
+                return known
+            if known is not None and self._is_next(state, known):
+                return known
+            reason = self._refuse or self._charter.refusal(r.round)
+            if not reason and self._state_data(state):
+                state = self._follower.state
+            if not reason and r.masking is not None:
+                reason = MaskedRound(self._home, r, r.masking, self._name).objection()
+            predicate = (
+                Refusal(round=round_number, round_leaf=r.leaf, reason=reason)
+                if reason
+                else self._contribute(state, r, answers)
+            )
+            envelope = self._sign(state, predicate)
+            # Durable before it is said: after a crash the same bytes are said again, never others under this number.
+            answers.save_answer(r.leaf, envelope)
+            return envelope
+
+    def _is_next(self, state: State, envelope: bytes) -> bool:
+        """Whether a kept answer still fits at the end of this author's chain."""
+        chain, header = state.chain(public_hex(self._keys.present)), open_entry(envelope).statement.header
+        return header is not None and header.seq == chain.seq + 1 and header.prev == (chain.leaf or None)
+
+    def _contribute(self, state: State, r: RoundState, answers: Answers) -> Update | Refusal:
+        spec, number = state.compact.adapter, r.round.round
+        start, frozen = self._adapter(state, r.round.start), _frozen(r.round.rule)
+        if reason := self._learner.objection(state, start, frozen):
+            return Refusal(round=number, round_leaf=r.leaf, reason=reason)
+        before = self._learner.heldout(start, start, SHARED, f"round {number}: the start")
+        self._on_phase("training", number, f"round {number}")
+        trained = self._learner.train(start, r.round.recipe, f"round {number}", frozen)
+        membership = self._learner.membership(trained)
+        if reason := self._exposure(membership):
+            return Refusal(round=number, round_leaf=r.leaf, reason=reason)
+        after = self._learner.heldout(trained, trained, SHARED, f"round {number}: own update")
+        if number == 1:
+            # In round 1 all start from the same fresh adapter: what was trained here is this community's own too.
+            answers.save_own(number, trained)
+        self._on_phase("sending", number, "delta")
+        delta, examples = make_delta(start, trained, spec), self._learner.num_examples
+        partners: tuple[Name, ...] = ()
+        if r.masking is None:
+            sent = spell_delta(self._home, state, r, self._name, delta)
+            answers.save_delta(digest_of(sent), sent)
+        else:
+            masked = MaskedRound(self._home, r, r.masking, self._name)
+            kept, sent = masked.mask(answers, delta, examples)
+            partners, examples = kept.partners, kept.num_examples
+        return Update(
+            round=number,
+            round_leaf=r.leaf,
+            delta=self._consortium.put_blob(sent),
+            partners=partners,
+            num_examples=examples,
+            heldout_before_micronats=before,
+            heldout_after_micronats=after,
+            data_leaf=state.manifests[self._name].leaf if self._learner.manifest is not None else None,
+            membership_auc_micros=membership,
+            release=self._learner.release,
+        )
+
+    def _exposure(self, membership: int | None) -> str:
+        """Why an adapter tells too much of its rows to be sent; empty if it does not."""
+        most = self._max_membership
+        if most is None or (membership is not None and membership <= 1000 * most):
+            return ""
+        got = "none: there are too few rows" if membership is None else f"{membership / 1e6:.3f}"
+        return f"membership: our setting wants an attack's AUC of at most {most / 1000:.3f} before sending, got {got}"
+
+    def _adapter(self, state: State, blob: Blob) -> GridTensors:
+        if blob.sha256 not in self._adapters:
+            # Only the newest two are ever needed again.
+            while len(self._adapters) > 1:
+                self._adapters.pop(next(iter(self._adapters)))
+            self._adapters[blob.sha256] = read_adapter(self._consortium.get_blob(blob), state.compact.adapter)
+        return self._adapters[blob.sha256]
+
+    # -- tending: everything that is not an answer
+
+    def tend(self) -> Adoption | None:
+        """Do the next thing that is due: announce oneself, ratify, or decide. Returns a decision if one was made.
+
+        Raises:
+            PeerError: The log does not hold, or a release is not the merge of its inputs: nothing is signed.
+            LocalError: Something did not succeed; it will be due again.
+        """
+        with self._turn:
+            self._follower.sync()
+            state = self._follower.state
+            if (left := state.retired.get(public_hex(self._keys.present))) is not None and left.reason == LEFT:
+                raise RuleError(
+                    f"{self._name}: has left the consortium, entry {left.at_index}; this node can be stopped"
+                )
+            self._offer(state)
+            if self._outstanding(state):
+                return None
+            self._fetch_receipt(state)
+            if self._rotate(state):
+                return None
+            known = state.identities.get(self._name)
+            if known is None or known.transport_key != self._transport_key:
+                self._say(Identity(institution=self._name, transport_key=self._transport_key))
+                return None
+            if self._state_data(state) or self._withdraw(state) or self._mask(state):
+                return None
+            for r in state.rounds:
+                # Whoever joined later need not compute the releases of all the years before.
+                due = r.is_pending or (self._name in r.round.cohort and r.incident is None)
+                if r.release is None or r.release.recalled_by is not None:
+                    continue
+                if due and self._name not in r.release.ratified_by:
+                    self._ratify(state, r.round.round, r.release)
+                    return None
+            newest = state.ratified()
+            if newest is not None and self._is_to_decide(state, newest):
+                return self._adopt(state, newest)
+            return None
+
+    def _state_data(self, state: State) -> bool:
+        """Have the log know what our rows went through, where the newest there is of others. Whether it was said."""
+        manifest, stated = self._learner.manifest, state.manifests.get(self._name)
+        if manifest is None or (stated is not None and stated.manifest == manifest):
+            return False
+        self._say(manifest)
+        return True
+
+    def _withdraw(self, state: State) -> bool:
+        """Take what serves out of its place if its release was recalled. Whether it was."""
+        answers = Answers(self._home, state.compact.adapter)
+        leaf = answers.adopted_from()
+        standing = (r.release for r in state.rounds if r.release is not None and r.release.recalled_by is None)
+        if not leaf or any(release.leaf == leaf for release in standing):
+            return False
+        where = answers.withdraw_adopted(leaf)
+        log.warning("the release that was adopted here was recalled by the members: it lies in %s now", where)
+        self._on_phase("waiting", len(state.rounds), "the adopted release was recalled and is withdrawn here")
+        return True
+
+    def _mask(self, state: State) -> bool:
+        """Say what is due of us in a masked round that is open, but for the update. Whether it was said."""
+        r = state.open_round
+        forget_rounds(self._home, r.leaf if r else None)
+        if r is None or r.masking is None or self._name not in r.round.cohort or self._name in r.refusals:
+            return False
+        if r.masking.stage == "advertise" and (reason := self._refuse or self._charter.refusal(r.round)):
+            self._say(Refusal(round=r.round.round, round_leaf=r.leaf, reason=reason))
+            return True
+        said = MaskedRound(self._home, r, r.masking, self._name).due()
+        if said is not None:
+            self._on_phase("waiting", r.round.round, f"masking: stage {r.masking.stage}")
+            self._say(said)
+        return said is not None
+
+    def _is_to_decide(self, state: State, newest: LoggedRelease) -> bool:
+        """Whether the newest ratified release waits for our decision: also once the adopted one is recalled."""
+        decided = newest.adoptions.get(self._name)
+        if decided is None:
+            return True
+        adopted = Answers(self._home, state.compact.adapter).adopted_from()
+        return adopted == "" and decided.decision != "refuse"
+
+    def _rotate(self, state: State) -> bool:
+        """Put the next key in the place of the present one, in the log and then here. Whether anything was done.
+
+        Raises:
+            RuleError: The log has neither key as ours: somebody else has rotated it, or the members have.
+        """
+        following, ours = self._keys.next(), state.key(self._name)
+        present = public_hex(self._keys.present)
+        if ours == present and following is None:
+            return False
+        if following is not None and ours == public_hex(following):
+            self._keys.promote()
+            return True
+        if following is None or ours != present:
+            raise RuleError(
+                f"key: wanted {present} as the key of {self._name} in the log, got {ours or 'none'}; if you know "
+                "nothing of that, have the members revoke it and name a new one (commonweal node rotate-key)"
+            )
+        chain = state.chain(present)
+        header = Header(
+            consortium=state.consortium, seq=chain.seq + 1, prev=chain.leaf or None, seen=self._follower.seen
+        )
+        rotation = Rotation(name=self._name, key=public_hex(following), reason="a new key, by its owner")
+        payload = Statement(header, rotation).payload()
+        self._log(format_envelope(payload, [sign(payload, self._keys.present), sign(payload, following)]))
+        self._keys.promote()
+        return True
+
+    def offer_again(self) -> None:
+        """Say that the coordinator may be another one, which has yet to get the delta of our newest answer."""
+        self._is_offer_due = True
+
+    def _offer(self, state: State) -> None:
+        """See to it that the exchange has the delta of our newest answer, logged or not; if it does, this is cheap."""
+        if not self._is_offer_due:
+            return
+        answers = Answers(self._home, state.compact.adapter)
+        for r in state.rounds[-1:]:
+            answer = answers.load_answer(r.leaf)
+            predicate = open_entry(answer).statement.predicate if answer else None
+            if isinstance(predicate, Update) and (delta := answers.load_delta(predicate.delta.sha256)) is not None:
+                self._consortium.put_blob(delta)
+        self._is_offer_due = False
+
+    def _outstanding(self, state: State) -> bool:
+        """Whether an answer to the open round is on its way into the log; until then nothing else may be said."""
+        r = state.open_round
+        if r is None or self._name in r.updates or self._name in r.refusals:
+            return False
+        kept = Answers(self._home, state.compact.adapter).load_answer(r.leaf)
+        return kept is not None and self._is_next(state, kept)
+
+    def _fetch_receipt(self, state: State) -> None:
+        """Get the proof of an answer that Flower carried: the same envelope again, and the log gives its place."""
+        answers = Answers(self._home, state.compact.adapter)
+        for r in state.rounds[-1:]:
+            if self._name not in r.updates and self._name not in r.refusals:
+                continue
+            answer = answers.load_answer(r.leaf)
+            if answer is not None and not answers.has_receipt(leaf_hash(answer).hex()):
+                self._log(answer)
+
+    def _ratify(self, state: State, number: int, logged: LoggedRelease) -> None:
+        self._on_phase("ratifying", number, "computing the release again")
+        release: Release = logged.release
+        named = (release.start, *release.state_before, *(i.delta for i in release.inputs))
+        blobs = {b.sha256: b for b in named}
+        made = recompute_release(
+            state.compact.adapter,
+            release,
+            lambda sha256: self._consortium.get_blob(blobs[sha256]),
+            state.rounds[number - 1].masking,
+        )
+        if made != release:
+            raise RuleError(
+                f"release of round {number}: wanted the {release.rule.name} of its inputs ({made.adapter.sha256}, "
+                f"{made.figures}), got {release.adapter.sha256}, {release.figures}; not ratified"
+            )
+        self._say(Ratification(round=number, release_leaf=logged.leaf, adapter_sha256=release.adapter.sha256))
+
+    def _adopt(self, state: State, logged: LoggedRelease) -> Adoption:
+        answers = Answers(self._home, state.compact.adapter)
+        shared = self._adapter(state, logged.release.adapter)
+        own = self._own(state, logged.release.round)
+        decision, blend = self._deciding.decide(logged.release.round, shared, own)
+        adoption = Adoption(round=logged.release.round, release_leaf=logged.leaf, **dict(decision))
+        answers.save_shared(shared)
+        if adoption.decision != "refuse":
+            self._learner.export(shared, own, blend, self._home / "adopted")
+            answers.save_adopted_from(logged.leaf)
+        self._say(adoption)
+        return adoption
+
+    def _own(self, state: State, number: int) -> GridTensors:
+        """This community's own adapter after ``number`` rounds' worth of training on its own rows alone."""
+        answers = Answers(self._home, state.compact.adapter)
+        own = answers.load_own(number)
+        if own is None:
+            before = self._own(state, number - 1) if number > 1 else self._adapter(state, state.compact.start)
+            self._on_phase("training", number, "own adapter")
+            own = self._learner.train(before, state.rounds[number - 1].round.recipe, f"own adapter, round {number}")
+            answers.save_own(number, own)
+        return own
+
+
+def _frozen(rule: AnyRule) -> Literal["A"] | None:
+    """The factor that nobody may train under a rule."""
+    return "A" if isinstance(rule, FrozenA) else None

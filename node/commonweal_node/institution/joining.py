@@ -1,0 +1,168 @@
+"""Joining and amending: read a draft compact, check what can be checked here, and sign it. And the base it names."""
+
+import tomllib
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import ValidationError
+
+from commonweal_adapters.recompute import recompute_start
+from commonweal_node.connection.client import CoordinatorClient
+from commonweal_node.connection.link import INVITE_FILE
+from commonweal_node.connection.witness import COMPACT_FILE, signed_compact
+from commonweal_protocols.base.canonical import digest_of
+from commonweal_protocols.base.errors import CommonwealError, ConfigError, RuleError, StorageError
+from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.fold.amendment import check_amendment
+from commonweal_protocols.fold.state import State
+from commonweal_protocols.records.follower import Follower
+from commonweal_protocols.records.fork import check_fork
+from commonweal_protocols.records.source import HttpSource, Source
+from commonweal_protocols.statements.envelope import sign_envelope
+from commonweal_protocols.statements.invite import Invite
+from commonweal_protocols.statements.statement import Statement, parse_statement
+from commonweal_protocols.statements.values import BaseModelRef, Compact
+
+
+def _fetch_draft(invite: Invite) -> tuple[bytes, Compact]:
+    with CoordinatorClient(invite.exchange, invite.ca_pem) as client:
+        payload = client.get_draft()
+    compact = parse_statement(payload).predicate
+    if not isinstance(compact, Compact):
+        raise RuleError(f"compact: wanted a compact, got {type(compact).__name__}")
+    return payload, compact
+
+
+def _follow(home: Path, invite: Invite) -> Follower:
+    # A file of its own for each authority: a daemon may run in this home, under another invite.
+    ca = home / f"run/ca-{digest_of(invite.ca_pem.encode())[:16]}.pem"
+    write_atomic(ca, invite.ca_pem.encode())
+    follower = Follower(HttpSource(invite.records, ca), invite.consortium, home / "memory.json")
+    follower.sync()
+    return follower
+
+
+def check_amendment_draft(home: Path, invite: Invite) -> tuple[bytes, Compact, State]:
+    """Fetch the draft of the compact's next version; returns it with the state, verified here, that it would amend.
+
+    Where it names another coordinator, the history that this one goes on from must have all that was ever seen here.
+
+    Raises:
+        PeerError: There is no such draft, or it cannot follow the compact in force; or the log does not hold.
+        UnavailableError: The coordinator does not answer.
+    """
+    payload, compact = _fetch_draft(invite)
+    follower = _follow(home, invite)
+    state = follower.state
+    check_amendment(state.compact, state.compact_sha256, compact, state.retired, state.size)
+    if compact.succeeds is not None:
+        follower.check_carried(compact.succeeds)
+    return payload, compact, state
+
+
+def succeeded_by(home: Path, invite: Invite) -> Compact | None:
+    """Return the compact in force at another coordinator's, if enough others have signed its succession already.
+
+    Raises:
+        PeerError: Its log does not hold, or lacks what was seen here.
+        UnavailableError: It does not answer.
+    """
+    compact = _follow(home, invite).state.compact
+    return compact if compact.coordinator.log != signed_compact(home).coordinator.log else None
+
+
+def change_over(home: Path, invite: Invite, compact: Compact) -> None:
+    """Take another coordinator for ours, as a succession says; a daemon that runs here does so by itself.
+
+    The old invite and compact are kept beside the new ones, in case the others do not sign.
+
+    Args:
+        home: The node's home.
+        invite: The successor's.
+        compact: The version that names it.
+
+    Raises:
+        StorageError: A file cannot be read or written.
+    """
+    # The witness first: without it the new log cannot begin.
+    for name, data in ((COMPACT_FILE, Statement(None, compact).payload()), (INVITE_FILE, invite.to_bytes())):
+        path = home / name
+        try:
+            old = path.read_bytes()
+        except OSError as e:
+            raise StorageError(f"{path}: cannot be read: {e.strerror}") from e
+        if old != data:
+            write_atomic(path.with_suffix(".before.json"), old)
+            write_atomic(path, data)
+
+
+def check_draft(
+    home: Path, invite: Invite, institution: str, key: str, fork_source: Source | None = None
+) -> tuple[bytes, Compact]:
+    """Fetch the draft and check it: the invite's consortium, with us in it, and with the start that its seed makes.
+
+    A draft of a later version is held to the consortium's log, which is read and verified for that. One that forks off
+    another consortium is held to that one's log.
+
+    Args:
+        home: The node's home.
+        invite: The coordinator's.
+        institution: Who we are.
+        key: Our public key.
+        fork_source: The records that a fork says it comes from.
+
+    Raises:
+        ConfigError: It is a fork, and no source was given.
+        PeerError: It is another compact, or does not hold together.
+        UnavailableError: The coordinator does not answer.
+    """
+    payload, compact = _fetch_draft(invite)
+    if compact.version > 1:
+        payload, compact, _ = check_amendment_draft(home, invite)
+    elif (got := digest_of(payload)) != invite.consortium:
+        raise RuleError(f"compact: wanted that of consortium {invite.consortium} (the invite), got {got}")
+    if key not in {m.key for m in compact.members if m.institution == institution}:
+        raise RuleError(f"compact: wanted {institution} with key {key} among the members, got no such member")
+    if compact.forked_from is not None:
+        if compact.version == 1:
+            if fork_source is None:
+                raise ConfigError(
+                    f"fork: wanted the records of log {compact.forked_from.at.origin} to check it; give --fork-source"
+                )
+            check_fork(compact, fork_source)
+    elif (got := digest_of(recompute_start(compact.adapter))) != compact.start.sha256:
+        raise RuleError(f"compact: wanted the start that its seed makes ({got}), got {compact.start.sha256}")
+    return payload, compact
+
+
+def sign_draft(invite: Invite, payload: bytes, key: Ed25519PrivateKey) -> tuple[int, int]:
+    """Sign the compact and hand the signature in; returns how many there are, and how many are wanted.
+
+    Raises:
+        PeerError: The coordinator does not take it.
+        UnavailableError: The coordinator does not answer.
+    """
+    with CoordinatorClient(invite.exchange, invite.ca_pem) as client:
+        return client.sign(sign_envelope(payload, key))
+
+
+def known_compact(home: Path, invite: Invite) -> Compact | None:
+    """Return the consortium's compact in force, or None while its log does not answer."""
+    try:
+        return _follow(home, invite).state.compact
+    except CommonwealError:
+        return None
+
+
+def read_base(terms: Path) -> BaseModelRef:
+    """Return the base that a compact's terms (TOML) name.
+
+    Raises:
+        ConfigError: No such file, or no such table in it.
+    """
+    try:
+        return BaseModelRef.model_validate(tomllib.loads(terms.read_text("utf-8"))["base"])
+    except OSError as e:
+        raise ConfigError(f"{terms}: the compact's terms cannot be read: {e.strerror}") from e
+    except (KeyError, tomllib.TOMLDecodeError, ValidationError) as e:
+        raise ConfigError(f"{terms}: wanted a [base] table with reference and sha256: {e}") from e

@@ -1,0 +1,244 @@
+"""An institution's part in motions: making one, voting, opening what was sealed, ending what is over.
+
+What a secret ballot is opened with lies in HOME/ballots/<commitment>.json, 0600, and is on disk before the sealed
+ballot is sent: without it nobody can open that any more.
+"""
+
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from commonweal_node.connection.client import CoordinatorClient
+from commonweal_node.connection.keyring import KeyRing
+from commonweal_node.institution.voice import speak
+from commonweal_protocols.base.errors import ConfigError, RuleError, StorageError
+from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.keys import write_private
+from commonweal_protocols.base.schema import Closed
+from commonweal_protocols.base.settings import describe
+from commonweal_protocols.fold.amendment import check_amendment
+from commonweal_protocols.fold.motions import awaited, due_at, due_closing, sealed_in_time
+from commonweal_protocols.fold.state import MotionState, State
+from commonweal_protocols.records.follower import Follower
+from commonweal_protocols.records.source import HttpSource, read_checkpoint
+from commonweal_protocols.statements.governance import (
+    Amendment,
+    Ballot,
+    Choice,
+    Closing,
+    Motion,
+    OpenedBallot,
+    Proposal,
+    Question,
+    Salt,
+    SealedBallot,
+    seal,
+)
+from commonweal_protocols.statements.invite import Invite
+from commonweal_protocols.statements.statement import Statement
+from commonweal_protocols.statements.values import Compact, Digest, Name, Reason
+
+_UNITS = {"m": 60, "h": 3600, "d": 86_400}
+_DURATION = re.compile(r"([1-9][0-9]{0,5})([mhd])")
+_MAX_SEALED_BYTES = 4096
+_CHOICE: TypeAdapter[Choice] = TypeAdapter(Choice)
+
+
+class SealedChoice(Closed):
+    """What opens a sealed ballot."""
+
+    motion: Digest
+    choice: Choice
+    salt: Salt
+    reason: Reason | None
+
+
+def parse_duration(text: str) -> int:
+    """Return the seconds of ``30m``, ``36h`` or ``14d``.
+
+    Raises:
+        ConfigError: Another spelling.
+    """
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise ConfigError(f"duration: wanted a number and m, h or d, such as 14d, got {text!r}")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def parse_choice(text: str, proposal: Proposal) -> Choice:
+    """Return a choice as people write it: yes, no, abstain; or of a question its alternatives' numbers, best first.
+
+    Raises:
+        ConfigError: It is none that this proposal takes.
+    """
+    if isinstance(proposal, Question):
+        most = len(proposal.alternatives)
+        wanted = f"abstain, or numbers from 0 to {most - 1} with commas, each once at most, the best first"
+        numbers = text.split(",")
+        ranked = all(n.isascii() and n.isdigit() and int(n) < most for n in numbers) and len(set(numbers)) == len(
+            numbers
+        )
+        value: object = [int(n) for n in numbers] if ranked else text
+        valid = ranked or text == "abstain"
+    else:
+        wanted, value, valid = "yes, no or abstain", text, text in ("yes", "no", "abstain")
+    if not valid:
+        raise ConfigError(f"choice: wanted {wanted}, got {text!r}")
+    return _CHOICE.validate_python(tuple(value) if isinstance(value, list) else value)
+
+
+def find(state: State, prefix: str) -> tuple[Digest, MotionState]:
+    """Return a motion by the beginning of its entry's leaf hash.
+
+    Raises:
+        ConfigError: There is none, or several.
+    """
+    found = [leaf for leaf in state.motions if leaf.startswith(prefix)]
+    if len(found) != 1:
+        raise ConfigError(f"motion: wanted the beginning of one motion's leaf hash, got {prefix!r}, of {len(found)}")
+    return found[0], state.motions[found[0]]
+
+
+def follow(home: Path) -> tuple[Follower, HttpSource]:
+    """Read and verify the consortium's log; returns it with its source.
+
+    Raises:
+        PeerError: The log does not hold.
+        LocalError: It cannot be read now.
+    """
+    invite = Invite.load(home / "invite.json")
+    ca = home / "run/ca.pem"
+    write_atomic(ca, invite.ca_pem.encode())
+    source = HttpSource(invite.records, ca)
+    follower = Follower(source, invite.consortium, home / "memory.json")
+    follower.sync()
+    return follower, source
+
+
+def next_compact(state: State, terms: Mapping[str, object]) -> Compact:
+    """Return the compact in force with other terms, as its next version.
+
+    Raises:
+        ConfigError: A term that there is not, a value out of range, or another coordinator now.
+        RuleError: It cannot follow the compact in force.
+    """
+    current = state.compact
+    if {"coordinator", "succeeds"} & terms.keys():
+        # Its compact names where this log ends, and the motion itself makes this log longer.
+        raise ConfigError(
+            "terms: wanted the same coordinator, got coordinator or succeeds; name who is to follow (--successor), and "
+            "once this log has ended sign that one's draft: commonweal node amend --invite"
+        )
+    if unknown := sorted(set(terms) - set(Compact.model_fields)):
+        raise ConfigError(f"terms: wanted terms of a compact, got {unknown[0]}")
+    after = {"version": current.version + 1, "previous": state.compact_sha256, "revocations": (), "succeeds": None}
+    try:
+        changed = {**current.model_dump(mode="json"), **after, **terms}
+        compact = Compact.model_validate_json(json.dumps(changed))
+    except ValidationError as e:
+        raise ConfigError(f"terms: {describe(e)}") from e
+    check_amendment(current, state.compact_sha256, compact, state.retired, state.size)
+    return compact
+
+
+def propose_compact(home: Path, passphrase: bytes | None, compact: Compact) -> Amendment:
+    """Put a compact's statement into the exchange, for everybody to read, and return the proposal of it.
+
+    Raises:
+        PeerError: The exchange does not take it.
+        LocalError: No key, or no answer.
+    """
+    invite, key = Invite.load(home / "invite.json"), KeyRing(home, passphrase).present
+    with CoordinatorClient(invite.exchange, invite.ca_pem) as client:
+        blob = client.put_blob(Statement(None, compact).payload(), key, invite.consortium)
+    return Amendment(kind="amendment", compact=blob)
+
+
+def vote(
+    home: Path,
+    passphrase: bytes | None,
+    motion: Digest,
+    voter: Name,
+    choice: Choice,
+    reason: str | None,
+    *,
+    secret: bool,
+) -> Digest:
+    """Cast a ballot, sealed if the motion is secret; returns its entry.
+
+    Raises:
+        PeerError, LocalError: See :func:`speaking.speak`.
+    """
+    if not secret:
+        return speak(home, passphrase, lambda _: Ballot(motion=motion, choice=choice, reason=reason))
+    salt = secrets.token_hex(32)
+    commitment = seal(motion, voter, choice, salt)
+    kept = SealedChoice(motion=motion, choice=choice, salt=salt, reason=reason)
+    write_private(_sealed(home, commitment), kept.model_dump_json().encode())
+    return speak(home, passphrase, lambda _: SealedBallot(motion=motion, commitment=commitment))
+
+
+def open_ballot(home: Path, passphrase: bytes | None, motion: Digest, voter: Name) -> Digest:
+    """Open the ballot that was sealed last in time; returns the entry.
+
+    Raises:
+        StorageError: What opens it is not on this disk.
+        PeerError, LocalError: See :func:`speaking.speak`.
+    """
+
+    def make(state: State) -> OpenedBallot:
+        commitment = sealed_in_time(state.motions[motion]).get(voter)
+        if commitment is None:
+            raise RuleError(f"vote: {voter} has sealed no ballot in time")
+        kept = _load(_sealed(home, commitment))
+        return OpenedBallot(motion=motion, choice=kept.choice, salt=kept.salt, reason=kept.reason)
+
+    return speak(home, passphrase, make)
+
+
+def end(home: Path, passphrase: bytes | None, motion: Digest) -> Digest:
+    """End the present stage of a motion, by the newest checkpoint if not by everybody's having acted.
+
+    Raises:
+        RuleError: It is not over yet; says who is awaited, and until when.
+        PeerError, LocalError: See :func:`speaking.speak`.
+    """
+    _, source = follow(home)
+
+    def make(state: State) -> Closing:
+        m = state.motions[motion]
+        closing = due_closing(state, motion, read_checkpoint(source)) if m.is_open else None
+        if closing is None:
+            who = ", ".join(awaited(state, m)) or "nobody"
+            raise RuleError(f"close: wanted a motion whose time has come: log time {due_at(m)}; {who} may still act")
+        return closing
+
+    return speak(home, passphrase, make)
+
+
+def make_motion(title: str, reasons: str, proposal: Proposal, *, closes_at: int, opens_until: int | None) -> Motion:
+    """Return a motion of what people have written.
+
+    Raises:
+        ConfigError: A part is too long, or empty.
+    """
+    try:
+        return Motion(title=title, reasons=reasons, proposal=proposal, closes_at=closes_at, opens_until=opens_until)
+    except ValidationError as e:
+        raise ConfigError(f"motion: {describe(e)}") from e
+
+
+def _sealed(home: Path, commitment: Digest) -> Path:
+    return home / "ballots" / f"{commitment}.json"
+
+
+def _load(path: Path) -> SealedChoice:
+    try:
+        with path.open("rb") as f:
+            return SealedChoice.model_validate_json(f.read(_MAX_SEALED_BYTES))
+    except (OSError, ValidationError) as e:
+        raise StorageError(f"{path}: wanted what opens a sealed ballot of this institution: {e}") from e

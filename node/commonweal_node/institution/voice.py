@@ -1,0 +1,58 @@
+"""Saying something in an institution's name from a command, beside its daemon if that runs.
+
+Both sign at the end of the same chain. Who comes second is told by the coordinator that another number is wanted; then
+the log is followed again, and the statement made anew for its next place.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from commonweal_node.connection.client import CoordinatorClient
+from commonweal_node.connection.keyring import KeyRing
+from commonweal_node.institution.answer_store import Answers
+from commonweal_protocols.base.errors import RuleError
+from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.fold.state import State
+from commonweal_protocols.records.follower import Follower
+from commonweal_protocols.records.source import HttpSource
+from commonweal_protocols.statements.invite import Invite
+from commonweal_protocols.statements.registry import Predicate
+from commonweal_protocols.statements.statement import Author
+from commonweal_protocols.statements.values import Digest
+from commonweal_protocols.tlog.merkle import leaf_hash
+from commonweal_protocols.tlog.proof import open_cosigned_proof
+
+_ATTEMPTS = 5
+
+
+def speak(home: Path, passphrase: bytes | None, make: Callable[[State], Predicate]) -> Digest:
+    """Sign what ``make`` returns for the state as it is, have it logged, and keep the proof; returns the entry's leaf.
+
+    Raises:
+        PeerError: The log does not hold, or it does not take the statement.
+        LocalError: No key, no answer, or the proof cannot be kept.
+    """
+    invite, keys = Invite.load(home / "invite.json"), KeyRing(home, passphrase)
+    ca = home / "run/ca.pem"
+    write_atomic(ca, invite.ca_pem.encode())
+    follower = Follower(HttpSource(invite.records, ca), invite.consortium, home / "memory.json")
+    with CoordinatorClient(invite.exchange, invite.ca_pem) as client:
+        for attempt in range(1, _ATTEMPTS + 1):
+            follower.sync()
+            state = follower.state
+            predicate, chain = make(state), state.chain(public_hex(keys.present))
+            author = Author(keys.present, state.consortium)
+            envelope = author.sign(predicate, seq=chain.seq + 1, prev=chain.leaf or None, seen=follower.seen)
+            try:
+                proof = client.submit(envelope)
+            except RuleError as e:
+                if "wanted number" not in str(e) or attempt == _ATTEMPTS:
+                    raise
+                continue
+            follower.sync()
+            open_cosigned_proof(proof, envelope, follower.policy)
+            leaf = leaf_hash(envelope).hex()
+            Answers(home, state.compact.adapter).save_receipt(leaf, proof)
+            return leaf
+    raise AssertionError("the last attempt returns or raises")

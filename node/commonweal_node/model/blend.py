@@ -1,0 +1,129 @@
+"""Blends: base + a · shared + b · own, exact, and the choice of (a, b) on a community's own held-out rows.
+
+For two adapters of rank r with factors (A₁, B₁) and (A₂, B₂) and one scaling s, the blend is the rank-2r adapter
+
+    A = [A₁; A₂]  (2r, in),   B = [a B₁, b B₂]  (out, 2r),   so that  s B A = a · s B₁A₁ + b · s B₂A₂
+
+with no approximation: averaging the factors themselves would give another product. Weights are in thousandths, as
+the adoption entry has them. Pure but for ``export_peft``; no torch, no randomness.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from commonweal_node.model.tensors import AdapterTensors, check_adapter, slots
+from commonweal_protocols.base.errors import StorageError
+from commonweal_protocols.statements.values import AdapterSpec
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class BlendWeights:
+    """How much of each adapter, in thousandths."""
+
+    shared_millis: int
+    own_millis: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlendChoice:
+    """The best weights of those tried, and every weight's loss, in the order tried."""
+
+    weights: BlendWeights
+    losses: tuple[tuple[BlendWeights, float], ...]
+
+
+CANDIDATES = tuple(
+    BlendWeights(shared, own)
+    for shared, own in ((0, 0), (1000, 0), (0, 1000), (500, 500), (700, 700), (1000, 500), (500, 1000))
+)
+"""Seven, because each costs a pass over the rows. The base alone comes first, so that a tie refuses."""
+
+
+def blend(
+    spec: AdapterSpec, shared: AdapterTensors, own: AdapterTensors, weights: BlendWeights
+) -> dict[str, NDArray[np.float32]]:
+    """The rank-2r adapter of the module's docstring; float32, the names of ``spec``.
+
+    Raises:
+        BlobError: An adapter breaks the spec.
+    """
+    check_adapter(shared, spec, spec.rank)
+    check_adapter(own, spec, spec.rank)
+    a, b = np.float32(weights.shared_millis / 1000), np.float32(weights.own_millis / 1000)
+    blended: dict[str, NDArray[np.float32]] = {}
+    for slot in slots(spec):
+        blended[slot.name_a] = np.concatenate([shared[slot.name_a], own[slot.name_a]], axis=0)
+        blended[slot.name_b] = np.concatenate([a * shared[slot.name_b], b * own[slot.name_b]], axis=1)
+    return blended
+
+
+def choose_blend(
+    spec: AdapterSpec,
+    shared: AdapterTensors,
+    own: AdapterTensors,
+    tune_loss: Callable[[AdapterTensors | None], float],
+) -> BlendChoice:
+    """Try ``CANDIDATES`` and keep the lowest loss; the earlier of equals.
+
+    Args:
+        spec: The shape of both adapters.
+        shared: The release.
+        own: The institution's own adapter.
+        tune_loss: The loss of an adapter (None: the base alone) on rows that no result will be told from.
+
+    Raises:
+        BlobError: An adapter breaks the spec.
+    """
+    losses = []
+    for weights in CANDIDATES:
+        alone = weights == BlendWeights(0, 0)
+        losses.append((weights, tune_loss(None if alone else blend(spec, shared, own, weights))))
+    return BlendChoice(min(losses, key=lambda tried: tried[1])[0], tuple(losses))
+
+
+def export_peft(directory: Path, spec: AdapterSpec, adapter: AdapterTensors, base_reference: str) -> None:
+    """Write an adapter or a blend as a PEFT folder, for ``PeftModel.from_pretrained`` and what serves such folders.
+
+    Args:
+        directory: Made if missing; its adapter files are replaced.
+        spec: The adapter's names, layers, and scale, which the folder keeps.
+        adapter: Of the spec's rank, or a blend of twice that.
+        base_reference: Written down as the base model's name.
+
+    Raises:
+        BlobError: The adapter breaks the spec.
+        StorageError: The folder cannot be written.
+    """
+    every = slots(spec)
+    first = adapter.get(every[0].name_a)
+    terms = 2 if first is not None and first.shape[:1] == (2 * spec.rank,) else 1
+    check_adapter(adapter, spec, terms * spec.rank)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_reference,
+        "inference_mode": True,
+        "r": terms * spec.rank,
+        # PEFT scales by lora_alpha / r, or / √r, which must stay the spec's scale whatever the rank.
+        "lora_alpha": terms * spec.alpha if spec.scaling == "lora" else math.sqrt(terms) * spec.alpha,
+        "use_rslora": spec.scaling == "rslora",
+        "lora_dropout": 0.0,
+        "bias": "none",
+        # Full paths: a bare "q_proj" would also match layers outside of the spec's blocks.
+        "target_modules": [slot.path for slot in every],
+    }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        # Contiguous: safetensors writes an array's memory as it lies.
+        tensors = {name: np.ascontiguousarray(value) for name, value in adapter.items()}
+        save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+        (directory / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    except OSError as error:
+        raise StorageError(f"{directory}: wanted to write a PEFT folder, got {error}") from error

@@ -1,0 +1,59 @@
+"""Held-out loss: mean nats for each supervised token, lower is better. A proxy for fit, not for flourishing.
+
+Guarantees: token-weighted, so a long answer counts by its length; logits only where a token is supervised;
+deterministic for the same machine, thread count and batches. It reads no file and decides nothing.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from commonweal_node.model.lora import AdaptedModel
+from commonweal_node.model.packing import ROW_TOKENS, Batch, pack
+from commonweal_node.model.tensors import AdapterTensors
+from commonweal_node.model.tokens import Tokenised
+from commonweal_protocols.base.errors import LocalError
+
+BATCH_TOKENS = 1536
+
+
+def heldout_batches(examples: Sequence[Tokenised]) -> list[Batch]:
+    """Pack held-out examples once, for any number of evaluations."""
+    return pack(examples, ROW_TOKENS, BATCH_TOKENS)
+
+
+@torch.inference_mode()
+def heldout_loss(model: AdaptedModel, adapter: AdapterTensors | None, batches: Sequence[Batch]) -> float:
+    """Mean nats for each supervised token of ``batches``, under an adapter or (None) the base alone.
+
+    Raises:
+        BlobError: The adapter breaks the model's spec.
+        LocalError: The loss is not finite.
+    """
+    nats = 0.0
+    with model.adapter(adapter):
+        for batch in batches:
+            nats += float(model.summed_loss(batch))
+    loss = nats / sum(len(b.targets) for b in batches)
+    if not math.isfinite(loss):
+        raise LocalError(f"held-out loss: wanted a finite number, got {loss} (the adapter's values are too large)")
+    return loss
+
+
+@torch.inference_mode()
+def example_losses(model: AdaptedModel, adapter: AdapterTensors | None, examples: Sequence[Tokenised]) -> list[float]:
+    """Mean nats for each supervised token of each example by itself, under an adapter or (None) the base alone.
+
+    Raises:
+        BlobError: The adapter breaks the model's spec.
+    """
+    nats, counts = np.zeros(len(examples)), np.zeros(len(examples))
+    with model.adapter(adapter):
+        for batch in heldout_batches(examples):
+            found = model.log_probabilities(batch).cpu().double().numpy()
+            nats -= np.bincount(batch.owners, found, len(examples))
+            counts += np.bincount(batch.owners, minlength=len(examples))
+    losses: list[float] = (nats / counts).tolist()
+    return losses

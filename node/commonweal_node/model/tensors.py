@@ -1,0 +1,31 @@
+"""An adapter at this room's borders: plain arrays under the names of the compact's AdapterSpec. No torch, no I/O."""
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from commonweal_adapters.files.lora_file import PEFT_ROOT, Slot, slots, tensor_shapes
+from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements.values import AdapterSpec
+
+__all__ = ["PEFT_ROOT", "AdapterTensors", "Slot", "check_adapter", "slots"]
+
+AdapterTensors: TypeAlias = Mapping[str, NDArray[np.float32]]
+"""An adapter at this room's border: the AdapterSpec's tensor names → float32 arrays."""
+
+
+def check_adapter(tensors: AdapterTensors, spec: AdapterSpec, rank: int) -> None:
+    """Hold an adapter to its spec, at ``rank`` (a blend has twice the spec's).
+
+    Raises:
+        BlobError: A name, shape or dtype differs.
+    """
+    wanted = tensor_shapes(spec, rank=rank)
+    if odd := sorted(wanted.keys() ^ tensors.keys()):
+        raise BlobError(f"adapter: wanted {len(wanted)} tensors, got {len(tensors)} ({odd[0]} is in one only)")
+    for name, shape in wanted.items():
+        got = tensors[name]
+        if got.shape != shape or got.dtype != np.float32:
+            raise BlobError(f"adapter tensor {name}: wanted float32 {shape}, got {got.dtype} {got.shape}")

@@ -1,0 +1,1 @@
+"""The training loop, its objectives and checkpoints, and the processes that share a training."""

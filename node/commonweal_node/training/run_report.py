@@ -1,0 +1,164 @@
+"""A training's report: one HTML page that loads nothing, and the same figures as JSON. For people; never read back.
+
+It holds losses, counts and settings, and not a word of any row. Pure but for :func:`save_report`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from commonweal_node.training.checkpoints import Course
+from commonweal_protocols.audit.page_style import STYLE
+from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.html import Html, el, facts, page, table
+
+_WIDTH, _HEIGHT, _EDGE = 640, 220, 44
+_MIB = 1 << 20
+
+
+class MembershipFigure(BaseModel):
+    """See ``membership``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    auc: float
+    error: float
+    members: int
+    others: int
+
+
+class RunReport(BaseModel):
+    """One training, in figures. Losses are nats for each supervised token, or for each pair."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    institution: str
+    what: str
+    weights: dict[str, float]
+    rows: dict[str, int]
+    recipe: dict[str, int]
+    seed: int
+    machine: str
+    estimated_bytes: int
+    peak_bytes: int
+    course: Course
+    heldout_before: float
+    heldout_after: float
+    membership: MembershipFigure | None = None
+
+
+def save_report(folder: Path, report: RunReport) -> Path:
+    """Write both files; returns the page's path.
+
+    Raises:
+        StorageError: They cannot be written.
+    """
+    name = run_name(report.what)
+    write_atomic(folder / f"{name}.json", report.model_dump_json(indent=2).encode())
+    write_atomic(folder / f"{name}.html", render_report(report))
+    return folder / f"{name}.html"
+
+
+def run_name(what: str) -> str:
+    """Return the name of a training's files and folder."""
+    return "-".join("".join(c if c.isalnum() else " " for c in what).split())
+
+
+def render_report(report: RunReport) -> bytes:
+    """Return the page."""
+    course = report.course
+    body = [
+        el("p", f"training at {report.institution}", class_="kicker"),
+        el("h1", report.what),
+        table(
+            "Held-out loss of the rows that results are told from",
+            ("when", "nats for each supervised token"),
+            [("before", f"{report.heldout_before:.4f}"), ("after", f"{report.heldout_after:.4f}")],
+        ),
+        el("h2", "Objectives"),
+        el("p", "Each has its own loss. Their weighted sum drives the training and means nothing by itself."),
+        table(
+            "Objectives",
+            ("objective", "weight", "rows", "first step", "last step"),
+            [
+                (name, f"{report.weights[name]:g}", str(report.rows[name]), f"{loss[0]:.4f}", f"{loss[-1]:.4f}")
+                for name, loss in course.losses.items()
+            ],
+        ),
+        *(
+            curve(f"{name}: loss at each step", [(k + 1, x) for k, x in enumerate(loss)])
+            for name, loss in course.losses.items()
+        ),
+        *([curve("held-out loss on the way", course.heldout)] if course.heldout else []),
+        el("h2", "Can the adapter tell who is in it?"),
+        _membership(report.membership),
+        el("h2", "How it ran"),
+        facts(
+            ("steps", f"{course.step} of {report.recipe['steps']}" + _best(course)),
+            ("recipe", ", ".join(f"{name} {value}" for name, value in report.recipe.items())),
+            ("seed", str(report.seed)),
+            ("machine", report.machine),
+            ("tokens computed", f"{course.tokens} in {course.seconds:.1f} s"),
+            ("tokens per second", f"{course.tokens / max(course.seconds, 1e-9):.0f}"),
+            (
+                "memory",
+                f"{report.estimated_bytes / _MIB:.0f} MiB estimated, {report.peak_bytes / _MIB:.0f} MiB at most",
+            ),
+        ),
+    ]
+    return page(f"{report.what} – {report.institution}", STYLE, el("main", *body))
+
+
+def _best(course: Course) -> str:
+    return f"; the values of step {course.best_step}, the best on held-out rows, were kept" if course.best_step else ""
+
+
+def _membership(figure: MembershipFigure | None) -> Html:
+    if figure is None:
+        return el("p", "Not measured (membership_rows = 0).")
+    return el(
+        "p",
+        f"A loss-threshold attack on {figure.members} training rows and {figure.others} held-out rows has an area "
+        f"under its curve of {figure.auc:.3f} ± {figure.error:.3f} (0.5 is chance, 1 is certainty). It is one attack, "
+        "and no proof that there is no better one.",
+    )
+
+
+def curve(title: str, points: Sequence[tuple[float, float]]) -> Html:
+    """Return a picture of a curve with its least and greatest values written at the axes.
+
+    Args:
+        title: What it shows; also what a screen reader says.
+        points: At least one (x, y), finite, in the order of x.
+    """
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    left, right, low, high = xs[0], xs[-1], min(ys), max(ys)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - left) / ((right - left) or 1)
+        up = (y - low) / ((high - low) or 1)
+        return _EDGE + across * (_WIDTH - 2 * _EDGE), _HEIGHT - _EDGE / 2 - up * (_HEIGHT - _EDGE)
+
+    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in (place(x, y) for x, y in points))
+    bottom = f"{_HEIGHT - _EDGE / 2:.0f}"
+    text = {"font-size": "11", "fill": "currentColor"}
+    parts = [
+        el(
+            "polyline",
+            points=f"{_EDGE},{_EDGE / 2:.0f} {_EDGE},{bottom} {_WIDTH - _EDGE},{bottom}",
+            **_LINE,
+            opacity=".4",
+        ),
+        el("polyline", points=line, **_LINE),
+        *(el("circle", cx=f"{a:.1f}", cy=f"{b:.1f}", r="2", fill="currentColor") for a, b in [place(*points[-1])]),
+        el("text", f"{high:.3f}", x="0", y=f"{_EDGE / 2 + 4:.0f}", **text),
+        el("text", f"{low:.3f}", x="0", y=bottom, **text),
+        el("text", f"{left:g}", x=str(_EDGE), y=str(_HEIGHT - 4), **text),
+        el("text", f"{right:g}", x=str(_WIDTH - _EDGE), y=str(_HEIGHT - 4), **text),
+    ]
+    picture = el("svg", *parts, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=title)
+    return el("figure", picture, el("figcaption", title))
+
+
+_LINE = {"fill": "none", "stroke": "currentColor", "stroke-width": "1.5"}

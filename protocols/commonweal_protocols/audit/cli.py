@@ -1,0 +1,276 @@
+"""``commonweal audit``: the auditor's commands. No logic here; ``audit_job`` and the modules below it do the work."""
+
+import contextlib
+import functools
+import os
+import signal
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from commonweal_protocols.audit import audit as core
+from commonweal_protocols.audit.arithmetic import load_recompute
+from commonweal_protocols.audit.departure_cli import departure
+from commonweal_protocols.audit.evidence import (
+    MAX_EVIDENCE_BYTES,
+    ForkEvidence,
+    convict_witnesses,
+    parse_evidence,
+    verify_evidence,
+)
+from commonweal_protocols.audit.foreign_cli import foreign
+from commonweal_protocols.audit.job import Auditor, Job, Outputs, load_seen
+from commonweal_protocols.audit.memory import load_memory
+from commonweal_protocols.audit.monitor import Stopped, follow
+from commonweal_protocols.audit.story_cli import story
+from commonweal_protocols.audit.text import print_report
+from commonweal_protocols.audit.verdict import open_verdict
+from commonweal_protocols.base.canonical import digest_of
+from commonweal_protocols.base.errors import ConfigError, MalformedError, PeerError, SignatureError
+from commonweal_protocols.base.keys import create_key_file, load_key_file, load_passphrase, public_hex
+from commonweal_protocols.base.webhook import check_webhook, post_webhook
+from commonweal_protocols.records.signature_pool import usable_cores
+from commonweal_protocols.records.source import DirectorySource, HttpSource, Source
+from commonweal_protocols.statements.witness_quorum import policy_of
+from commonweal_protocols.tlog.cosignature import CosignatureVerifier, parse_cosigner_vkey
+from commonweal_protocols.tlog.note import Verifier, parse_vkey
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
+
+app = typer.Typer(no_args_is_help=True, help="Re-check a consortium from its public records alone.")
+app.command()(story)
+app.command()(departure)
+app.command()(foreign)
+
+Url = Annotated[str | None, typer.Option(help="Where the public records are served, https://HOST:PORT.")]
+Directory = Annotated[Path | None, typer.Option("--dir", help="A folder of public records: a mirror, a disk.")]
+Ca = Annotated[Path | None, typer.Option(help="PEM of the authority behind --url; the system's if not given.")]
+Consortium = Annotated[
+    str | None, typer.Option(help="The consortium you expect: 64 hex digits. Without it the log names itself.")
+]
+ReportFile = Annotated[Path | None, typer.Option("--report", help="Write the report here, as JSON.")]
+HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write it as one page for everybody.")]
+MemoryFile = Annotated[Path | None, typer.Option("--memory", help="Where to remember what was verified.")]
+NoMemory = Annotated[bool, typer.Option("--no-memory", help="Neither read nor write a memory.")]
+Full = Annotated[bool, typer.Option("--full", help="Verify everything anew, not only what is new.")]
+NoRecompute = Annotated[bool, typer.Option("--no-recompute", help="Check signatures and digests only; needs no numpy.")]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, max=256, help="Processes that check signatures; as many as cores if not given.")
+]
+Against = Annotated[
+    list[Path] | None,
+    typer.Option(help="A checkpoint (or a receipt) of this log that somebody else has; may be repeated."),
+]
+CheckpointFile = Annotated[
+    Path | None, typer.Option("--checkpoint", help="Write the verified signed checkpoint here, to hand on.")
+]
+EvidenceDir = Annotated[
+    Path | None, typer.Option(help="Where to write evidence that convicts the log's key by itself.")
+]
+MaxAgeSeconds = Annotated[
+    int | None, typer.Option(min=0, help="The oldest that the witnesses' word on the checkpoint may be.")
+]
+KeyFile = Annotated[Path | None, typer.Option("--sign", help="Sign a verdict with this key.")]
+PassphraseFile = Annotated[Path | None, typer.Option(help="The file with the key's passphrase.")]
+VerdictFile = Annotated[Path | None, typer.Option("--verdict", help="Write the signed verdict here.")]
+Following = Annotated[bool, typer.Option("--follow", help="Stay up, and audit whenever the log changes.")]
+IntervalSeconds = Annotated[float, typer.Option(min=1, help="With --follow: between two looks.")]
+Webhook = Annotated[str | None, typer.Option(help="With --follow: POST findings here, as JSON.")]
+KeepGoing = Annotated[bool, typer.Option("--keep-going", help="With --follow: stay up after a finding.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")]
+
+
+def _memory_path(source: str) -> Path:
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
+    return state / "commonweal" / "audit" / f"{''.join(c if c.isalnum() else '-' for c in source)[-120:]}.memory"
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    try:
+        with path.open("rb") as f:
+            return f.read(max_bytes + 1)
+    except OSError as e:
+        raise ConfigError(f"{path}: cannot be read: {e.strerror}") from e
+
+
+@app.command()
+def run(
+    url: Url = None,
+    directory: Directory = None,
+    ca: Ca = None,
+    consortium: Consortium = None,
+    report_file: ReportFile = None,
+    html_file: HtmlFile = None,
+    memory_file: MemoryFile = None,
+    no_memory: NoMemory = False,
+    full: Full = False,
+    no_recompute: NoRecompute = False,
+    jobs: Jobs = None,
+    against: Against = None,
+    checkpoint_file: CheckpointFile = None,
+    evidence_dir: EvidenceDir = None,
+    max_age_seconds: MaxAgeSeconds = None,
+    key_file: KeyFile = None,
+    passphrase_file: PassphraseFile = None,
+    verdict_file: VerdictFile = None,
+    following: Following = False,
+    interval_seconds: IntervalSeconds = 60,
+    webhook: Webhook = None,
+    keep_going: KeepGoing = False,
+    as_json: AsJson = False,
+) -> None:
+    """Replay the log and re-compute every release. Exit 0: the records hold; 1: they do not.
+
+    From the second time on, only what is new is verified. The report depends on the records alone, so two auditors of
+    one log can compare theirs byte for byte.
+    """
+    if (key_file is None) != (verdict_file is None):
+        raise ConfigError("audit run: wanted both of --sign and --verdict, or neither")
+    if not following and (webhook or keep_going):
+        raise ConfigError("audit run: wanted --follow with --webhook and --keep-going")
+    if webhook:
+        check_webhook(webhook)
+    source, name = _source(url, directory, ca)
+    key = load_key_file(key_file, load_passphrase(passphrase_file)) if key_file else None
+    job = Job(
+        source=source,
+        consortium=consortium,
+        memory=None if no_memory else memory_file or _memory_path(name),
+        full=full,
+        against={str(path): load_seen(path) for path in against or []},
+        recompute=None if no_recompute else load_recompute(),
+        max_age_seconds=max_age_seconds,
+        jobs=jobs or usable_cores(),
+        outputs=Outputs(report_file, html_file, checkpoint_file, evidence_dir, verdict_file, key),
+    )
+    raise typer.Exit(_follow(job, interval_seconds, webhook, keep_going) if following else _once(job, as_json))
+
+
+def _source(url: str | None, directory: Path | None, ca: Path | None) -> tuple[Source, str]:
+    """The records, and their name among this auditor's memories."""
+    if (url is None) == (directory is None):
+        raise ConfigError("audit run: wanted one of --url and --dir")
+    if directory is not None:
+        return DirectorySource(directory), str(directory.resolve())
+    return HttpSource(url or "", ca), url or ""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _once(job: Job, as_json: bool) -> int:
+    stderr = Console(stderr=True)
+    bars = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=stderr
+    )
+    with bars if stderr.is_terminal and not as_json else contextlib.nullcontext():
+        tasks = {stage: bars.add_task(stage, total=None) for stage in ("entries", "releases")}
+        outcome = Auditor(
+            job, now=_now, on_progress=lambda p: bars.update(tasks[p.stage], completed=p.done, total=p.total)
+        ).look()
+    if as_json:
+        typer.echo(outcome.report.to_bytes().decode(), nl=False)
+    else:
+        print_report(outcome.report, Console())
+    if outcome.evidence and job.outputs.evidence is None:
+        stderr.print("the log's own signatures prove it: --evidence-dir FOLDER writes the evidence", soft_wrap=True)
+    return 0 if outcome.report.verdict == "pass" else 1
+
+
+def _follow(job: Job, interval_seconds: float, webhook: str | None, keep_going: bool) -> int:
+    stop = threading.Event()
+
+    def progress(_: core.Progress) -> None:
+        if stop.is_set():
+            raise Stopped
+
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        return follow(
+            Auditor(job, now=_now, on_progress=progress),
+            interval_seconds=interval_seconds,
+            wait=stop.wait,
+            say=functools.partial(print, flush=True),
+            tell=functools.partial(post_webhook, webhook) if webhook else None,
+            keep_going=keep_going,
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@app.command()
+def evidence(
+    file: Annotated[Path, typer.Argument(help="Evidence that an audit has written.")],
+    log: Annotated[
+        str | None, typer.Option(help="The vkey of the accused log; without it, that of a log in --memory.")
+    ] = None,
+    witness: Annotated[
+        list[str] | None, typer.Option(help="The vkey of a witness of that log; may be repeated. Or see --memory.")
+    ] = None,
+    memory_file: Annotated[Path | None, typer.Option("--memory", help="The memory of an audit of that log.")] = None,
+) -> None:
+    """Check evidence against a log's key, offline, and name the witnesses that have cosigned both sides of a fork.
+
+    Exit 1: it convicts that key. 0: it convicts nobody. 2: it is not evidence at all, or no key is known.
+    """
+    try:
+        parsed = parse_evidence(_read(file, MAX_EVIDENCE_BYTES))
+        verifier, witnesses = _accused(log, witness or [], memory_file)
+    except MalformedError as e:
+        raise ConfigError(f"{file}: {e}") from e
+    try:
+        conviction = verify_evidence(parsed, verifier)
+    except PeerError as e:
+        typer.echo(f"convicts nobody: {e}")
+        return
+    typer.echo(f"convicted: {conviction.sentence}")
+    if isinstance(parsed, ForkEvidence):
+        for liar in convict_witnesses(parsed, verifier, witnesses):
+            typer.echo(f"convicted: {liar.sentence}")
+    raise typer.Exit(1)
+
+
+def _accused(
+    log: str | None, witness: list[str], memory_file: Path | None
+) -> tuple[Verifier, list[CosignatureVerifier]]:
+    memory = load_memory(memory_file) if memory_file else None
+    if log is None and memory is None:
+        raise ConfigError("audit evidence: wanted --log VKEY (or --memory of an audit of that log)")
+    witnesses = [parse_cosigner_vkey(vkey) for vkey in witness]
+    if memory is not None and memory.state is not None:
+        witnesses += [w.verifier for w in policy_of(memory.state.compact).witnesses]
+    return memory.verifier if memory and not log else parse_vkey(log or ""), witnesses
+
+
+@app.command()
+def keygen(
+    file: Annotated[Path, typer.Argument(help="Where to put the new private key; nothing is overwritten.")],
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Make an auditor's key, and print its public half: that is what others check verdicts with."""
+    typer.echo(public_hex(create_key_file(file, load_passphrase(passphrase_file))))
+
+
+@app.command()
+def verify_verdict(
+    file: Annotated[Path, typer.Argument(help="A verdict that an auditor has signed.")],
+    key: Annotated[str, typer.Option(help="The auditor's public key: 64 hex digits.")],
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="A report: check that the verdict is on these bytes.")
+    ] = None,
+) -> None:
+    """Check an auditor's signed verdict. Exit 0: it is this auditor's, and says that the records hold; 1: otherwise."""
+    verdict = open_verdict(_read(file, MAX_ENTRY_BYTES), key)
+    if report_file and (got := digest_of(_read(report_file, 1 << 30))) != verdict.report_sha256:
+        raise SignatureError(f"{report_file}: wanted the report {verdict.report_sha256}, got {got}")
+    tree = verdict.tree
+    what = f"{tree.origin} at {tree.size} entries, root {tree.root}" if tree else "a log whose checkpoint does not hold"
+    typer.echo(f"{'pass' if verdict.passed else 'fail'} ({verdict.level}): consortium {verdict.consortium}, {what}")
+    typer.echo(f"report {verdict.report_sha256}, {verdict.verified_at.isoformat()} by the auditor's clock")
+    if not verdict.passed:
+        raise typer.Exit(1)

@@ -1,0 +1,64 @@
+"""Files that people write: TOML into one closed, frozen model. Anything unknown or out of range is an error."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from commonweal_protocols.base.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
+_MAX_FILE_BYTES = 1 << 20
+
+
+def describe(error: ValidationError) -> str:
+    """Say the first thing that is wrong: where, what was wanted, and what was got."""
+    first = error.errors(include_url=False)[0]
+    # Of a value with several forms pydantic names the form that it tried, with brackets: nobody wrote that.
+    where = ".".join(str(p) for p in first["loc"] if "[" not in str(p))
+    if first["type"] == "value_error":
+        # One of our own validators: it says what was wanted and got itself, and its input is the whole model.
+        return f"{where}: {first['ctx']['error']}" if where else str(first["ctx"]["error"])
+    return f"{where or 'the whole'}: {first['msg']}, got {str(first.get('input'))[:80]!r}"
+
+
+def parse_toml(data: bytes, model: type[Model], name: str) -> Model:
+    """Parse TOML as ``model``, a closed pydantic model with units in its fields' names. ``name`` is for messages.
+
+    Raises:
+        ConfigError: It is too large, is not TOML, has an unknown key, or a value is out of range.
+    """
+    if len(data) > _MAX_FILE_BYTES:
+        raise ConfigError(f"{name}: wanted at most {_MAX_FILE_BYTES} bytes, got more")
+    try:
+        table = tomllib.loads(data.decode("utf-8"))
+        # Through JSON, where a strict model takes a list for a tuple, text for a path, and nothing else for anything.
+        # TOML also has dates, which no setting is: as a table of their own they are refused by the key's name.
+        return model.model_validate_json(json.dumps(table, default=lambda date: {"date": str(date)}))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{name}: wanted TOML, got: {e}") from e
+    except ValidationError as e:
+        raise ConfigError(f"{name}: {describe(e)}") from e
+
+
+def load_toml(path: Path, model: type[Model], *, if_missing: str = "") -> Model:
+    """Read a TOML file as ``model``.
+
+    Args:
+        path: The file.
+        model: A closed pydantic model; units are in its fields' names.
+        if_missing: What to do where there is no such file; for people.
+
+    Raises:
+        ConfigError: It cannot be read, is not TOML, has an unknown key, or a value is out of range.
+    """
+    try:
+        with path.open("rb") as f:
+            data = f.read(_MAX_FILE_BYTES + 1)
+    except FileNotFoundError as e:
+        raise ConfigError(f"{path}: wanted a file, got none" + (f"; {if_missing}" if if_missing else "")) from e
+    except OSError as e:
+        raise ConfigError(f"{path}: cannot be read: {e.strerror}") from e
+    return parse_toml(data, model, str(path))

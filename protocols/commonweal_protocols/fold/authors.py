@@ -1,0 +1,67 @@
+"""Who may sign an entry, and whether it is the next one in its author's chain. Pure."""
+
+from commonweal_protocols.base.errors import RuleError
+from commonweal_protocols.fold.amendment import is_expired
+from commonweal_protocols.fold.state import State
+from commonweal_protocols.statements.statement import Entry, Header
+from commonweal_protocols.statements.values import PublicKey
+
+
+def kind_of(entry: Entry) -> str:
+    """What an entry is, in a word."""
+    return type(entry.statement.predicate).__name__.lower()
+
+
+def check_author(state: State, entry: Entry, header: Header) -> PublicKey:
+    """Check the author's standing, and the header against the author's chain; return the one author.
+
+    Raises:
+        RuleError: Several signatures, a key that has ended or expired, or not the next place in its chain.
+    """
+    kind = kind_of(entry)
+    if len(entry.signers) != 1:
+        raise RuleError(f"{kind}: wanted one author, got {len(entry.signers)} signatures")
+    (author,) = entry.signers
+    check_standing(state, kind, author)
+    check_place(state, kind, author, header)
+    return author
+
+
+def check_standing(state: State, kind: str, author: PublicKey) -> None:
+    """Check that a key may sign an entry here.
+
+    Raises:
+        RuleError: It has ended, or has expired.
+    """
+    if (ended := state.retired.get(author)) is not None:
+        raise RuleError(
+            f"{kind}: wanted a key in force, got {author} of {ended.owner}, ended at entry {ended.at_index}: "
+            f"{ended.reason}"
+        )
+    member = next((m for m in state.compact.members if m.key == author), None)
+    if member is not None and is_expired(member, state.size):
+        raise RuleError(
+            f"{kind}: the key of {member.institution} has expired at index {member.expires_at_index}; wanted a new "
+            "one, which the next version of the compact can name"
+        )
+
+
+def check_place(state: State, kind: str, author: PublicKey, header: Header) -> None:
+    """Check that a header is the next one in its author's chain.
+
+    Raises:
+        RuleError: Of another consortium, a gap, a repeat, or after another entry.
+    """
+    if header.consortium != state.consortium:
+        raise RuleError(f"{kind}: wanted consortium {state.consortium}, got {header.consortium}")
+    chain = state.chain(author)
+    if header.seq != chain.seq + 1:
+        who = _called(state, author)
+        raise RuleError(f"{kind}: wanted number {chain.seq + 1} in the chain of {who}, got {header.seq}")
+    if header.prev != (chain.leaf or None):
+        who = _called(state, author)
+        raise RuleError(f"{kind}: wanted {chain.leaf or None} as the entry of {who} before it, got {header.prev}")
+
+
+def _called(state: State, author: PublicKey) -> str:
+    return state.institution(author) or "the coordinator" * (author == state.compact.coordinator.key) or author

@@ -1,0 +1,125 @@
+"""Following a log: one's own verified replica, the memory of the newest checkpoint, and a copy of the records.
+
+What was once verified must stay in the log. The memory is on disk before anything is signed on the strength of it, so
+a coordinator that rolls back or forks is caught even across restarts, and a node then signs nothing. That holds across
+logs too: where another coordinator goes on under a log of its own, everything that was seen of the old one must have
+been carried over. The copy is what such a successor starts from when the old coordinator is gone.
+"""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from commonweal_protocols.base.errors import LogError, RuleError, StorageError
+from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.fold.state import State
+from commonweal_protocols.records.mirror import Mirror
+from commonweal_protocols.records.replica import Replica
+from commonweal_protocols.records.source import Source, read_checkpoint, read_entries, unverified_size
+from commonweal_protocols.statements.values import Digest, Seen
+from commonweal_protocols.tlog.policy import Policy
+
+
+class Follower:
+    """One consortium's log, followed. Not thread-safe."""
+
+    def __init__(self, source: Source, consortium: Digest, memory: Path, copy: Path | None = None) -> None:
+        """Set up; nothing is read yet.
+
+        Args:
+            source: The records.
+            consortium: Whose log this must be.
+            memory: Where the newest verified checkpoint is kept.
+            copy: The folder where a copy of the records is kept; None keeps none. It has one writer.
+        """
+        self._source = source
+        self._consortium = consortium
+        self._memory = memory
+        self._copy = Mirror(copy) if copy else None
+        self._replica = Replica()
+        self._seen: Seen | None = None
+
+    @property
+    def state(self) -> State:
+        """The state as of the newest verified checkpoint.
+
+        Raises:
+            LogError: Nothing has been verified yet.
+        """
+        return self._replica.state
+
+    @property
+    def policy(self) -> Policy:
+        """Under which signatures this log's checkpoints are believed."""
+        return self._replica.policy
+
+    @property
+    def size(self) -> int:
+        """How many entries are verified."""
+        return self._replica.size
+
+    @property
+    def seen(self) -> tuple[Seen, ...]:
+        """The newest verified checkpoint: what this node's next statement vouches for."""
+        return (self._seen,) if self._seen else ()
+
+    def check_carried(self, seen: Seen) -> None:
+        """Check that what was verified here goes on from a checkpoint that was seen, of this log or of one before it.
+
+        Raises:
+            LogError: It does not: something is missing or another, or this history was never in that log.
+        """
+        _check_carried(self._replica, seen)
+
+    def sync(self) -> int:
+        """Read and verify what is new; returns how many entries that was.
+
+        Raises:
+            PeerError: The log breaks its compact, its signature, or what was seen before: sign nothing more.
+            UnavailableError: The records are not served now.
+            StorageError: The memory or the copy cannot be kept.
+        """
+        note = read_checkpoint(self._source)
+        size = unverified_size(note)
+        # A copy, so that nothing which a failed look has read ever counts as verified.
+        replica = self._replica.copy() if size > self.size else self._replica
+        entries: list[bytes] = []
+        for data in read_entries(self._source, self.size, size):
+            replica.add(data)
+            if self._copy is not None:
+                entries.append(data)
+        if replica.state.consortium != self._consortium:
+            raise RuleError(f"consortium: wanted {self._consortium}, got {replica.state.consortium}")
+        checkpoint = replica.policy.open(note).checkpoint
+        replica.check_checkpoint(checkpoint)
+        if checkpoint.size < replica.size:
+            raise LogError(f"log {checkpoint.origin}: rolled back from {replica.size} entries to {checkpoint.size}")
+        if self._seen is None and (remembered := self._load()) is not None:
+            _check_carried(replica, remembered)
+        seen = Seen(origin=checkpoint.origin, size=checkpoint.size, root=checkpoint.root.hex())
+        if seen != self._seen:
+            if self._copy is not None:
+                # Before the memory: nothing is ever vouched for that this host could not show again.
+                self._copy.extend(entries, replica.tree, note)
+            write_atomic(self._memory, seen.model_dump_json().encode())
+        added = replica.size - self.size
+        self._replica, self._seen = replica, seen
+        return added
+
+    def _load(self) -> Seen | None:
+        try:
+            return Seen.model_validate_json(self._memory.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as e:
+            raise StorageError(f"{self._memory}: wanted the newest verified checkpoint, got another file") from e
+
+
+def _check_carried(replica: Replica, seen: Seen) -> None:
+    # A replica takes unknown logs for gossip about others. What this host itself has seen is of this consortium.
+    if seen.origin != replica.log.name and seen.origin not in replica.state.origins:
+        raise LogError(
+            f"log {replica.log.name}: {seen.size} entries were seen in log {seen.origin}, of which nothing was carried "
+            "over here"
+        )
+    replica.check_seen(seen)

@@ -1,0 +1,84 @@
+"""The predicates of adoption: what an institution decides on a release for itself, and what that rests on.
+
+Of its own consortium's releases, or of another's: nobody else has a say in that. Closed schemas, as in ``predicates``.
+"""
+
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from pydantic import Field, model_validator
+
+from commonweal_protocols.base.schema import Closed
+from commonweal_protocols.statements.values import Count, Digest, ForeignRelease, Micronats, Name, Reason, Subject
+
+
+class HeldoutLoss(Closed):
+    """A community's held-out loss under each choice; the blend was chosen on other rows than these."""
+
+    base_micronats: Micronats
+    local_micronats: Micronats
+    shared_micronats: Micronats
+    blend_micronats: Micronats
+
+
+Measure: TypeAlias = Literal["accuracy", "distance"]
+"""What a probe's results are: the share of items on which the right option is the likeliest, the more the better; or
+the mean Jensen-Shannon distance (the root of the divergence in bits) from how people answer, the less the better.
+"""
+Share: TypeAlias = Annotated[int, Field(ge=0, le=10**6)]
+MAX_BARRED_PROBES = 20
+
+
+class ProbeResult(Closed):
+    """What a probe measures under each choice, in millionths; ``local`` is the institution's own adapter alone."""
+
+    probe: Name
+    measure: Measure
+    items: Count
+    base_micros: Share
+    local_micros: Share
+    shared_micros: Share
+    blend_micros: Share
+
+
+class Decision(Closed):
+    """What is decided, after the institution's own evaluation, and what that found.
+
+    The adapted model is base + ``shared_millis``/1000 · release + ``own_millis``/1000 · own adapter.
+    """
+
+    decision: Literal["adopt", "blend", "refuse"]
+    shared_millis: Annotated[int, Field(ge=0, le=2000)]
+    own_millis: Annotated[int, Field(ge=0, le=2000)]
+    heldout: HeldoutLoss
+    probes: Annotated[tuple[ProbeResult, ...], Field(max_length=MAX_BARRED_PROBES)] = ()
+    """Of the probes on which the charter sets a bar: what else the decision rests on."""
+    reason: Reason
+
+    @model_validator(mode="after")
+    def _each_probe_once(self) -> "Decision":
+        if len({p.probe for p in self.probes}) != len(self.probes):
+            raise ValueError("probes: a probe is there twice")
+        return self
+
+
+class Adoption(Decision):
+    """A node's own decision on a ratified release of its consortium."""
+
+    URI: ClassVar[str] = "urn:commonweal:adoption:v1"
+    round: Count
+    release_leaf: Digest
+
+    def subject(self) -> Subject:
+        """The release's entry."""
+        return Subject(name=f"release of round {self.round}", sha256=self.release_leaf)
+
+
+class ForeignAdoption(Decision):
+    """A node's own decision on a release of another consortium, with all that proves where it comes from."""
+
+    URI: ClassVar[str] = "urn:commonweal:foreign-adoption:v1"
+    release: ForeignRelease
+
+    def subject(self) -> Subject:
+        """The release's entry in the other log."""
+        return Subject(name=f"foreign release of round {self.release.round}", sha256=self.release.release_leaf)

@@ -1,0 +1,97 @@
+"""What institutions and coordinators hand each other before there is a log: a card, and an invite.
+
+Both are small JSON files carried by whatever way the people trust. Neither is secret; whoever swaps one is caught when
+the compact is signed, since that names every key, and the invite's consortium is the digest of that very compact.
+"""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import StringConstraints, ValidationError
+
+from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.schema import Closed
+from commonweal_protocols.base.settings import describe
+from commonweal_protocols.statements.values import Coordinator, Digest, Member, Name, PublicKey, Witness
+
+_MAX_FILE_BYTES = 64 * 1024
+Address = Annotated[str, StringConstraints(pattern=r"^[^\s/]{1,255}:[0-9]{1,5}$")]
+
+
+class _File(Closed):
+    def to_bytes(self) -> bytes:
+        """Return the file's bytes."""
+        return (self.model_dump_json(indent=2) + "\n").encode()
+
+    def save(self, path: Path) -> None:
+        """Write the file.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        write_atomic(path, self.to_bytes())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read the file.
+
+        Raises:
+            ConfigError: No such file, or not of this form.
+        """
+        try:
+            with path.open("rb") as f:
+                data = f.read(_MAX_FILE_BYTES + 1)
+            if len(data) > _MAX_FILE_BYTES:
+                raise ConfigError(f"{path}: wanted at most {_MAX_FILE_BYTES} bytes, got more")
+            return cls.model_validate_json(data)
+        except OSError as e:
+            raise ConfigError(f"{path}: wanted {cls.__doc__ or ''} It cannot be read: {e.strerror}") from e
+        except ValidationError as e:
+            raise ConfigError(f"{path}: not {cls.__name__.lower()}: {describe(e)}") from e
+
+
+class Card(_File):
+    """An institution's card: its name and its public key, for whoever drafts a compact."""
+
+    institution: Name
+    key: PublicKey
+    witness: Witness | None = None
+    """The witness that its node offers to be."""
+    consortium: Digest | None = None
+    """Where it is a consortium: that one. Whoever has the key speaks for it, and gives its releases alone."""
+
+    def member(self) -> Member:
+        """Return it as a compact has it."""
+        return Member(institution=self.institution, key=self.key, consortium=self.consortium)
+
+
+class _Reached(_File):
+    """Where a coordinator is reached, and the authority behind its TLS certificate."""
+
+    exchange: Address
+    """gRPC: submissions and blobs."""
+    records: Annotated[str, StringConstraints(pattern=r"^https://[^\s]{1,255}$")]
+    """The public records."""
+    fleet: Address
+    """Flower: invitations and answers."""
+    # Without a certificate in it, TLS would trust every authority that this host's system does.
+    ca_pem: Annotated[str, StringConstraints(max_length=32_768, pattern=r"^-----BEGIN CERTIFICATE-----\n")]
+
+
+class CoordinatorCard(_Reached):
+    """A coordinator's card: its keys and where it is reached, for a consortium that may want it as a successor."""
+
+    coordinator: Coordinator
+
+    def invite(self, consortium: Digest, name: Name) -> "Invite":
+        """Return the invite to a consortium that it coordinates, or is to coordinate."""
+        reached = self.model_dump(exclude={"coordinator"})
+        return Invite.model_validate({"consortium": consortium, "name": name, **reached})
+
+
+class Invite(_Reached):
+    """A coordinator's invite: which consortium, and where it is reached."""
+
+    consortium: Digest
+    name: Name

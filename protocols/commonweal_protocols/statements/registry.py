@@ -1,0 +1,57 @@
+"""Every kind of fact that an entry may state, by its URI."""
+
+from typing import TypeAlias, get_args
+
+from commonweal_protocols.statements.adoption import Adoption, ForeignAdoption
+from commonweal_protocols.statements.data_manifest import DataManifest
+from commonweal_protocols.statements.governance import (
+    Ballot,
+    Charter,
+    Closing,
+    Exit,
+    Motion,
+    OpenedBallot,
+    SealedBallot,
+)
+from commonweal_protocols.statements.secure_messages import Advertisement, Confirmation, Reveal, SealedShares, StageEnd
+from commonweal_protocols.statements.values import (
+    Compact,
+    Identity,
+    Incident,
+    Ratification,
+    Refusal,
+    Rejection,
+    Release,
+    Rotation,
+    Round,
+    Update,
+)
+
+Predicate: TypeAlias = (
+    Compact
+    | Identity
+    | Rotation
+    | Round
+    | Update
+    | Refusal
+    | Rejection
+    | Incident
+    | Release
+    | Ratification
+    | Adoption
+    | ForeignAdoption
+    | DataManifest
+    | Charter
+    | Motion
+    | Ballot
+    | SealedBallot
+    | OpenedBallot
+    | Closing
+    | Exit
+    | Advertisement
+    | SealedShares
+    | Confirmation
+    | Reveal
+    | StageEnd
+)
+PREDICATES: dict[str, type[Predicate]] = {p.URI: p for p in get_args(Predicate)}
