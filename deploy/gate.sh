@@ -34,7 +34,7 @@ import sys
 found = [m for m in ("numpy", "torch", "grpc", "flwr", "safetensors") if importlib.util.find_spec(m)]
 sys.exit(f"an auditor's install holds {found}" if found else 0)
 PY
-"$bin/python" -m tests.make_records "$fresh/records"
+"$bin/python" -m tests.kit.make_records "$fresh/records"
 "$fresh/auditor/bin/commonweal" audit run --dir "$fresh/records/public" --no-memory --no-recompute
 code=0
 "$fresh/auditor/bin/commonweal" audit run --dir "$fresh/records/public" --no-memory || code=$?
@@ -48,9 +48,9 @@ export COMMONWEAL_BASE_CACHE=$PWD/.demo/cache HF_HUB_OFFLINE=1
 # Those that start whole federations wait for them most of the time: they run in two halves of about equal length, one
 # beside the others and one after those, each run on a loopback of its own.
 code=0
-"$bin/python" -m pytest -m slow --ignore-glob="tests/test_train*.py" --ignore=tests/test_amending.py >"$fresh/slow.log" 2>&1 &
+"$bin/python" -m pytest -m slow --ignore-glob="*/test_train*.py" --ignore=tests/federation/test_amending.py >"$fresh/slow.log" 2>&1 &
 "$bin/python" -m pytest -m "not slow" || code=$?
-"$bin/python" -m pytest -m slow tests/test_train*.py tests/test_amending.py || code=$?
+"$bin/python" -m pytest -m slow tests/*/test_train*.py tests/federation/test_amending.py || code=$?
 wait $! || code=$?
 cat "$fresh/slow.log"
 exit "$code"

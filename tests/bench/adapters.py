@@ -166,7 +166,7 @@ def byzfl(name: str, **options: float) -> Callable[[Path, int, AdapterSpec], Cal
         import torch
         from safetensors.torch import load_file
 
-        from tests.byzantine import aggregators
+        from tests.kit.byzantine import aggregators
 
         aggregator = getattr(aggregators(), name)(**options)
 

@@ -10,8 +10,8 @@ from commonweal_protocols.fold.fold import fold
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.statements.statement import Entry, open_entry
 from tests.bench.measure import Row, make_entries
-from tests.federation import Federation
-from tests.year import a_year
+from tests.kit.federation import Federation
+from tests.kit.year import a_year
 
 
 def rate(entries: list[Entry], repeat: int) -> float:

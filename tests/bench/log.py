@@ -34,7 +34,7 @@ from commonweal_protocols.tlog.note import format_vkey, make_verifier
 from commonweal_protocols.tlog.policy import NO_QUORUM, Group, Policy, PolicyLog, PolicyWitness
 from tests.bench import verification
 from tests.bench.measure import Row, best, folder, make_entries
-from tests.federation import NAMES, ORIGIN, Federation
+from tests.kit.federation import NAMES, ORIGIN, Federation
 
 console = Console(width=120)
 PROGRAM = str(Path(sys.executable).with_name("commonweal"))

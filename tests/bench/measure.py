@@ -10,7 +10,7 @@ from pathlib import Path
 from commonweal_protocols.statements.statement import Author
 from commonweal_protocols.statements.values import Identity, Seen
 from commonweal_protocols.tlog.merkle import leaf_hash
-from tests.federation import NAMES, Federation
+from tests.kit.federation import NAMES, Federation
 
 Row = tuple[str, float, str]
 """A figure: what it is, its value, and its unit."""

@@ -22,7 +22,7 @@ from commonweal_protocols.records.signature_pool import Checker, InProcess, Pool
 from commonweal_protocols.records.source import DirectorySource
 from commonweal_protocols.statements.statement import Entry
 from tests.bench.measure import Row, best, folder
-from tests.federation import ORIGIN, Federation
+from tests.kit.federation import ORIGIN, Federation
 
 _LIMIT = """
 import sys, time
@@ -122,7 +122,7 @@ def submissions(entries: Sequence[bytes], repeat: int) -> list[Row]:
         with (
             CoordinatorClient(f"127.0.0.1:{port}", ca) as client,
             subprocess.Popen(
-                [sys.executable, "-m", "tests.hub_server", str(home), str(port)], stdout=subprocess.PIPE, text=True
+                [sys.executable, "-m", "tests.kit.hub_server", str(home), str(port)], stdout=subprocess.PIPE, text=True
             ) as server,
         ):
             assert server.stdout is not None

@@ -1,0 +1,1 @@
+"""Whole federations, in memory and as real processes."""

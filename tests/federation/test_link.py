@@ -1,0 +1,98 @@
+"""The way to the coordinator changes with the invite: what nobody answers is sent again, to the one who answers now."""
+
+import threading
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from commonweal_coordinator.serving.blobs import BlobStore
+from commonweal_coordinator.serving.exchange import ExchangeService, Limits
+from commonweal_coordinator.serving.tls import load_or_create_tls
+from commonweal_node.connection.client import CoordinatorClient, Progress
+from commonweal_node.connection.keyring import KeyRing
+from commonweal_node.connection.link import INVITE_FILE, Link
+from commonweal_node.connection.status import StatusBoard
+from commonweal_protocols.base.errors import ConfigError, UnavailableError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.statements.invite import Invite
+from commonweal_protocols.statements.values import Blob, Digest
+from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
+from tests.coordinator.test_exchange import serving
+from tests.kit.federation import blob_of, key_of, save_key
+from tests.kit.processes import free_ports
+
+CONSORTIUM = "ab" * 32
+
+
+def put_invite(home: Path, ca_pem: str, exchange: str, consortium: str = CONSORTIUM) -> None:
+    elsewhere = f"127.0.0.1:{free_ports(1)}"
+    Invite(
+        consortium=consortium,
+        name="three",
+        exchange=exchange,
+        records=f"https://{elsewhere}",
+        fleet=elsewhere,
+        ca_pem=ca_pem,
+    ).save(home / INVITE_FILE)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A node's home whose coordinator does not answer."""
+    tls = load_or_create_tls(tmp_path / "old tls", ["127.0.0.1"])
+    (tmp_path / "node/keys").mkdir(parents=True)
+    save_key(tmp_path / "node/keys/institution.pem", key_of("clinic"))
+    put_invite(tmp_path / "node", tls.ca.read_text(), f"127.0.0.1:{free_ports(1)}")
+    return tmp_path / "node"
+
+
+def link_of(home: Path) -> Link:
+    return Link(home, KeyRing(home, None), StatusBoard(home, "clinic"))
+
+
+def test_what_was_on_its_way_to_a_coordinator_that_is_gone_reaches_its_successor(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, put = threading.Event(), CoordinatorClient.put_blob
+
+    def put_blob(
+        client: CoordinatorClient, data: bytes, key: Ed25519PrivateKey, consortium: Digest, progress: Progress
+    ) -> Blob:
+        began.set()
+        return put(client, data, key, consortium, progress)
+
+    monkeypatch.setattr(CoordinatorClient, "put_blob", put_blob)
+    tls = load_or_create_tls(tmp_path / "tls", ["127.0.0.1"])
+    store = BlobStore(tmp_path / "public")
+    limits = Limits(CONSORTIUM, 1 << 20, lambda: frozenset({public_hex(key_of("clinic"))}))
+
+    def register(server: grpc.Server) -> None:
+        rpc.add_ExchangeServicer_to_server(ExchangeService(store, limits), server)  # type: ignore[no-untyped-call]
+
+    with serving(tls, register) as address, link_of(home) as link:
+        sender = threading.Thread(target=link.put_blob, args=(b"a delta",))
+        sender.start()
+        assert began.wait(60)
+        put_invite(home, tls.ca.read_text(), address)
+        assert link.refresh()
+        assert not link.refresh(), "it is the same by now"
+        sender.join(60)
+        assert store.read(blob_of(b"a delta").sha256) == b"a delta"
+        assert link.get_blob(blob_of(b"a delta")) == b"a delta"
+        assert link.ca.read_text() == tls.ca.read_text(), "Flower reads that file"
+
+
+def test_without_another_invite_a_coordinator_that_does_not_answer_is_said(home: Path) -> None:
+    with link_of(home) as link, pytest.raises(UnavailableError, match="does not answer"):
+        link.read("checkpoint", max_bytes=100)
+
+
+def test_an_invite_to_another_consortium_does_not_change_the_way(home: Path) -> None:
+    with link_of(home) as link:
+        before = link.invite
+        put_invite(home, before.ca_pem, "127.0.0.1:1", consortium="cd" * 32)
+        with pytest.raises(ConfigError, match="a node's home is for one consortium"):
+            link.refresh()
+        assert link.invite is before

@@ -1,0 +1,1 @@
+"""What tests are built from: builders, fakes of clocks and faults, programs that tests start. No tests."""

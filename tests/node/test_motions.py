@@ -1,0 +1,444 @@
+"""``commonweal motion`` and ``commonweal vote`` over a real log, and the coordinator's part in what is voted for."""
+
+import json
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import pytest
+
+from commonweal_coordinator.rounds.motions import Clerk
+from commonweal_coordinator.serving.blobs import BlobStore
+from commonweal_coordinator.serving.exchange import ExchangeService, Limits
+from commonweal_coordinator.serving.service import Admission, LogService
+from commonweal_coordinator.serving.submissions import Submissions
+from commonweal_coordinator.serving.tls import load_or_create_tls
+from commonweal_coordinator.serving.web import RecordsServer
+from commonweal_coordinator.succession.draft_signatures import Draft
+from commonweal_node.institution.motions import parse_choice, parse_duration
+from commonweal_protocols.base.errors import BlobError, ConfigError, RuleError
+from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.fold.state import MotionState, State
+from commonweal_protocols.records.signature_pool import InProcess
+from commonweal_protocols.statements.envelope import sign_envelope
+from commonweal_protocols.statements.governance import Amendment, Question, Resolution
+from commonweal_protocols.statements.invite import CoordinatorCard, Invite
+from commonweal_protocols.statements.statement import Statement
+from commonweal_protocols.statements.values import Coordinator
+from commonweal_protocols.statements.witness_quorum import policy_of
+from commonweal_protocols.tlog.checkpoint import Checkpoint
+from commonweal_protocols.tlog.cosignature import cosign
+from commonweal_protocols.tlog.merkle import leaf_hash
+from commonweal_protocols.tlog.note import format_vkey
+from commonweal_protocols.tlog.proof import open_cosigned_proof
+from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
+from tests.coordinator.test_exchange import serving
+from tests.coordinator.test_sequencer import Hub, founded, identity
+from tests.kit.federation import NAMES, Federation, blob_of, key_of, save_key
+from tests.protocols.test_cli import Terminal, program
+from tests.protocols.test_deliberation import a_motion, ballot, close, propose
+
+__all__ = ["program"]  # a fixture
+
+DAY = 86_400
+
+
+@dataclass
+class Clock:
+    """What the witnesses say the time is."""
+
+    now: int = field(default_factory=lambda: int(time.time()))
+
+    def cosign(self, checkpoint: Checkpoint, note: bytes, path_from: Callable[[int], list[bytes]]) -> bytes:
+        lines = (cosign(checkpoint, w, key_of(w), at=self.now) for w in ("w0", "w1", "w2"))
+        return note + "".join(lines).encode()
+
+
+@dataclass
+class Town:
+    """A coordinator on real ports, three institutions' homes, and the program that each of them uses."""
+
+    hub: Hub
+    folder: Path
+    program: Terminal
+    clock: Clock
+    blobs: BlobStore
+
+    def __post_init__(self) -> None:
+        self.drafts = self.folder / "amendment"
+        self.restart()
+
+    def restart(self) -> None:
+        """The clerk anew, as after a restart of the coordinator."""
+        self.clerk = Clerk(self.hub.sequencer, self.blobs, self.drafts)
+
+    def home(self, name: str) -> Path:
+        return self.folder / name
+
+    def does(self, name: str, *args: str | Path, code: int = 0) -> str:
+        """``name`` runs a command; what it printed."""
+        got = self.program(*args, "--home", self.home(name))
+        assert got == code, self.program.err
+        return self.program.out if code == 0 else self.program.err
+
+    def moves(self, name: str, *args: str | Path) -> str:
+        """``name`` makes a motion; its leaf as the program says it."""
+        said = self.does(name, "motion", "new", "--title", "a motion", "--reasons", "because", *args)
+        return said.split()[1]
+
+    def state(self) -> State:
+        self.hub.catch_up()
+        return self.hub.f.state
+
+    def motion(self) -> MotionState:
+        return list(self.state().motions.values())[-1]
+
+    def later(self, days: int) -> None:
+        """Time passes, and the log is cosigned again."""
+        self.clock.now += days * DAY
+        self.hub.say("coop", identity("coop"))
+
+
+@pytest.fixture
+def town(tmp_path: Path, program: Terminal) -> Iterator[Town]:
+    tls, clock = load_or_create_tls(tmp_path / "tls", ["127.0.0.1"]), Clock()
+    with founded(tmp_path / "hub", Federation(witnesses=3), clock.cosign) as hub, ExitStack() as stack:
+        blobs = BlobStore(hub.public)
+
+        def members() -> frozenset[str]:
+            return frozenset(m.key for m in hub.sequencer.state.compact.members)
+
+        limits = Limits(consortium=hub.f.state.consortium, max_blob_bytes=1 << 20, members=members)
+
+        def register(server: grpc.Server) -> None:
+            service = LogService(
+                lambda: Admission(hub.sequencer, blobs), lambda: hub.sequencer, Submissions(InProcess())
+            )
+            rpc.add_LogServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+            rpc.add_ExchangeServicer_to_server(ExchangeService(blobs, limits), server)  # type: ignore[no-untyped-call]
+
+        address = stack.enter_context(serving(tls, register))
+        web = RecordsServer(hub.public, "127.0.0.1", 0, tls.chain, tls.key)
+        web.start()
+        stack.callback(web.stop)
+        invite = Invite(
+            consortium=hub.f.state.consortium,
+            name="three",
+            exchange=address,
+            records=f"https://127.0.0.1:{web.port}",
+            fleet=address,
+            ca_pem=tls.ca.read_text(),
+        )
+        for name in NAMES:
+            home = tmp_path / name
+            save_key(home / "keys/institution.pem", key_of(name))
+            (home / "node.toml").write_text(f'institution = "{name}"\ndata = "rows.jsonl"\n')
+            invite.save(home / "invite.json")
+        yield Town(hub, tmp_path, program, clock, blobs)
+
+
+# -- people
+
+
+def test_a_motion_is_made_voted_on_ended_by_the_coordinator_and_counted(town: Town) -> None:
+    motion = town.moves("clinic", "--resolution", "We meet in May.")
+    town.does("clinic", "vote", "cast", motion, "yes")
+    town.does("school", "vote", "cast", motion, "yes")
+    assert "passed if it ended now" in town.does("coop", "vote", "tally", motion)
+    listed = town.does("coop", "motion", "list")
+    assert listed == f"{motion}  a motion: open, awaiting coop\n"
+    town.clerk.step()
+    assert town.motion().is_open, "coop may still vote, and time has not come"
+    town.does("coop", "vote", "cast", motion, "no", "--reason", "June is better")
+    town.clerk.step()
+    assert town.does("coop", "vote", "tally", motion, "--explain") == (
+        "  yes: 2 (clinic, school)\n"
+        "  no: 1 (coop)\n"
+        "  abstain: 0 (nobody)\n"
+        "  no ballot: 0 (nobody)\n"
+        "  wanted 2 yes of 3 members, got 2\n"
+        f"motion {motion}: passed\n"
+    )
+    shown = town.does("school", "motion", "show", motion)
+    assert "ballot    coop no: June is better\n" in shown
+    assert "outcome   passed\n" in shown
+    said = json.loads(town.does("school", "motion", "show", motion, "--json"))
+    assert (said["outcome"], said["ballots"]["coop"]["reason"]) == (
+        {"result": "passed", "winner": None},
+        "June is better",
+    )
+
+
+def test_every_word_leaves_its_receipt(town: Town) -> None:
+    motion = town.moves("clinic", "--resolution", "We meet in May.")
+    town.does("clinic", "vote", "cast", motion, "yes")
+    town.hub.catch_up()
+    policy = policy_of(town.hub.f.state.compact)
+    for data in town.hub.f.entries[-2:]:
+        receipt = town.home("clinic") / "receipts" / f"{leaf_hash(data).hex()}.tlog-proof"
+        open_cosigned_proof(receipt.read_bytes(), data, policy)
+
+
+def test_a_motion_whose_time_has_come_is_ended_by_whoever_likes(town: Town) -> None:
+    motion = town.moves("clinic", "--resolution", "We meet in May.", "--closes-in", "2d")
+    town.does("clinic", "vote", "cast", motion, "yes")
+    refused = town.does("school", "vote", "close", motion, code=1)
+    assert "coop, school may still act" in refused
+    town.later(1)
+    town.does("school", "vote", "close", motion, code=1)
+    town.clerk.step()
+    assert town.motion().is_open
+    town.later(2)
+    assert town.does("school", "vote", "close", motion) == f"motion {motion}: failed\n"
+    assert town.motion().cutoff == len(town.hub.f.entries) - 1
+
+
+def test_the_coordinator_ends_a_motion_whose_time_has_come(town: Town) -> None:
+    town.moves("clinic", "--resolution", "We meet in May.", "--closes-in", "30m")
+    town.later(1)
+    town.clerk.step()
+    assert not town.motion().is_open
+    size = town.hub.sequencer.state.size
+    town.clerk.step()
+    assert town.hub.sequencer.state.size == size
+
+
+def test_a_secret_ballot_is_opened_with_what_was_kept_here(town: Town) -> None:
+    motion = town.moves("clinic", "--resolution", "We meet in May.", "--secret")
+    for name, choice in zip(NAMES, ("yes", "yes", "no"), strict=True):
+        assert "sealed" in town.does(name, "vote", "cast", motion, choice)
+    town.does("coop", "vote", "cast", motion, "yes")  # thinks better of it
+    kept = list((town.home("coop") / "ballots").iterdir())
+    assert [stat.S_IMODE(p.stat().st_mode) for p in kept] == [0o600, 0o600]
+    assert not town.motion().ballots
+    town.clerk.step()
+    for name in NAMES:
+        town.does(name, "vote", "open", motion)
+    town.clerk.step()
+    outcome = town.motion().outcome
+    assert outcome is not None
+    assert outcome.steps[0] == "yes: 3 (clinic, coop, school)"
+
+
+def test_who_has_lost_what_opens_a_ballot_is_told_where_it_was(town: Town) -> None:
+    motion = town.moves("clinic", "--resolution", "We meet in May.", "--secret")
+    for name in NAMES:
+        town.does(name, "vote", "cast", motion, "yes")
+    town.clerk.step()
+    (path,) = (town.home("coop") / "ballots").iterdir()
+    path.unlink()
+    assert "wanted what opens a sealed ballot" in town.does("coop", "vote", "open", motion, code=4)
+
+
+def test_a_question_takes_rankings(town: Town) -> None:
+    motion = town.moves("clinic", "--question", "When?", "--alternative", "May", "--alternative", "June")
+    for name, choice in zip(NAMES, ("1", "1,0", "0"), strict=True):
+        town.does(name, "vote", "cast", motion, choice)
+    town.clerk.step()
+    assert town.motion().outcome is not None
+    assert "June has more than half" in town.does("clinic", "vote", "tally", motion, "--explain")
+
+
+USAGE: list[tuple[tuple[str, ...], str]] = [
+    ((), "wanted one of --resolution, --question, --terms, --successor and --recall"),
+    (("--successor", "card.json", "--recall", "1"), "wanted one of --resolution"),
+    (("--successor", "no-such-card.json"), "no-such-card.json"),
+    (("--resolution", "x", "--recall", "1"), "wanted one of --resolution"),
+    (("--question", "x"), "wanted --alternative with --question"),
+    (("--resolution", "x", "--alternative", "a"), "wanted --alternative with --question"),
+    (("--question", "x", "--alternative", "a"), "alternatives: "),
+    (("--resolution", "x", "--institution", "coop"), "--institution with --recall only"),
+    (("--resolution", "x", "--closes-in", "2 weeks"), "wanted a number and m, h or d, such as 14d, got '2 weeks'"),
+    (("--resolution", ""), "text: "),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), USAGE)
+def test_a_motion_that_is_none_is_refused_before_anything_is_said(
+    program: Terminal, tmp_path: Path, args: tuple[str, ...], message: str
+) -> None:
+    assert program("motion", "new", "--title", "t", "--reasons", "r", *args, "--home", tmp_path) == 2
+    assert message in program.err
+
+
+def test_a_motion_is_named_by_the_beginning_of_its_leaf(town: Town) -> None:
+    town.moves("clinic", "--resolution", "x")
+    assert "wanted the beginning of one motion's leaf hash" in town.does("coop", "motion", "show", "zz", code=2)
+    town.moves("clinic", "--resolution", "y")
+    assert "got '', of 2" in town.does("coop", "motion", "show", "", code=2)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("30m", 1800), ("36h", 129_600), ("14d", 14 * DAY)])
+def test_durations(text: str, seconds: int) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "d", "0d", "-1d", "1.5h", "14", "14D", "1234567d", "١d", " 1d"])
+def test_another_spelling_of_a_duration_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="duration: wanted"):
+        parse_duration(text)
+
+
+WHICH = Question(kind="question", text="q", alternatives=("a", "b", "c"))
+SAID = Resolution(kind="resolution", text="r")
+
+
+def test_choices_as_people_write_them() -> None:
+    assert parse_choice("2,0", WHICH) == (2, 0)
+    assert parse_choice("abstain", WHICH) == "abstain"
+    assert [parse_choice(x, SAID) for x in ("yes", "no", "abstain")] == ["yes", "no", "abstain"]
+    for text, proposal in (("yes", WHICH), ("3", WHICH), ("1,1", WHICH), ("", WHICH), ("1,", WHICH), ("0", SAID)):
+        with pytest.raises(ConfigError, match="choice: wanted"):
+            parse_choice(text, proposal)
+
+
+# -- a compact
+
+
+def test_a_compact_that_was_voted_for_is_carried_into_the_log_by_the_coordinator(town: Town, tmp_path: Path) -> None:
+    terms = tmp_path / "terms.toml"
+    terms.write_text("round_deadline_seconds = 60\n")
+    motion = town.moves("clinic", "--terms", terms)
+    assert "round_deadline_seconds: 600 -> 60" in town.program.err
+    proposal = town.motion().motion.proposal
+    assert isinstance(proposal, Amendment)
+    town.clerk.step()
+    assert Draft.open_amendment(town.drafts, town.state()) is None, "nothing is voted for yet"
+    for name in NAMES:
+        town.does(name, "vote", "cast", motion, "no" if name == "coop" else "yes")
+    town.clerk.step()
+    town.clerk.step()
+    draft = Draft.open_amendment(town.drafts, town.state())
+    assert draft is not None
+    town.hub.sequencer.submit(draft.envelope(town.hub.f.coordinator))
+    assert town.state().compact.round_deadline_seconds == 60
+    Draft.discard(town.drafts)
+    town.restart()
+    town.clerk.step()
+    assert not town.drafts.exists(), "it is in force, and no draft any more"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("round_deadline = 60\n", "terms: wanted terms of a compact, got round_deadline"),
+        ("round_deadline_seconds = 1\n", "terms: round_deadline_seconds: "),
+        ('consortium = "four"\n', "the same consortium as before"),
+        ('[coordinator]\nname = "heir"\n', "wanted the same coordinator, got coordinator or succeeds; name who is to"),
+        ("[succeeds]\nsize = 1\n", "wanted the same coordinator, got coordinator or succeeds"),
+    ],
+)
+def test_terms_that_cannot_be_are_no_motion(town: Town, tmp_path: Path, text: str, message: str) -> None:
+    terms = tmp_path / "terms.toml"
+    terms.write_text(text)
+    code = 1 if "consortium" in text else 2
+    args = ("motion", "new", "--title", "t", "--reasons", "r", "--terms", terms)
+    assert message in town.does("clinic", *args, code=code)
+    assert not town.state().motions
+
+
+def test_who_is_to_coordinate_next_is_decided_by_ballots_alone(town: Town, tmp_path: Path) -> None:
+    cards = []
+    for name in ("heir", "spare"):
+        coordinator = Coordinator(
+            name=name,
+            key=public_hex(key_of(name)),
+            log=format_vkey(f"log.test/{name}", key_of(f"log of {name}").public_key().public_bytes_raw()),
+        )
+        reached = Invite.load(town.home("clinic") / "invite.json").model_dump(exclude={"consortium", "name"})
+        cards.append(CoordinatorCard(coordinator=coordinator, **reached))
+        cards[-1].save(tmp_path / f"{name}.json")
+    motion = town.moves("clinic", "--successor", tmp_path / "heir.json", "--successor", tmp_path / "spare.json")
+    assert "successor.1.name: none -> heir" in town.program.err
+    assert "successor.2.name: none -> spare" in town.program.err
+    for name in ("clinic", "school"):
+        town.does(name, "vote", "cast", motion, "yes")
+    town.does("coop", "vote", "cast", motion, "no", "--reason", "we know neither")
+    town.clerk.step()
+    town.clerk.step()
+    draft = Draft.open_amendment(town.drafts, town.state())
+    assert draft is not None
+    town.hub.sequencer.submit(draft.envelope(town.hub.f.coordinator))
+    assert town.state().compact.successors == tuple(card.coordinator for card in cards)
+    assert town.state().compact.coordinator.name == "hub", "who is next does not sequence yet"
+
+
+def test_whoever_joins_by_a_vote_signs_the_draft_and_then_it_is_carried(tmp_path: Path) -> None:
+    f = Federation(witnesses=3)
+    joined = f.amended(
+        members=f.members(library="library"),
+        quorum={"updates": 2, "ratifications": 3, "amendments": 3, "witnesses": 2},
+    )
+    payload = Statement(None, joined).payload()
+    propose(f, Amendment(kind="amendment", compact=f.keep(payload)))
+    for name in NAMES:
+        f.say(name, ballot(f))
+    close(f)
+    Draft.store(tmp_path / "drafts", joined)
+    draft = Draft(tmp_path / "drafts", f.state)
+    with pytest.raises(RuleError, match=r"every key that joins; missing: \['library'\]"):
+        draft.envelope(f.coordinator)
+    draft.sign(sign_envelope(payload, key_of("library")))
+    f.add(draft.envelope(f.coordinator))
+    assert f.state.key("library") is not None
+
+
+def test_a_draft_that_nobody_has_voted_for_gets_nothing_by_the_coordinators_signature(tmp_path: Path) -> None:
+    f = Federation(witnesses=3)
+    Draft.store(tmp_path / "drafts", f.amended(round_deadline_seconds=60))
+    with pytest.raises(RuleError, match="wanted 2 signatures of the members of version 1, got 0"):
+        Draft(tmp_path / "drafts", f.state).envelope(f.coordinator)
+
+
+def test_a_motion_on_a_compact_that_nobody_can_read_is_not_taken(town: Town) -> None:
+    admission = Admission(town.hub.sequencer, town.blobs)
+    missing = Amendment(kind="amendment", compact=blob_of(b"a compact"))
+    with pytest.raises(BlobError, match=r"motion: wanted compact .* in the exchange first, got none"):
+        admission.submit(town.hub.f.signed("clinic", a_motion(missing)))
+    town.blobs.put_bytes(b"a compact")
+    wrong = Amendment(kind="amendment", compact=blob_of(b"a compact").model_copy(update={"size_bytes": 8}))
+    with pytest.raises(BlobError, match="motion: wanted a compact of 8 bytes, got 9"):
+        admission.submit(town.hub.f.signed("clinic", a_motion(wrong)))
+
+
+def test_what_was_voted_for_and_is_no_compact_is_left_alone(town: Town) -> None:
+    hub = town.hub
+    town.blobs.put_bytes(b"no compact")
+    hub.say("clinic", a_motion(Amendment(kind="amendment", compact=blob_of(b"no compact"))))
+    for name in NAMES:
+        hub.say(name, ballot(hub.f))
+    town.clerk.step()
+    town.clerk.step()
+    assert not town.drafts.exists()
+
+
+def test_a_compact_that_was_voted_down_leaves_an_operators_draft_alone(town: Town) -> None:
+    hub, f = town.hub, town.hub.f
+    Draft.store(town.drafts, f.amended(round_deadline_seconds=30))
+    payload = Statement(None, f.amended(round_deadline_seconds=60)).payload()
+    hub.say("clinic", a_motion(Amendment(kind="amendment", compact=town.blobs.put_bytes(payload))))
+    for name in NAMES:
+        hub.say(name, ballot(hub.f, "no"))
+    town.clerk.step()
+    town.clerk.step()
+    draft = Draft.open_amendment(town.drafts, town.state())
+    assert draft is not None
+    assert draft.compact.round_deadline_seconds == 30
+
+
+def test_a_newer_voted_compact_takes_the_place_of_an_operators_draft(town: Town) -> None:
+    hub, f = town.hub, town.hub.f
+    Draft.store(town.drafts, f.amended(round_deadline_seconds=30))
+    payload = Statement(None, f.amended(round_deadline_seconds=60)).payload()
+    hub.say("clinic", a_motion(Amendment(kind="amendment", compact=town.blobs.put_bytes(payload))))
+    for name in NAMES:
+        hub.say(name, ballot(hub.f))
+    town.clerk.step()
+    town.clerk.step()
+    draft = Draft.open_amendment(town.drafts, town.state())
+    assert draft is not None
+    assert draft.compact.round_deadline_seconds == 60
