@@ -1,8 +1,11 @@
 """The rooms: an auditor's path meets no heavy package, and help needs none."""
 
+import ast
+import graphlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +66,45 @@ def test_an_audit_without_the_arithmetic_says_what_to_install(tmp_path: object) 
     assert done.returncode == 3
     assert "pip install 'commonweal[recompute]'" in done.stderr
     assert "--no-recompute" in done.stderr
+
+
+ROOMS = ("protocols", "adapters", "node", "coordinator")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _own_modules(folders: list[Path]) -> dict[str, Path]:
+    """Each module's dotted name and file; the folders stand on the import path."""
+    found = {}
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def _import_graph(modules: dict[str, Path]) -> dict[str, set[str]]:
+    """Which of ``modules`` each one imports, inside functions and for type checkers too."""
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        wanted: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Import):
+                wanted |= {a.name for a in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                submodules = {f"{node.module}.{a.name}" for a in node.names} & modules.keys()
+                wanted |= submodules or {node.module}
+        graph[name] = (wanted & modules.keys()) - {name}
+    return graph
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    modules = _own_modules([ROOT / room for room in ROOMS])
+    assert {"commonweal_node.training.launch", "commonweal_protocols.audit.audit"} <= modules.keys()
+    graphlib.TopologicalSorter(_import_graph(modules)).prepare()
+
+
+def test_a_planted_circle_is_found(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("import b\n")
+    (tmp_path / "b.py").write_text("def late() -> None:\n    from a import x\n")
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter(_import_graph(_own_modules([tmp_path]))).prepare()

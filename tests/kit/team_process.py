@@ -19,8 +19,9 @@ from commonweal_node.model.lora import AdaptedModel
 from commonweal_node.model.tokens import tokenise
 from commonweal_node.rows.row import Pair, Text
 from commonweal_node.training.checkpoints import CheckpointFile
+from commonweal_node.training.launch import join_team
 from commonweal_node.training.objectives import Objective, TrainingRows, choose_objectives
-from commonweal_node.training.team import ALONE, Team, join_team
+from commonweal_node.training.team import ALONE, Team
 from commonweal_node.training.train import EarlyStop, Factor, Progress, Trained, train_adapter
 from commonweal_node.training.training_rows import tokenise_pairs, tokenise_texts
 from commonweal_protocols.base.errors import LocalError

@@ -5,7 +5,6 @@ compute their share of each step and nothing else. Every method is called by all
 thread of each at a time.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -117,17 +116,3 @@ class Alone:
 
 ALONE = Alone()
 """A process that no launcher has started: it computes on the CPU."""
-
-
-def join_team() -> Team:
-    """Meet the other processes that ``accelerate launch`` has started with this one; without a launcher, be alone.
-
-    Raises:
-        UnavailableError: The others cannot be met.
-    """
-    # The launcher says so to whatever it starts, with one process or several.
-    if "ACCELERATE_MIXED_PRECISION" not in os.environ and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return ALONE
-    from commonweal_node.training.processes import meet
-
-    return meet()
