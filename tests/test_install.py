@@ -60,8 +60,9 @@ def imported(path: Path) -> frozenset[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "import_module":
-            # The first text of the argument: all of it, or what stands before the first {…}.
-            names.add(next(n.value for n in ast.walk(node.args[0]) if isinstance(n, ast.Constant)))
+            # The first text of the argument: all of it, or what stands before the first {…}; none of a variable.
+            constants = [n.value for n in ast.walk(node.args[0]) if isinstance(n, ast.Constant)]
+            names |= {c for c in constants[:1] if isinstance(c, str)}
     tops = {"google-protobuf" if n.startswith("google.protobuf") else n.partition(".")[0] for n in names}
     third = {t for t in tops if t not in sys.stdlib_module_names and not t.startswith("commonweal")}
     # One import name may be of several distributions; a name that is not installed stands for itself.
