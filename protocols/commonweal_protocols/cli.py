@@ -45,6 +45,16 @@ INTERRUPTED = 130
 SOFTWARE = 70
 """The code of a failure of the program itself (EX_SOFTWARE of sysexits): never 1, which is a finding."""
 
+EXIT_CODES = {
+    0: "ok",
+    1: "the evidence is bad",
+    2: "wrong usage or configuration",
+    3: "an extra is not installed; the message names the pip command",
+    4: "it could not be done here and now (disk, network)",
+    SOFTWARE: "the program itself failed: a bug, its traceback is on stderr",
+    INTERRUPTED: "interrupted",
+}
+
 # Of all the kinds of wrong usage typer publishes one; they have one base, whatever library it comes from.
 _WrongUsage = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 
