@@ -1,13 +1,15 @@
 """Writes docs/reference from the code: the commands, the settings, the exit codes and the statements' schemas.
 
-    python -m deploy.reference
+    .venv/bin/python deploy/reference.py
 
 The same code gives the same bytes; a test compares the committed files with fresh ones.
 """
 
+import ast
 import json
 from collections.abc import Iterator
-from inspect import cleandoc
+from inspect import cleandoc, getsource
+from itertools import pairwise
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -54,12 +56,23 @@ def _cli() -> str:
     return "\n".join(parts)
 
 
+def _documented(model: type[BaseModel]) -> dict[str, str]:
+    """Return the text that stands below each field in a model's source."""
+    statements = [s for c in ast.parse(getsource(model)).body if isinstance(c, ast.ClassDef) for s in c.body]
+    return {
+        field.target.id: text.value.value
+        for field, text in pairwise(statements)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
+
+
 def _settings() -> str:
     parts = ["# Settings\n"]
     for file, model in _SETTINGS.items():
         parts += [f"## {file}\n", "| Setting | Required | What it is |", "|---|---|---|"]
         parts += [
-            f"| `{name}` | {'yes' if field.is_required() else ''} | {_cell(field.description or '')} |"
+            f"| `{name}` | {'yes' if field.is_required() else ''} | {_cell(_documented(model).get(name, ''))} |"
             for name, field in model.model_fields.items()
         ]
         parts.append("")
