@@ -40,6 +40,29 @@ code=0
 "$fresh/auditor/bin/commonweal" audit run --dir "$fresh/records/public" --no-memory || code=$?
 [ "$code" = 3 ] || { echo "wanted exit code 3 for a missing extra, got $code" >&2; exit 1; }
 
+step "a plain install of the wheel: the newest of everything that the metadata allows"
+"$bin/python" -m pip --disable-pip-version-check --quiet wheel --no-deps --wheel-dir "$fresh/wheel" .
+"$bin/python" -m venv "$fresh/plain"
+"$fresh/plain/bin/python" -m pip --disable-pip-version-check --quiet install "$fresh"/wheel/commonweal-*.whl
+plain() {  # WANTED-CODES ARGUMENT...; what it prints lies in $fresh/printed
+    local wanted=$1 code=0
+    shift
+    (cd "$fresh" && plain/bin/commonweal "$@") >"$fresh/printed" 2>&1 || code=$?
+    case " $wanted " in
+    *" $code "*) ;;
+    *) cat "$fresh/printed"; echo "commonweal $*: wanted exit code $wanted, got $code" >&2; exit 1 ;;
+    esac
+    [ "$code" != 3 ] || grep -q "pip install 'commonweal\[" "$fresh/printed" ||
+        { cat "$fresh/printed"; echo "commonweal $*: wanted the pip command for what is missing" >&2; exit 1; }
+}
+plain 0 --help
+plain 0 --version
+for group in audit witness; do plain 0 "$group" --help; done
+# The help of some groups needs their extra; the others' needs none.
+for group in adapter charter coordinator motion node vote; do plain "0 3" "$group" --help; done
+plain 2 nonsense
+plain 0 audit run --dir "$fresh/records/public" --no-memory --no-recompute
+
 step "base model (the one download)"
 "$bin/commonweal" node fetch-base --compact deploy/demo/compact.toml --cache .demo/cache
 

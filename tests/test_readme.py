@@ -3,9 +3,11 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
+import typer
+from typer.core import TyperGroup
 
 from commonweal_protocols.cli import root
 
@@ -37,13 +39,13 @@ def test_every_link_leads_somewhere(path: Path) -> None:
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_line_is_one_that_the_program_takes(line: str) -> None:
-    command: click.Command = root
-    context = click.Context(root, info_name="commonweal")
+    command: Any = root
+    context = typer.Context(root, info_name="commonweal")
     args = shlex.split(line)[1:]
-    while isinstance(command, click.Group):
+    while isinstance(command, TyperGroup):
         name, found, args = command.resolve_command(context, args)
         assert found is not None
-        command, context = found, click.Context(found, parent=context, info_name=name)
+        command, context = found, typer.Context(found, parent=context, info_name=name)
     # Unknown options and missing arguments raise; nothing is run.
     command.make_context("commonweal", args, parent=context.parent, resilient_parsing=False)
 

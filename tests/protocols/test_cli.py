@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-import click
 import psutil
 import pytest
 import typer
+from typer.core import TyperGroup
 
 from commonweal_coordinator.config import load_config as load_coordinator_config
 from commonweal_coordinator.serving.tls import TlsFiles
@@ -74,10 +74,10 @@ def files(folder: Path) -> dict[str, bytes]:
 # -- help
 
 
-def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def commands(command: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     yield path
-    if isinstance(command, click.Group):
-        context = click.Context(command)
+    if isinstance(command, TyperGroup):
+        context = typer.Context(command)
         for name in command.list_commands(context):
             child = command.get_command(context, name)
             assert child is not None
@@ -91,7 +91,7 @@ def entry_points() -> dict[str, str]:
 
 
 def installed(group: str) -> bool:
-    return root.get_command(click.Context(root), group) is not None
+    return root.get_command(typer.Context(root), group) is not None
 
 
 def test_every_group_is_an_entry_point_that_loads() -> None:
@@ -104,7 +104,7 @@ def test_every_group_is_an_entry_point_that_loads() -> None:
 def test_every_command_says_what_it_is_for(program: Terminal) -> None:
     seen = set()
     for group in filter(installed, GROUPS):
-        command = root.get_command(click.Context(root), group)
+        command = root.get_command(typer.Context(root), group)
         assert command is not None
         for path in commands(command, (group,)):
             assert program(*path, "--help") == 0
@@ -213,7 +213,7 @@ USAGE: list[tuple[str, str]] = [
     ("nonsense", "No such command"),
     ("node nonsense", "No such command"),
     ("node init", "Missing option"),
-    ("node init --institution clinic --data x --threads many", "many"),
+    ("node init --institution clinic --data x --threads many", "--threads"),
     ("node status --hoem x", "hoem"),
     ("coordinator init", "Missing option"),
 ]
@@ -237,6 +237,9 @@ def test_the_real_program_exits_as_it_says(tmp_path: Path) -> None:
         4,
         "commonweal: nowhere/status.json: wanted a node that has run here, got none\n",
     )
+    bug = "import sys; from commonweal_protocols import cli; cli.run = lambda _: 1 // 0; cli.main()"
+    done = subprocess.run([sys.executable, "-c", bug], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, "ZeroDivisionError" in done.stderr) == (70, True)
     without_torch = "import sys; sys.modules['torch'] = None; from commonweal_protocols.cli import main; main()"
     assert code(sys.executable, "-c", without_torch, "node", "run") == (
         3,
