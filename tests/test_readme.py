@@ -55,3 +55,17 @@ def test_the_makefile_has_the_two_commands_that_the_readme_promises() -> None:
     promised = re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert set(promised) == {"demo", "test"}
     assert set(promised) <= set(targets)
+
+
+@pytest.mark.parametrize("room", ["protocols", "adapters", "node", "coordinator"])
+def test_the_module_map_of_a_room_names_every_module_and_nothing_else(room: str) -> None:
+    text = (ROOT / room / "README.md").read_text("utf-8").partition("## Module map")[2]
+    mapped, folder = [], ""
+    for line in text.splitlines():
+        if line.startswith("### "):
+            folder = line.strip("# `") if "`" in line else ""
+        elif row := re.match(r"\| `(\w+\.py)` \| \S", line):
+            mapped.append(folder + row[1])
+    package = ROOT / room / f"commonweal_{room}"
+    modules = (p for p in package.rglob("*.py") if p.name != "__init__.py" and "_pb2" not in p.name)
+    assert sorted(mapped) == sorted(p.relative_to(package).as_posix() for p in modules)
