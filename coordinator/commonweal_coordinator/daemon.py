@@ -32,7 +32,6 @@ from commonweal_coordinator.serving.blobs import BlobStore
 from commonweal_coordinator.serving.exchange import ExchangeService, Limits
 from commonweal_coordinator.serving.request_deadline import REQUEST_SECONDS, RequestDeadline
 from commonweal_coordinator.serving.service import Admission, FoundingService, LogService
-from commonweal_coordinator.serving.submissions import Submissions
 from commonweal_coordinator.serving.tls import TlsFiles, load_or_create_tls, own_host
 from commonweal_coordinator.serving.web import RecordsServer
 from commonweal_coordinator.status import CoordinatorStatus
@@ -51,7 +50,6 @@ from commonweal_protocols.base.errors import (
 from commonweal_protocols.base.keys import load_key_file, load_ml_dsa_key_file
 from commonweal_protocols.base.status_file import now, save_status
 from commonweal_protocols.fold.state import State
-from commonweal_protocols.records.signature_pool import Pool, usable_cores
 from commonweal_protocols.statements.values import Compact
 from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
@@ -98,7 +96,6 @@ class Coordinator:
         self._founding = Draft(home / "founding")
         self._succession: Succession | None = None  # until the log has begun
         second = load_ml_dsa_key_file(home / ML_DSA_KEY_FILE, passphrase) if config.log.post_quantum else None
-        self._signatures = Pool(usable_cores())
         self._cosigner = Cosigner(None, second)
         self._freshness = Freshness(config.log.republish_seconds)
         self._public = home / "public"
@@ -139,7 +136,6 @@ class Coordinator:
             server.stop(_GRACE_SECONDS).wait()
             if records is not None:
                 records.stop()
-            self._signatures.close()
             self._cosigner.close()
             self._report("stopped")
 
@@ -161,7 +157,7 @@ class Coordinator:
             ],
         )
         # Generated code has no annotations.
-        log_service = LogService(self._admission, self._require_sequencer, Submissions(self._signatures))
+        log_service = LogService(self._admission, self._require_sequencer)
         rpc.add_LogServicer_to_server(log_service, server)  # type: ignore[no-untyped-call]
         rpc.add_FoundingServicer_to_server(FoundingService(self._draft, self._signed.set), server)  # type: ignore[no-untyped-call]
         compact = self._founding.compact

@@ -4,23 +4,16 @@ The limit of all cores is measured in processes that do nothing else; what share
 the disk cannot reach it.
 """
 
-import socket
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 
 from commonweal_coordinator.log.log import Log
-from commonweal_coordinator.log.sequencer import Place, Sequencer, Settled
-from commonweal_coordinator.serving.tls import load_or_create_tls
-from commonweal_node.connection.client import CoordinatorClient
+from commonweal_coordinator.log.sequencer import Sequencer
 from commonweal_protocols.audit.audit import examine
 from commonweal_protocols.base.ed25519 import load_libsodium
-from commonweal_protocols.records.entries import Opened, begin_opening
-from commonweal_protocols.records.signature_pool import Checker, InProcess, Pool, usable_cores
+from commonweal_protocols.records.signature_pool import usable_cores
 from commonweal_protocols.records.source import DirectorySource
-from commonweal_protocols.statements.statement import Entry
 from tests.bench.measure import Row, best, folder
 from tests.kit.federation import ORIGIN, Federation
 
@@ -70,80 +63,22 @@ def _cores(jobs: int) -> str:
     return "one core" if jobs == 1 else f"{jobs} cores"
 
 
-def _sequence(f: Federation, entries: Sequence[bytes], checker: Checker) -> int:
+def _sequence(f: Federation, entries: Sequence[bytes]) -> int:
     """The whole way into the log, but for gRPC: signatures, parsing, fold, batch, sync."""
     with folder() as home:
         log = Log.create(home / "public", home / "lock.db", ORIGIN, f.log_key)
         log.append(f.entries)
         sequencer = Sequencer.load(log, DirectorySource(home / "public"), f.coordinator)
-        begun: deque[tuple[Sequence[bytes], Callable[[], Opened]]] = deque()
-        outcomes: list[Future[list[Settled]]] = []
-
-        def finish() -> None:
-            part, wait = begun.popleft()
-            opened = [(data, e) for data, e in zip(part, wait(), strict=True) if isinstance(e, Entry)]
-            assert len(opened) == len(part)
-            outcomes.append(sequencer.offer(opened, check=None, is_wanted=lambda: True))
-
-        for at in range(0, len(entries), 256):
-            part = entries[at : at + 256]
-            begun.append((part, begin_opening(part, checker)))
-            if len(begun) > checker.ahead:
-                finish()
-        while begun:
-            finish()
-        last = outcomes[-1].result()[-1]
-        assert isinstance(last, Place)
-        assert last.index == len(entries)
+        # An author's entries follow one another, so each caller brings one after another, as members do.
+        for data in entries:
+            sequencer.submit(data)
         sequencer.close()
     return len(entries)
 
 
 def appends(f: Federation, entries: Sequence[bytes], repeat: int) -> list[Row]:
-    alone = best(lambda: _sequence(f, entries, InProcess()), repeat)
-    with Pool(usable_cores()) as pool:
-        # The first bundles start the processes.
-        _sequence(f, entries[:1024], pool)
-        pooled = best(lambda: _sequence(f, entries, pool), repeat)
-    return [
-        ("verified, folded, durable entries, one process", alone, "/s"),
-        (f"verified, folded, durable entries, pool on {usable_cores()} cores", pooled, "/s"),
-    ]
-
-
-def submissions(entries: Sequence[bytes], repeat: int) -> list[Row]:
-    """The same over gRPC and TLS, from a client on the same cores, with a proof for each entry."""
-
-    def run() -> int:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        ca = load_or_create_tls(home / "tls", ["127.0.0.1"]).ca.read_text()
-        with (
-            CoordinatorClient(f"127.0.0.1:{port}", ca) as client,
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.kit.hub_server", str(home), str(port)], stdout=subprocess.PIPE, text=True
-            ) as server,
-        ):
-            assert server.stdout is not None
-            assert server.stdout.readline() == "ready\n"
-            warm = 1024
-            list(client.submit_many(entries[:warm]))
-
-            def send() -> int:
-                answers = list(client.submit_many(entries[warm:]))
-                assert all(isinstance(a, bytes) for a in answers)
-                return len(answers)
-
-            rates.append(best(send, 1))
-            server.kill()
-        return len(entries)
-
-    rates: list[float] = []
-    for _ in range(repeat):
-        with folder() as home:
-            run()
-    return [("the same by SubmitMany, client and server on these cores", max(rates), "/s")]
+    rate = best(lambda: _sequence(f, entries[:2000]), repeat)
+    return [("verified, folded, durable entries, one caller, a sync for each", rate, "/s")]
 
 
 def audits(f: Federation, entries: Sequence[bytes], repeat: int) -> list[Row]:
@@ -174,7 +109,6 @@ def rows(f: Federation, entries: Sequence[bytes], repeat: int) -> list[Row]:
     return [
         *found,
         *appends(f, entries, repeat),
-        *submissions(entries, repeat),
         *audited,
         ("the limit of all cores is so many times the audit on them", limit / max(r for _, r, _ in audited), " ×"),
     ]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from commonweal_coordinator.log import sequencer as sequencing
 from commonweal_coordinator.log.log import Cosign, Log, Sequenced, no_witness
 from commonweal_coordinator.log.sequencer import Sequencer
 from commonweal_protocols.base.errors import (
@@ -481,12 +482,36 @@ def test_entries_that_come_together_share_one_checkpoint(tmp_path: Path) -> None
         while len(sizes) < 2:
             assert not held.done()
         others = [pool.submit(sequencer.submit, d) for d in data[1:]]
-        while sequencer.waiting < 2:
+        while len(sequencer._waiting) < 2:
             assert not held.done()
         gate.set()
         assert [w.result().index for w in (held, *others)] in ([1, 2, 3], [1, 3, 2])
     assert sizes == [1, 2, 4], "two entries, one checkpoint"
     sequencer.close()
+
+
+def test_one_entry_more_than_may_wait_is_refused_and_may_come_again(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequencing, "MAX_WAITING", 1)
+    started, go = threading.Event(), threading.Event()
+
+    def cosign(checkpoint: Checkpoint, note: bytes, path_from: Callable[[int], list[bytes]]) -> bytes:
+        started.set()
+        go.wait(60)
+        return note
+
+    hub.log._cosign = cosign
+    data = [hub.f.signed(name, identity(name)) for name in NAMES]
+    with ThreadPoolExecutor(2) as pool:
+        written = pool.submit(hub.sequencer.submit, data[0])
+        started.wait(60)
+        queued = pool.submit(hub.sequencer.submit, data[1])
+        while not hub.sequencer._waiting:
+            assert not queued.done()
+        with pytest.raises(UnavailableError, match="wanted at most 1 entries waiting"):
+            hub.sequencer.submit(data[2])
+        go.set()
+        assert [w.result().index for w in (written, queued)] == [1, 2]
+    assert hub.sequencer.submit(data[2]).index == 3
 
 
 # -- witnesses

@@ -1,6 +1,8 @@
 """The log's write side and the founding over real gRPC and TLS: what a peer is told, and what it leaves behind."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,13 +15,12 @@ import pytest
 from commonweal_coordinator.log.sequencer import Sequencer
 from commonweal_coordinator.serving.blobs import BlobStore
 from commonweal_coordinator.serving.service import MAX_WAIT_SECONDS, Admission, FoundingService, LogService
-from commonweal_coordinator.serving.submissions import Submissions
 from commonweal_coordinator.serving.tls import TlsFiles, load_or_create_tls
 from commonweal_coordinator.succession.draft_signatures import Draft
 from commonweal_node.connection.client import CoordinatorClient
 from commonweal_protocols.base.errors import BlobError, MalformedError, RuleError, StorageError, UnavailableError
 from commonweal_protocols.base.keys import public_hex
-from commonweal_protocols.records.signature_pool import InProcess
+from commonweal_protocols.records.source import DirectorySource, read_entries
 from commonweal_protocols.statements.envelope import format_envelope, sign
 from commonweal_protocols.statements.statement import Author
 from commonweal_protocols.statements.values import Update
@@ -27,10 +28,12 @@ from commonweal_protocols.tlog.note import make_verifier
 from commonweal_protocols.tlog.proof import open_proof
 from commonweal_protocols.wire import commonweal_pb2 as pb
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
+from tests.bench.measure import make_entries
 from tests.coordinator.test_exchange import serving
 from tests.coordinator.test_log import Fault, Place, faulty, files_below, full_disk
 from tests.coordinator.test_sequencer import REFUSED, Hub, founded
 from tests.kit.federation import NAMES, ORIGIN, Federation, blob_of, key_of
+from tests.kit.launch import free_port
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +75,7 @@ def desk(tls: TlsFiles, tmp_path: Path) -> Iterator[Desk]:
         blobs = BlobStore(hub.public)
 
         def register(server: grpc.Server) -> None:
-            service = LogService(
-                lambda: Admission(hub.sequencer, blobs), lambda: hub.sequencer, Submissions(InProcess())
-            )
+            service = LogService(lambda: Admission(hub.sequencer, blobs), lambda: hub.sequencer)
             rpc.add_LogServicer_to_server(service, server)  # type: ignore[no-untyped-call]
 
         address = stack.enter_context(serving(tls, register))
@@ -266,6 +267,36 @@ def test_a_disk_that_went_away_is_told_by_its_name_only_and_the_server_stays_up(
         desk.client.submit(data)
 
 
+def test_a_server_that_is_killed_loses_nothing_that_it_answered_and_doubles_nothing(tmp_path: Path) -> None:
+    entries, port = make_entries(Federation(), 60), free_port()
+
+    def start() -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "tests.kit.hub_server", str(tmp_path), str(port)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    process = start()
+    proofs = []
+    try:
+        ca = load_or_create_tls(tmp_path / "tls", ["127.0.0.1"]).ca.read_text()
+        with CoordinatorClient(f"127.0.0.1:{port}", ca) as client:
+            for n, data in enumerate(entries):
+                proofs.append(client.submit(data))
+                if n in (0, 40):
+                    process.kill()
+                    process.communicate()
+                    process = start()
+                    assert client.submit(data) == proofs[-1], "what it answered keeps its place and its proof"
+    finally:
+        process.kill()
+        process.communicate()
+    verifier = make_verifier(ORIGIN, key_of("log").public_key())
+    assert [open_proof(p, data, verifier)[0] for data, p in zip(entries, proofs, strict=True)] == list(range(1, 61))
+    assert list(read_entries(DirectorySource(tmp_path / "public"), 1, 61)) == entries
+
+
 # -- waiting
 
 
@@ -319,7 +350,7 @@ def founder(tls: TlsFiles, tmp_path: Path) -> Iterator[Founder]:
 
     def register(server: grpc.Server) -> None:
         rpc.add_FoundingServicer_to_server(FoundingService(lambda: founding, on_signed), server)  # type: ignore[no-untyped-call]
-        rpc.add_LogServicer_to_server(LogService(no_log, no_log, Submissions(InProcess())), server)  # type: ignore[no-untyped-call, arg-type]
+        rpc.add_LogServicer_to_server(LogService(no_log, no_log), server)  # type: ignore[no-untyped-call, arg-type]
 
     with (
         serving(tls, register) as address,

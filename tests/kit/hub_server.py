@@ -6,6 +6,7 @@ It founds the tests' consortium, or goes on with what is there, says ``ready``, 
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -13,21 +14,20 @@ import grpc
 from commonweal_coordinator.log.log import Log
 from commonweal_coordinator.log.sequencer import Sequencer
 from commonweal_coordinator.serving.service import LogService
-from commonweal_coordinator.serving.submissions import Submissions
 from commonweal_coordinator.serving.tls import load_or_create_tls
-from commonweal_protocols.fold.state import State
-from commonweal_protocols.records.signature_pool import Pool
 from commonweal_protocols.records.source import DirectorySource
-from commonweal_protocols.statements.statement import Entry
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 from tests.kit.federation import ORIGIN, Federation
 
 
-class Admission:
-    """Lets in whatever the compact does."""
+@dataclass(frozen=True)
+class _Admission:
+    """Admits every entry that the compact allows."""
 
-    def check(self, entry: Entry, state: State) -> None:
-        """Nothing more is wanted."""
+    sequencer: Sequencer
+
+    def submit(self, envelope: bytes) -> bytes:
+        return self.sequencer.submit(envelope).proof
 
 
 def main(home: Path, port: int) -> None:
@@ -39,7 +39,7 @@ def main(home: Path, port: int) -> None:
     sequencer = Sequencer.load(log, DirectorySource(home / "public"), f.coordinator)
     tls = load_or_create_tls(home / "tls", ["127.0.0.1"])
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
-    service = LogService(Admission, lambda: sequencer, Submissions(Pool(2)))  # type: ignore[arg-type]
+    service = LogService(lambda: _Admission(sequencer), lambda: sequencer)  # type: ignore[arg-type, return-value]
     rpc.add_LogServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     credentials = grpc.ssl_server_credentials([(tls.key.read_bytes(), tls.chain.read_bytes())])
     server.add_secure_port(f"127.0.0.1:{port}", credentials)

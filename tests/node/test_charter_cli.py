@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from commonweal_coordinator.serving.blobs import BlobStore
 from commonweal_coordinator.serving.service import Admission, LogService
-from commonweal_coordinator.serving.submissions import Submissions
 from commonweal_coordinator.serving.tls import load_or_create_tls
 from commonweal_coordinator.serving.web import RecordsServer
 from commonweal_node.charter.charter import Charter, load_charter
@@ -22,7 +21,6 @@ from commonweal_node.charter.edit import add_clause, clause_toml, new_charter, n
 from commonweal_node.institution.voice import speak
 from commonweal_protocols.base.errors import ConfigError, RuleError
 from commonweal_protocols.fold.state import State
-from commonweal_protocols.records.signature_pool import InProcess
 from commonweal_protocols.statements.charter import (
     Addendum,
     Authored,
@@ -385,9 +383,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
         blobs = BlobStore(hub.public)
 
         def register(server: grpc.Server) -> None:
-            service = LogService(
-                lambda: Admission(hub.sequencer, blobs), lambda: hub.sequencer, Submissions(InProcess())
-            )
+            service = LogService(lambda: Admission(hub.sequencer, blobs), lambda: hub.sequencer)
             rpc.add_LogServicer_to_server(service, server)  # type: ignore[no-untyped-call]
 
         address = stack.enter_context(serving(tls, register))

@@ -15,7 +15,6 @@ from commonweal_coordinator.rounds.motions import Clerk
 from commonweal_coordinator.serving.blobs import BlobStore
 from commonweal_coordinator.serving.exchange import ExchangeService, Limits
 from commonweal_coordinator.serving.service import Admission, LogService
-from commonweal_coordinator.serving.submissions import Submissions
 from commonweal_coordinator.serving.tls import load_or_create_tls
 from commonweal_coordinator.serving.web import RecordsServer
 from commonweal_coordinator.succession.draft_signatures import Draft
@@ -23,7 +22,6 @@ from commonweal_node.institution.motions import parse_choice, parse_duration
 from commonweal_protocols.base.errors import BlobError, ConfigError, RuleError
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.state import MotionState, State
-from commonweal_protocols.records.signature_pool import InProcess
 from commonweal_protocols.statements.envelope import sign_envelope
 from commonweal_protocols.statements.governance import Amendment, Question, Resolution
 from commonweal_protocols.statements.invite import CoordinatorCard, Invite
@@ -115,9 +113,7 @@ def town(tmp_path: Path, program: Terminal) -> Iterator[Town]:
         limits = Limits(consortium=hub.f.state.consortium, max_blob_bytes=1 << 20, members=members)
 
         def register(server: grpc.Server) -> None:
-            service = LogService(
-                lambda: Admission(hub.sequencer, blobs), lambda: hub.sequencer, Submissions(InProcess())
-            )
+            service = LogService(lambda: Admission(hub.sequencer, blobs), lambda: hub.sequencer)
             rpc.add_LogServicer_to_server(service, server)  # type: ignore[no-untyped-call]
             rpc.add_ExchangeServicer_to_server(ExchangeService(blobs, limits), server)  # type: ignore[no-untyped-call]
 

@@ -196,17 +196,6 @@ class Log:
             index = self._index.get(leaf_hash(entry))
             return None if index is None or index >= self._published_size else self._sequenced(index)
 
-    def place(self, leaf: bytes) -> int | None:
-        """Return the index of an entry that is published, by its leaf hash, or None.
-
-        Raises:
-            StorageError: An earlier write has failed, or the log is closed.
-        """
-        with self._mutex:
-            self._check_open()
-            index = self._index.get(leaf)
-            return None if index is None or index >= self._published_size else index
-
     def append(self, entries: Sequence[bytes]) -> list[Sequenced]:
         """Put a batch into the log, and return each entry's place with its proof. See :meth:`sequence`."""
         indices = self.sequence(entries)

@@ -7,10 +7,10 @@ holds is then unknown: ``upkeep`` opens the log anew.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -32,9 +32,6 @@ from commonweal_protocols.tlog.proof import format_proof
 BATCH_ENTRIES = 1024
 """Four bundles: what a batch costs by itself is then small beside what its entries cost."""
 MAX_WAITING = 4096
-_GROW_SECONDS = 30
-_ROOM_SECONDS = 0.2
-"""How often whoever waits for room looks whether it is still of use."""
 
 Check = Callable[[Entry, State], None]
 """A last word on an entry, given the state before it; raises to refuse."""
@@ -49,30 +46,18 @@ class Place:
     note: bytes
 
 
-class Receipts(NamedTuple):
-    """The newest of some entries' checkpoints, and for each entry its inclusion path in that tree."""
-
-    note: bytes
-    paths: list[list[bytes]]
-
-
 def _ignore(_: Compact) -> None:
     pass
 
 
-Offered = tuple[bytes, Entry]
-"""An envelope, and what it says, verified."""
-Settled = Place | PeerError | StorageError
-"""What has become of one of several entries: a place, or why it has none."""
-
-
 @dataclass(slots=True)
-class _Group:
-    """Entries that came together and wait for their places; the writer thread settles ``outcome``, for all at once."""
+class _Waiting:
+    """An entry that waits for its place; the writer thread settles ``outcome``."""
 
-    entries: Sequence[Offered]
+    data: bytes
+    entry: Entry
     check: Check | None
-    outcome: Future[list[Settled]] = field(default_factory=Future)
+    outcome: Future[Place] = field(default_factory=Future)
 
 
 class Sequencer:
@@ -105,9 +90,8 @@ class Sequencer:
         self._key = key
         self._changed = threading.Condition()
         self._saying = threading.Lock()  # held while a statement of our own is between its number and its place
-        self._queue = threading.Condition()  # guards the three below
-        self._groups: deque[_Group] = deque()
-        self._waiting = 0  # entries in them
+        self._queue = threading.Condition()  # guards the two below
+        self._waiting: deque[_Waiting] = deque()
         self._closed = False  # nothing more is taken in
         self._writer = threading.Thread(target=self._write, name="sequencer", daemon=True)
         self._writer.start()
@@ -139,11 +123,6 @@ class Sequencer:
             return self._replica.state
 
     @property
-    def waiting(self) -> int:
-        """How many entries wait for their place."""
-        return self._waiting
-
-    @property
     def checkpoint(self) -> bytes:
         """The newest signed checkpoint."""
         with self._changed:
@@ -162,80 +141,18 @@ class Sequencer:
             UnavailableError: Too many wait, or too few witnesses answer: the same envelope may be sent again.
         """
         # Signatures are the costly part, and are checked by whoever brings them.
-        group = _Group([(data, open_entry(data))], check)
-        if not self._put(group, 0):
-            raise UnavailableError(f"log: wanted at most {MAX_WAITING} entries waiting, got one more")
-        (settled,) = group.outcome.result()
-        if not isinstance(settled, Place):
-            raise settled
-        receipts = self.prove([settled])
-        return Sequenced(settled.index, format_proof(settled.index, receipts.paths[0], receipts.note))
-
-    def offer(
-        self, entries: Sequence[Offered], *, check: Check | None, is_wanted: Callable[[], bool]
-    ) -> Future[list[Settled]]:
-        """Queue envelopes behind all that wait, and wait for room where there is none: their places come later.
-
-        Args:
-            entries: 1 to :data:`BATCH_ENTRIES`; what becomes of one is nothing to the others.
-            check: See :data:`Check`.
-            is_wanted: Whether to go on waiting for room.
-
-        Raises:
-            StorageError: The log is closed. The future raises this too, and the UnavailableError of :meth:`submit`.
-            UnavailableError: There was no room for as long as it was wanted.
-        """
-        group = _Group(entries, check)
-        while not self._put(group, _ROOM_SECONDS):
-            if not is_wanted():
-                raise UnavailableError("log: there was no room for as long as it was wanted")
-        return group.outcome
-
-    def find(self, leaf: bytes) -> Place | None:
-        """Return the place of a published entry, by its leaf hash, or None.
-
-        Raises:
-            StorageError: See :meth:`submit`.
-        """
-        if (index := self._log.place(leaf)) is None:
-            return None
-        (place,) = self._placed([index])
-        with self._changed:
-            # The log is ahead of the replica for a moment, while the writer is between the two.
-            if not self._changed.wait_for(lambda: self._replica.size >= place.size, _GROW_SECONDS):
-                raise StorageError("log: is ahead of its replica; start the coordinator anew")
-        return place
-
-    def _placed(self, indices: Iterable[int]) -> list[Place]:
-        # The size as the note itself says it, since another thread may have it signed anew.
-        note = self._log.checkpoint
-        size = unverified_size(note)
-        return [Place(index, size, note) for index in indices]
-
-    def prove(self, places: Sequence[Place]) -> Receipts:
-        """Return what proves some entries, one or more, all under one checkpoint."""
-        newest = max(places, key=lambda p: p.size)
-        with self._changed:
-            tree = self._replica.tree
-            return Receipts(newest.note, [tree.inclusion_path(p.index, newest.size) for p in places])
-
-    def _put(self, group: _Group, timeout_seconds: float) -> bool:
-        """Queue a group within some time. Whether there was room for it."""
-        count = len(group.entries)
+        waiting = _Waiting(data, open_entry(data), check)
         with self._queue:
-            self._queue.wait_for(lambda: self._closed or self._has_room(count), timeout_seconds)
             if self._closed:
                 raise StorageError("log: is closed")
-            if not self._has_room(count):
-                return False
-            self._groups.append(group)
-            self._waiting += count
+            if len(self._waiting) >= MAX_WAITING:
+                raise UnavailableError(f"log: wanted at most {MAX_WAITING} entries waiting, got one more")
+            self._waiting.append(waiting)
             self._queue.notify_all()
-            return True
-
-    def _has_room(self, count: int) -> bool:
-        # Where nothing waits there is room for any group, or the largest would wait for ever.
-        return not self._groups or self._waiting + count <= MAX_WAITING
+        place = waiting.outcome.result()
+        with self._changed:
+            path = self._replica.tree.inclusion_path(place.index, place.size)
+        return Sequenced(place.index, format_proof(place.index, path, place.note))
 
     def say(self, predicate: Predicate) -> Sequenced:
         """Sign a statement of the coordinator's own and sequence it.
@@ -277,7 +194,7 @@ class Sequencer:
     # -- the writer thread
 
     def _write(self) -> None:
-        batch: list[_Group] = []
+        batch: list[_Waiting] = []
         try:
             while batch := self._take():
                 self._sequence(batch)
@@ -285,57 +202,57 @@ class Sequencer:
             # Whatever has ended this, nobody may wait for it for ever.
             with self._queue:
                 self._closed = True
-                batch += self._groups
+                batch += self._waiting
                 self._queue.notify_all()
-            for group in batch:
-                if not group.outcome.done():
-                    group.outcome.set_exception(StorageError("log: is closed"))
+            for waiting in batch:
+                if not waiting.outcome.done():
+                    waiting.outcome.set_exception(StorageError("log: is closed"))
 
-    def _take(self) -> list[_Group]:
+    def _take(self) -> list[_Waiting]:
         """Return what waits, once there is something; nothing once the sequencer is closed and all is settled."""
         with self._queue:
-            self._queue.wait_for(lambda: self._groups or self._closed)
-            batch, count = [], 0
-            while self._groups and count < BATCH_ENTRIES:
-                batch.append(group := self._groups.popleft())
-                count += len(group.entries)
-            self._waiting -= count
-            self._queue.notify_all()
-            return batch
+            self._queue.wait_for(lambda: self._waiting or self._closed)
+            return [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_ENTRIES))]
 
-    def _sequence(self, batch: list[_Group]) -> None:
+    def _sequence(self, batch: list[_Waiting]) -> None:
         state = before = self._replica.state if self._replica.size else None
         fresh: dict[Digest, tuple[Entry, State]] = {}
-        kept: list[bytes] = []
-        refused: dict[tuple[int, int], PeerError | StorageError] = {}
+        kept: list[_Waiting] = []
+        refused: list[tuple[_Waiting, PeerError | StorageError]] = []
         try:
-            held = self._log.held(bytes.fromhex(entry.leaf) for group in batch for _, entry in group.entries)
-            for g, group in enumerate(batch):
-                for i, (data, entry) in enumerate(group.entries):
-                    if bytes.fromhex(entry.leaf) not in held and entry.leaf not in fresh:
-                        try:
-                            after = self._replica.judge(entry, state)
-                            if group.check is not None and state is not None:
-                                group.check(entry, state)
-                        except (PeerError, StorageError) as e:
-                            refused[g, i] = e
-                            continue
-                        fresh[entry.leaf], state = (entry, after), after
-                    kept.append(data)
+            held = self._log.held(bytes.fromhex(waiting.entry.leaf) for waiting in batch)
+            for waiting in batch:
+                entry = waiting.entry
+                if bytes.fromhex(entry.leaf) not in held and entry.leaf not in fresh:
+                    try:
+                        after = self._replica.judge(entry, state)
+                        if waiting.check is not None and state is not None:
+                            waiting.check(entry, state)
+                    except (PeerError, StorageError) as e:
+                        refused.append((waiting, e))
+                        continue
+                    fresh[entry.leaf], state = (entry, after), after
+                kept.append(waiting)
             self._announce(before, state)
-            places = iter(self._placed(self._log.sequence(kept)))
+            indices = self._log.sequence([waiting.data for waiting in kept])
         except (ConfigError, StorageError, UnavailableError) as e:
             # Without witnesses the batch may be sequenced all the same: then it counts, though nobody is told yet.
-            if isinstance(e, UnavailableError) and kept and self._log.held([leaf_hash(kept[-1])]):
+            if isinstance(e, UnavailableError) and kept and self._log.held([leaf_hash(kept[-1].data)]):
                 self._grow(fresh.values())
             elif not isinstance(e, ConfigError):
                 self._announce(state, before)
-            for group in batch:
-                group.outcome.set_exception(e)
+            # Those refused too: the state that refused them may not have come about.
+            for waiting in batch:
+                waiting.outcome.set_exception(e)
             return
+        # The size as the note itself says it, since another thread may have it signed anew.
+        note = self._log.checkpoint
+        size = unverified_size(note)
         self._grow(fresh.values())
-        for g, group in enumerate(batch):
-            group.outcome.set_result([refused.get((g, i)) or next(places) for i in range(len(group.entries))])
+        for waiting, error in refused:
+            waiting.outcome.set_exception(error)
+        for waiting, index in zip(kept, indices, strict=True):
+            waiting.outcome.set_result(Place(index, size, note))
 
     def _announce(self, before: State | None, after: State | None) -> None:
         """Say which compact is in force, if that changes."""

@@ -1,13 +1,12 @@
 """The gRPC servicers but the exchange: decode, call, encode. Errors become statuses in ``rpc_errors``, one table."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import grpc
 
 from commonweal_coordinator.log.sequencer import Sequencer
 from commonweal_coordinator.serving.blobs import BlobStore
 from commonweal_coordinator.serving.rpc_errors import abort
-from commonweal_coordinator.serving.submissions import Submissions
 from commonweal_coordinator.succession.draft_signatures import Draft
 from commonweal_protocols.base.errors import BlobError, CommonwealError
 from commonweal_protocols.fold.state import State
@@ -57,26 +56,14 @@ class Admission:
 class LogService(rpc.LogServicer):
     """The log's write side. Before the founding is complete there is none, and every call says so."""
 
-    def __init__(
-        self, admission: Callable[[], Admission], sequencer: Callable[[], Sequencer], submissions: Submissions
-    ) -> None:
+    def __init__(self, admission: Callable[[], Admission], sequencer: Callable[[], Sequencer]) -> None:
         self._admission = admission
         self._sequencer = sequencer
-        self._submissions = submissions
 
     def Submit(self, request: pb.SubmitRequest, context: grpc.ServicerContext) -> pb.SubmitReply:
         """See the proto."""
         try:
             return pb.SubmitReply(proof=self._admission().submit(request.envelope))
-        except CommonwealError as e:
-            abort(context, e)
-
-    def SubmitMany(
-        self, request_iterator: Iterator[pb.SubmitManyRequest], context: grpc.ServicerContext
-    ) -> Iterator[pb.SubmitManyReply]:
-        """See the proto."""
-        try:
-            yield from self._submissions.serve(self._sequencer(), self._admission().check, request_iterator, context)
         except CommonwealError as e:
             abort(context, e)
 

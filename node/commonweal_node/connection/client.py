@@ -17,7 +17,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple, Self, TypeVar
@@ -25,7 +25,6 @@ from typing import BinaryIO, NamedTuple, Self, TypeVar
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from commonweal_node.connection.batch_submit import Answer, Submissions
 from commonweal_protocols.base.errors import (
     BlobError,
     CommonwealError,
@@ -140,29 +139,6 @@ class CoordinatorClient:
             lambda: self._log.Submit(pb.SubmitRequest(envelope=envelope), timeout=self._call_seconds),
         )
         return bytes(reply.proof)
-
-    def submit_many(self, envelopes: Iterable[bytes]) -> Iterator[Answer]:
-        """Hand in many signed statements; yields for each, in order, its tlog-proof, unverified, or its refusal.
-
-        Envelopes are taken as the coordinator takes them. Where the connection breaks, the next one goes on: an entry
-        that has its place keeps it. An author's entries that follow a refused one are refused too.
-
-        Raises:
-            MalformedError: What the coordinator answers is not of the form.
-            UnavailableError: No answer, and no more of them in any of the attempts.
-        """
-        run = Submissions(envelopes, self._refused)
-        vain = 0
-        while True:
-            answered = run.answered
-            try:
-                yield from run.over(lambda requests: self._log.SubmitMany(requests, timeout=self._transfer_seconds))
-                return
-            except grpc.RpcError as e:
-                if e.code() not in _CUT_OFF:
-                    raise self._translate(e) from e
-                vain = 0 if run.answered > answered else vain + 1
-                self._after_call(vain, e, f"{run.answered} entries are answered")
 
     def wait_for_checkpoint(self, larger_than: int, timeout_seconds: int) -> bytes:
         """Return the published checkpoint, unverified, once its tree is larger, or after the time anyway.
@@ -383,21 +359,10 @@ class CoordinatorClient:
     def _translate(self, error: grpc.RpcError) -> CommonwealError:
         """Return the coordinator's own refusal, or an UnavailableError."""
         details = printable((error.details() or "")[:_MAX_DETAILS])
-        if (refusal := self._refusal(details)) is not None:
-            return refusal
-        return UnavailableError(f"{self._address}: {error.code().name}: {details or 'no reason given'}")
-
-    def _refusal(self, details: str) -> PeerError | None:
         refusal = _REFUSAL.fullmatch(details)
-        kind = _REFUSALS.get(refusal[1]) if refusal else None
-        return kind(f"{self._address}: {refusal[2]}") if refusal and kind else None
-
-    def _refused(self, details: str) -> PeerError:
-        """Return the refusal of one entry among many."""
-        said = printable(details[:_MAX_DETAILS])
-        if (refusal := self._refusal(said)) is None:
-            raise MalformedError(f"{self._address}: wanted a refusal by its name, got {said!r}")
-        return refusal
+        if refusal and (kind := _REFUSALS.get(refusal[1])):
+            return kind(f"{self._address}: {refusal[2]}")
+        return UnavailableError(f"{self._address}: {error.code().name}: {details or 'no reason given'}")
 
 
 def _no_progress(_: int) -> None:

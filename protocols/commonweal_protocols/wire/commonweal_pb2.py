@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*commonweal_protocols/wire/commonweal.proto\x12\rcommonweal.v1\"!\n\rSubmitRequest\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\"\x1c\n\x0bSubmitReply\x12\r\n\x05proof\x18\x01 \x01(\x0c\"=\n\x11SubmitManyRequest\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.commonweal.v1.SubmitItem\"9\n\nSubmitItem\x12\x12\n\x08\x65nvelope\x18\x01 \x01(\x0cH\x00\x12\x0f\n\x05token\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04item\"S\n\x0fSubmitManyReply\x12,\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1b.commonweal.v1.SubmitAnswer\x12\x12\n\ncheckpoint\x18\x02 \x01(\x0c\"e\n\x0cSubmitAnswer\x12%\n\x05place\x18\x01 \x01(\x0b\x32\x14.commonweal.v1.PlaceH\x00\x12\x11\n\x07refusal\x18\x02 \x01(\tH\x00\x12\x11\n\x07unknown\x18\x03 \x01(\x08H\x00\x42\x08\n\x06\x61nswer\"$\n\x05Place\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04path\x18\x02 \x01(\x0c\";\n\x0bWaitRequest\x12\x13\n\x0blarger_than\x18\x01 \x01(\x04\x12\x17\n\x0ftimeout_seconds\x18\x02 \x01(\r\"%\n\x0f\x43heckpointReply\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\"\x0e\n\x0c\x44raftRequest\"\x1d\n\nDraftReply\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\"\x1f\n\x0bSignRequest\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\"/\n\tSignReply\x12\x12\n\nsignatures\x18\x01 \x01(\r\x12\x0e\n\x06wanted\x18\x02 \x01(\r\"\x1d\n\x0bStatRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\"5\n\tStatReply\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x16\n\x0ereceived_bytes\x18\x02 \x01(\x04\"e\n\tPutHeader\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x04\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"Q\n\nPutRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.commonweal.v1.PutHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"2\n\nGetRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\"\x19\n\x08GetReply\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\xee\x01\n\x03Log\x12\x42\n\x06Submit\x12\x1c.commonweal.v1.SubmitRequest\x1a\x1a.commonweal.v1.SubmitReply\x12R\n\nSubmitMany\x12 .commonweal.v1.SubmitManyRequest\x1a\x1e.commonweal.v1.SubmitManyReply(\x01\x30\x01\x12O\n\x11WaitForCheckpoint\x12\x1a.commonweal.v1.WaitRequest\x1a\x1e.commonweal.v1.CheckpointReply2\x8c\x01\n\x08\x46ounding\x12\x42\n\x08GetDraft\x12\x1b.commonweal.v1.DraftRequest\x1a\x19.commonweal.v1.DraftReply\x12<\n\x04Sign\x12\x1a.commonweal.v1.SignRequest\x1a\x18.commonweal.v1.SignReply2\xc3\x01\n\x08\x45xchange\x12<\n\x04Stat\x12\x1a.commonweal.v1.StatRequest\x1a\x18.commonweal.v1.StatReply\x12<\n\x03Put\x12\x19.commonweal.v1.PutRequest\x1a\x18.commonweal.v1.StatReply(\x01\x12;\n\x03Get\x12\x19.commonweal.v1.GetRequest\x1a\x17.commonweal.v1.GetReply0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*commonweal_protocols/wire/commonweal.proto\x12\rcommonweal.v1\"!\n\rSubmitRequest\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\"\x1c\n\x0bSubmitReply\x12\r\n\x05proof\x18\x01 \x01(\x0c\";\n\x0bWaitRequest\x12\x13\n\x0blarger_than\x18\x01 \x01(\x04\x12\x17\n\x0ftimeout_seconds\x18\x02 \x01(\r\"%\n\x0f\x43heckpointReply\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\"\x0e\n\x0c\x44raftRequest\"\x1d\n\nDraftReply\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\"\x1f\n\x0bSignRequest\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\"/\n\tSignReply\x12\x12\n\nsignatures\x18\x01 \x01(\r\x12\x0e\n\x06wanted\x18\x02 \x01(\r\"\x1d\n\x0bStatRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\"5\n\tStatReply\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x16\n\x0ereceived_bytes\x18\x02 \x01(\x04\"e\n\tPutHeader\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x04\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"Q\n\nPutRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.commonweal.v1.PutHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"2\n\nGetRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\"\x19\n\x08GetReply\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\x9a\x01\n\x03Log\x12\x42\n\x06Submit\x12\x1c.commonweal.v1.SubmitRequest\x1a\x1a.commonweal.v1.SubmitReply\x12O\n\x11WaitForCheckpoint\x12\x1a.commonweal.v1.WaitRequest\x1a\x1e.commonweal.v1.CheckpointReply2\x8c\x01\n\x08\x46ounding\x12\x42\n\x08GetDraft\x12\x1b.commonweal.v1.DraftRequest\x1a\x19.commonweal.v1.DraftReply\x12<\n\x04Sign\x12\x1a.commonweal.v1.SignRequest\x1a\x18.commonweal.v1.SignReply2\xc3\x01\n\x08\x45xchange\x12<\n\x04Stat\x12\x1a.commonweal.v1.StatRequest\x1a\x18.commonweal.v1.StatReply\x12<\n\x03Put\x12\x19.commonweal.v1.PutRequest\x1a\x18.commonweal.v1.StatReply(\x01\x12;\n\x03Get\x12\x19.commonweal.v1.GetRequest\x1a\x17.commonweal.v1.GetReply0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,44 +35,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBMITREQUEST']._serialized_end=94
   _globals['_SUBMITREPLY']._serialized_start=96
   _globals['_SUBMITREPLY']._serialized_end=124
-  _globals['_SUBMITMANYREQUEST']._serialized_start=126
-  _globals['_SUBMITMANYREQUEST']._serialized_end=187
-  _globals['_SUBMITITEM']._serialized_start=189
-  _globals['_SUBMITITEM']._serialized_end=246
-  _globals['_SUBMITMANYREPLY']._serialized_start=248
-  _globals['_SUBMITMANYREPLY']._serialized_end=331
-  _globals['_SUBMITANSWER']._serialized_start=333
-  _globals['_SUBMITANSWER']._serialized_end=434
-  _globals['_PLACE']._serialized_start=436
-  _globals['_PLACE']._serialized_end=472
-  _globals['_WAITREQUEST']._serialized_start=474
-  _globals['_WAITREQUEST']._serialized_end=533
-  _globals['_CHECKPOINTREPLY']._serialized_start=535
-  _globals['_CHECKPOINTREPLY']._serialized_end=572
-  _globals['_DRAFTREQUEST']._serialized_start=574
-  _globals['_DRAFTREQUEST']._serialized_end=588
-  _globals['_DRAFTREPLY']._serialized_start=590
-  _globals['_DRAFTREPLY']._serialized_end=619
-  _globals['_SIGNREQUEST']._serialized_start=621
-  _globals['_SIGNREQUEST']._serialized_end=652
-  _globals['_SIGNREPLY']._serialized_start=654
-  _globals['_SIGNREPLY']._serialized_end=701
-  _globals['_STATREQUEST']._serialized_start=703
-  _globals['_STATREQUEST']._serialized_end=732
-  _globals['_STATREPLY']._serialized_start=734
-  _globals['_STATREPLY']._serialized_end=787
-  _globals['_PUTHEADER']._serialized_start=789
-  _globals['_PUTHEADER']._serialized_end=890
-  _globals['_PUTREQUEST']._serialized_start=892
-  _globals['_PUTREQUEST']._serialized_end=973
-  _globals['_GETREQUEST']._serialized_start=975
-  _globals['_GETREQUEST']._serialized_end=1025
-  _globals['_GETREPLY']._serialized_start=1027
-  _globals['_GETREPLY']._serialized_end=1052
-  _globals['_LOG']._serialized_start=1055
-  _globals['_LOG']._serialized_end=1293
-  _globals['_FOUNDING']._serialized_start=1296
-  _globals['_FOUNDING']._serialized_end=1436
-  _globals['_EXCHANGE']._serialized_start=1439
-  _globals['_EXCHANGE']._serialized_end=1634
+  _globals['_WAITREQUEST']._serialized_start=126
+  _globals['_WAITREQUEST']._serialized_end=185
+  _globals['_CHECKPOINTREPLY']._serialized_start=187
+  _globals['_CHECKPOINTREPLY']._serialized_end=224
+  _globals['_DRAFTREQUEST']._serialized_start=226
+  _globals['_DRAFTREQUEST']._serialized_end=240
+  _globals['_DRAFTREPLY']._serialized_start=242
+  _globals['_DRAFTREPLY']._serialized_end=271
+  _globals['_SIGNREQUEST']._serialized_start=273
+  _globals['_SIGNREQUEST']._serialized_end=304
+  _globals['_SIGNREPLY']._serialized_start=306
+  _globals['_SIGNREPLY']._serialized_end=353
+  _globals['_STATREQUEST']._serialized_start=355
+  _globals['_STATREQUEST']._serialized_end=384
+  _globals['_STATREPLY']._serialized_start=386
+  _globals['_STATREPLY']._serialized_end=439
+  _globals['_PUTHEADER']._serialized_start=441
+  _globals['_PUTHEADER']._serialized_end=542
+  _globals['_PUTREQUEST']._serialized_start=544
+  _globals['_PUTREQUEST']._serialized_end=625
+  _globals['_GETREQUEST']._serialized_start=627
+  _globals['_GETREQUEST']._serialized_end=677
+  _globals['_GETREPLY']._serialized_start=679
+  _globals['_GETREPLY']._serialized_end=704
+  _globals['_LOG']._serialized_start=707
+  _globals['_LOG']._serialized_end=861
+  _globals['_FOUNDING']._serialized_start=864
+  _globals['_FOUNDING']._serialized_end=1004
+  _globals['_EXCHANGE']._serialized_start=1007
+  _globals['_EXCHANGE']._serialized_end=1202
 # @@protoc_insertion_point(module_scope)

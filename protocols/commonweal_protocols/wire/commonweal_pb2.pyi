@@ -1,7 +1,6 @@
-from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from collections.abc import Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -17,46 +16,6 @@ class SubmitReply(_message.Message):
     PROOF_FIELD_NUMBER: _ClassVar[int]
     proof: bytes
     def __init__(self, proof: _Optional[bytes] = ...) -> None: ...
-
-class SubmitManyRequest(_message.Message):
-    __slots__ = ("items",)
-    ITEMS_FIELD_NUMBER: _ClassVar[int]
-    items: _containers.RepeatedCompositeFieldContainer[SubmitItem]
-    def __init__(self, items: _Optional[_Iterable[_Union[SubmitItem, _Mapping]]] = ...) -> None: ...
-
-class SubmitItem(_message.Message):
-    __slots__ = ("envelope", "token")
-    ENVELOPE_FIELD_NUMBER: _ClassVar[int]
-    TOKEN_FIELD_NUMBER: _ClassVar[int]
-    envelope: bytes
-    token: bytes
-    def __init__(self, envelope: _Optional[bytes] = ..., token: _Optional[bytes] = ...) -> None: ...
-
-class SubmitManyReply(_message.Message):
-    __slots__ = ("answers", "checkpoint")
-    ANSWERS_FIELD_NUMBER: _ClassVar[int]
-    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
-    answers: _containers.RepeatedCompositeFieldContainer[SubmitAnswer]
-    checkpoint: bytes
-    def __init__(self, answers: _Optional[_Iterable[_Union[SubmitAnswer, _Mapping]]] = ..., checkpoint: _Optional[bytes] = ...) -> None: ...
-
-class SubmitAnswer(_message.Message):
-    __slots__ = ("place", "refusal", "unknown")
-    PLACE_FIELD_NUMBER: _ClassVar[int]
-    REFUSAL_FIELD_NUMBER: _ClassVar[int]
-    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
-    place: Place
-    refusal: str
-    unknown: bool
-    def __init__(self, place: _Optional[_Union[Place, _Mapping]] = ..., refusal: _Optional[str] = ..., unknown: _Optional[bool] = ...) -> None: ...
-
-class Place(_message.Message):
-    __slots__ = ("index", "path")
-    INDEX_FIELD_NUMBER: _ClassVar[int]
-    PATH_FIELD_NUMBER: _ClassVar[int]
-    index: int
-    path: bytes
-    def __init__(self, index: _Optional[int] = ..., path: _Optional[bytes] = ...) -> None: ...
 
 class WaitRequest(_message.Message):
     __slots__ = ("larger_than", "timeout_seconds")

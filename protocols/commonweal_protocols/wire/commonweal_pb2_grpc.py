@@ -40,11 +40,6 @@ class LogStub:
                 request_serializer=commonweal__protocols_dot_wire_dot_commonweal__pb2.SubmitRequest.SerializeToString,
                 response_deserializer=commonweal__protocols_dot_wire_dot_commonweal__pb2.SubmitReply.FromString,
                 _registered_method=True)
-        self.SubmitMany = channel.stream_stream(
-                '/commonweal.v1.Log/SubmitMany',
-                request_serializer=commonweal__protocols_dot_wire_dot_commonweal__pb2.SubmitManyRequest.SerializeToString,
-                response_deserializer=commonweal__protocols_dot_wire_dot_commonweal__pb2.SubmitManyReply.FromString,
-                _registered_method=True)
         self.WaitForCheckpoint = channel.unary_unary(
                 '/commonweal.v1.Log/WaitForCheckpoint',
                 request_serializer=commonweal__protocols_dot_wire_dot_commonweal__pb2.WaitRequest.SerializeToString,
@@ -58,15 +53,6 @@ class LogServicer:
 
     def Submit(self, request, context):
         """Answers only once the entry is integrated and durable. The same envelope again gets the same index.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def SubmitMany(self, request_iterator, context):
-        """Many entries over one call. Each request gets one reply, in order, with one answer for each of its items, in order.
-        While many entries of this call wait for their answers, the next request is not read. After a broken connection, an
-        entry's token tells what has become of it. A deadline is required; the next call goes on where this one ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,11 +72,6 @@ def add_LogServicer_to_server(servicer, server):
                     servicer.Submit,
                     request_deserializer=commonweal__protocols_dot_wire_dot_commonweal__pb2.SubmitRequest.FromString,
                     response_serializer=commonweal__protocols_dot_wire_dot_commonweal__pb2.SubmitReply.SerializeToString,
-            ),
-            'SubmitMany': grpc.stream_stream_rpc_method_handler(
-                    servicer.SubmitMany,
-                    request_deserializer=commonweal__protocols_dot_wire_dot_commonweal__pb2.SubmitManyRequest.FromString,
-                    response_serializer=commonweal__protocols_dot_wire_dot_commonweal__pb2.SubmitManyReply.SerializeToString,
             ),
             'WaitForCheckpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.WaitForCheckpoint,
@@ -126,33 +107,6 @@ class Log:
             '/commonweal.v1.Log/Submit',
             commonweal__protocols_dot_wire_dot_commonweal__pb2.SubmitRequest.SerializeToString,
             commonweal__protocols_dot_wire_dot_commonweal__pb2.SubmitReply.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def SubmitMany(request_iterator,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.stream_stream(
-            request_iterator,
-            target,
-            '/commonweal.v1.Log/SubmitMany',
-            commonweal__protocols_dot_wire_dot_commonweal__pb2.SubmitManyRequest.SerializeToString,
-            commonweal__protocols_dot_wire_dot_commonweal__pb2.SubmitManyReply.FromString,
             options,
             channel_credentials,
             insecure,
