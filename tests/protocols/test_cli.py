@@ -23,7 +23,7 @@ from commonweal_coordinator.config import load_config as load_coordinator_config
 from commonweal_coordinator.serving.tls import TlsFiles
 from commonweal_node.config import SpeaksFor, load_config
 from commonweal_node.connection.status import NodeStatus
-from commonweal_node.institution import joining as founding
+from commonweal_node.institution import join as founding
 from commonweal_node.model.base_model import folder_digest
 from commonweal_protocols.base import errors
 from commonweal_protocols.base.keys import load_key_file, public_hex

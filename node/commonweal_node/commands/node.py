@@ -135,7 +135,7 @@ def join(
     """Read the consortium's compact, check it, and sign it."""
     from commonweal_node.connection.witness import COMPACT_FILE
     from commonweal_node.institution.delegate import check_speaks_for
-    from commonweal_node.institution.joining import check_draft, sign_draft
+    from commonweal_node.institution.join import check_draft, sign_draft
 
     config = load_config(home / "node.toml")
     terms = Invite.load(invite)
@@ -170,7 +170,7 @@ def amend(
     With the invite of a successor this node, running or not, says and cosigns nothing more under the old coordinator.
     """
     from commonweal_node.connection.keyring import KeyRing
-    from commonweal_node.institution.joining import change_over, check_amendment_draft, sign_draft, succeeded_by
+    from commonweal_node.institution.join import change_over, check_amendment_draft, sign_draft, succeeded_by
 
     config = load_config(home / "node.toml")
     own = Invite.load(home / "invite.json")
@@ -282,7 +282,7 @@ def doctor(
     Exit 4: something is ill.
     """
     from commonweal_node.commands.doctor import examine
-    from commonweal_node.institution.joining import known_compact
+    from commonweal_node.institution.join import known_compact
 
     config = load_config(home / "node.toml")
     invite = Invite.load(home / "invite.json") if (home / "invite.json").exists() else None
@@ -311,7 +311,7 @@ def fetch_base(
     compact: Annotated[Path | None, typer.Option(help="Take the base that these terms (TOML) name.")] = None,
 ) -> None:
     """Fetch the base model that the compact names, check its digest, and keep it. Done once; again costs nothing."""
-    from commonweal_node.institution.joining import known_compact, read_base
+    from commonweal_node.institution.join import known_compact, read_base
     from commonweal_node.model.base_model import fetch_base as fetch
 
     base: BaseModelRef
