@@ -34,9 +34,11 @@ from commonweal_adapters.secure.masked_sum import secure_mean, unmask
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import BlobError
 from commonweal_protocols.fold.masked_round import Masking
+from commonweal_protocols.statements.compact import AdapterSpec
 from commonweal_protocols.statements.delta_encoding import Encoding
+from commonweal_protocols.statements.rounds import Figures, Input, Release
 from commonweal_protocols.statements.rules import AnyRule
-from commonweal_protocols.statements.values import MAX_BLOB_BYTES, AdapterSpec, Blob, Digest, Figures, Input, Release
+from commonweal_protocols.statements.values import MAX_BLOB_BYTES, Blob, Digest
 
 _DOMAIN = "urn:commonweal:start:v1"
 

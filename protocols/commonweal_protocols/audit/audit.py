@@ -50,8 +50,10 @@ from commonweal_protocols.records.entries import open_entries
 from commonweal_protocols.records.replica import Replica
 from commonweal_protocols.records.signature_pool import checker_for
 from commonweal_protocols.records.source import Source, read_blob, read_bundles, read_checkpoint, unverified_size
+from commonweal_protocols.statements.compact import AdapterSpec
+from commonweal_protocols.statements.rounds import Release
 from commonweal_protocols.statements.statement import Entry
-from commonweal_protocols.statements.values import AdapterSpec, Blob, Digest, Release
+from commonweal_protocols.statements.values import Blob, Digest
 from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint
 from commonweal_protocols.tlog.cosignature import CosignatureVerifier
