@@ -1,8 +1,8 @@
 """What every party computes again for itself: the first round's start, and each release from its logged inputs.
 
-This module, as an object, is the ``Recompute`` of ``commonweal_protocols.audit.audit``. Coordinator, nodes and auditors
-call the same functions, and anyone with the same records gets the same bytes. Blobs come through the caller's ``fetch``
-and are checked here against their names. No clock, no randomness, no floats but in the file format.
+This module, as an object, is the ``Recompute`` of ``commonweal_protocols.audit.releases``. Coordinator, nodes and
+auditors call the same functions, and anyone with the same records gets the same bytes. Blobs come through the caller's
+``fetch`` and are checked here against their names. No clock, no randomness, no floats but in the file format.
 """
 
 import hashlib

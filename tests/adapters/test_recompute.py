@@ -27,7 +27,7 @@ from commonweal_adapters.recompute import (
 )
 from commonweal_adapters.rules.merge import merge
 from commonweal_adapters.rules.merge_error import error_micros, squared_error
-from commonweal_protocols.audit.audit import Recompute
+from commonweal_protocols.audit.releases import Recompute
 from commonweal_protocols.base.errors import BlobError
 from commonweal_protocols.statements import rules
 from commonweal_protocols.statements.compact import AdapterSpec, LoraModule
