@@ -1,8 +1,8 @@
 """What every party computes again for itself: the first round's start, and each release from its logged inputs.
 
-This module, as an object, is the ``Recompute`` of ``commonweal_protocols.audit.audit``. Coordinator, nodes and auditors
-call the same functions, and anyone with the same records gets the same bytes. Blobs come through the caller's ``fetch``
-and are checked here against their names. No clock, no randomness, no floats but in the file format.
+This module, as an object, is the ``Recompute`` of ``commonweal_protocols.audit.releases``. Coordinator, nodes and
+auditors call the same functions, and anyone with the same records gets the same bytes. Blobs come through the caller's
+``fetch`` and are checked here against their names. No clock, no randomness, no floats but in the file format.
 """
 
 import hashlib
@@ -34,9 +34,11 @@ from commonweal_adapters.secure.masked_sum import secure_mean, unmask
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import BlobError
 from commonweal_protocols.fold.masked_round import Masking
+from commonweal_protocols.statements.compact import AdapterSpec
 from commonweal_protocols.statements.delta_encoding import Encoding
+from commonweal_protocols.statements.rounds import Figures, Input, Release
 from commonweal_protocols.statements.rules import AnyRule
-from commonweal_protocols.statements.values import MAX_BLOB_BYTES, AdapterSpec, Blob, Digest, Figures, Input, Release
+from commonweal_protocols.statements.values import MAX_BLOB_BYTES, Blob, Digest
 
 _DOMAIN = "urn:commonweal:start:v1"
 

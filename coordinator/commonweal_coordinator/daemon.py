@@ -51,7 +51,7 @@ from commonweal_protocols.base.errors import (
 from commonweal_protocols.base.keys import load_key_file, load_ml_dsa_key_file
 from commonweal_protocols.base.status_file import now, save_status
 from commonweal_protocols.fold.state import State
-from commonweal_protocols.statements.values import Compact
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 from commonweal_protocols.wire.flower import Answer

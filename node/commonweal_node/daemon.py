@@ -41,7 +41,7 @@ from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.follower import Follower
 from commonweal_protocols.records.source import open_source
-from commonweal_protocols.statements.values import Compact
+from commonweal_protocols.statements.compact import Compact
 
 log = logging.getLogger(__name__)
 

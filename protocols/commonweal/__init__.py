@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from commonweal_protocols.records.replay import replay
     from commonweal_protocols.records.source import open_source as open_records
     from commonweal_protocols.statements.charter import CharterRecord
+    from commonweal_protocols.statements.compact import Compact
     from commonweal_protocols.statements.statement import Statement, open_entry
-    from commonweal_protocols.statements.values import Compact
     from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint
 
 __all__ = [
@@ -64,7 +64,7 @@ __all__ = [
 _PLACES = {
     "CharterRecord": "commonweal_protocols.statements.charter:CharterRecord",
     "Checkpoint": "commonweal_protocols.tlog.checkpoint:Checkpoint",
-    "Compact": "commonweal_protocols.statements.values:Compact",
+    "Compact": "commonweal_protocols.statements.compact:Compact",
     "Report": "commonweal_protocols.audit.report:Report",
     "Statement": "commonweal_protocols.statements.statement:Statement",
     "audit": "commonweal_protocols.audit.audit:audit",

@@ -23,7 +23,7 @@ from commonweal_adapters.files.delta import (
 )
 from commonweal_adapters.files.lora_file import tensor_shapes, write_tensors
 from commonweal_protocols.base.errors import BlobError
-from commonweal_protocols.statements.values import AdapterSpec
+from commonweal_protocols.statements.compact import AdapterSpec
 from tests.kit.federation import TINY
 
 SHAPES = tensor_shapes(TINY)

@@ -20,8 +20,8 @@ from commonweal_adapters.files.encode import BLOCK, parse_encoding, payload_byte
 from commonweal_adapters.files.lora_file import tensor_shapes
 from commonweal_adapters.files.source import Delta, Held
 from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements.compact import AdapterSpec, LoraModule
 from commonweal_protocols.statements.delta_encoding import Encoding
-from commonweal_protocols.statements.values import AdapterSpec, LoraModule
 from tests.kit.federation import TINY
 
 ODD = AdapterSpec(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from commonweal_adapters.commands.inspection import compare, grid_fit, module_norms
 from commonweal_adapters.files.lora_file import slots, tensor_shapes
-from commonweal_protocols.statements.values import AdapterSpec
+from commonweal_protocols.statements.compact import AdapterSpec
 from tests.kit.federation import TINY
 
 WIDE = TINY.model_copy(update={"rank": 3, "alpha": 5})

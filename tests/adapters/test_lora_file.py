@@ -23,7 +23,7 @@ from commonweal_adapters.files.lora_file import (
     write_tensors,
 )
 from commonweal_protocols.base.errors import BlobError
-from commonweal_protocols.statements.values import AdapterSpec, LoraModule
+from commonweal_protocols.statements.compact import AdapterSpec, LoraModule
 from tests.kit.federation import TINY
 
 SHAPES = tensor_shapes(TINY)

@@ -16,6 +16,7 @@ from commonweal_adapters.files.source import Delta, Held
 from commonweal_adapters.rules.merge import Merged, merge
 from commonweal_adapters.rules.merge_error import squared_error
 from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements.compact import AdapterSpec, LoraModule
 from commonweal_protocols.statements.rules import (
     AnyRule,
     CentredClipping,
@@ -35,7 +36,6 @@ from commonweal_protocols.statements.rules import (
     Ties,
     TrimmedMean,
 )
-from commonweal_protocols.statements.values import AdapterSpec, LoraModule
 from tests.kit.deltas import SPEC, a_round, data
 
 EVERY: list[AnyRule] = [

@@ -13,8 +13,8 @@ from commonweal_adapters.rules.merge import merge
 from commonweal_adapters.rules.merge_error import error_micros, squared_error
 from commonweal_adapters.rules.stack import exact_residual, stack
 from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements.compact import AdapterSpec
 from commonweal_protocols.statements.rules import AnyRule, FactorMean, FrozenA, Median, ShareA, Svd, Ties
-from commonweal_protocols.statements.values import AdapterSpec
 from tests.kit.deltas import SPEC, a_round
 
 RULES: list[AnyRule] = [

@@ -27,12 +27,14 @@ from commonweal_adapters.recompute import (
 )
 from commonweal_adapters.rules.merge import merge
 from commonweal_adapters.rules.merge_error import error_micros, squared_error
-from commonweal_protocols.audit.audit import Recompute
+from commonweal_protocols.audit.releases import Recompute
 from commonweal_protocols.base.errors import BlobError
 from commonweal_protocols.statements import rules
+from commonweal_protocols.statements.compact import AdapterSpec, LoraModule
 from commonweal_protocols.statements.delta_encoding import Encoding
+from commonweal_protocols.statements.rounds import Input, Release
 from commonweal_protocols.statements.rules import FactorMean
-from commonweal_protocols.statements.values import AdapterSpec, Blob, Input, LoraModule, Release
+from commonweal_protocols.statements.values import Blob
 from tests.kit.federation import TINY, blob_of
 
 RULE = FactorMean(weights="examples")

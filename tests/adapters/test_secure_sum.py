@@ -17,8 +17,8 @@ from commonweal_adapters.secure.masked_sum import secure_mean
 from commonweal_adapters.secure.member import flatten
 from commonweal_protocols.base.errors import BlobError, PeerError
 from commonweal_protocols.fold.masked_round import explain
+from commonweal_protocols.statements.rounds import Update
 from commonweal_protocols.statements.secure_messages import SealedShares
-from commonweal_protocols.statements.values import Update
 from tests.kit.federation import TINY, blob_of
 from tests.kit.secure import STAGES, Message, Play, a_round, delta_of, names_of, weight_of
 

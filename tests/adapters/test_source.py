@@ -11,7 +11,7 @@ from commonweal_adapters.files.delta import LIMIT, GridTensors, write_delta
 from commonweal_adapters.files.lora_file import tensor_shapes
 from commonweal_adapters.files.source import CHUNK, Delta, Held, Spool, chunks_of, for_each, open_delta
 from commonweal_protocols.base.errors import BlobError
-from commonweal_protocols.statements.values import AdapterSpec, LoraModule
+from commonweal_protocols.statements.compact import AdapterSpec, LoraModule
 from tests.kit.deltas import SPEC, a_round, data, random_grid
 
 

@@ -12,8 +12,8 @@ from commonweal_adapters.files.delta import GridTensors
 from commonweal_adapters.files.lora_file import tensor_shapes
 from commonweal_adapters.files.source import Delta, Held
 from commonweal_adapters.rules.merge import merge
+from commonweal_protocols.statements.compact import AdapterSpec, LoraModule
 from commonweal_protocols.statements.rules import Dare, TaskArithmetic, Ties
-from commonweal_protocols.statements.values import AdapterSpec, LoraModule
 from tests.kit.deltas import SPEC, a_round, data, flat, matrix
 
 

@@ -10,8 +10,8 @@ from commonweal_adapters.files.source import Delta, Held
 from commonweal_adapters.rules.merge import merge
 from commonweal_adapters.rules.merge_error import squared_error
 from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements.compact import AdapterSpec, LoraModule
 from commonweal_protocols.statements.rules import FactorMean, Svd
-from commonweal_protocols.statements.values import AdapterSpec, LoraModule
 from tests.kit.deltas import SPEC, a_round, data
 
 RULE = Svd(weights="examples")

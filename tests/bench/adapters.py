@@ -27,6 +27,7 @@ from commonweal_adapters.files.lora_file import tensor_shapes, write_tensors
 from commonweal_adapters.files.source import Delta, open_delta
 from commonweal_adapters.rules.merge import merge
 from commonweal_adapters.rules.merge_error import squared_error
+from commonweal_protocols.statements.compact import AdapterSpec, LoraModule
 from commonweal_protocols.statements.rules import (
     AnyRule,
     CentredClipping,
@@ -39,7 +40,6 @@ from commonweal_protocols.statements.rules import (
     Ties,
     TrimmedMean,
 )
-from commonweal_protocols.statements.values import AdapterSpec, LoraModule
 
 console = Console(width=120)
 

@@ -14,7 +14,7 @@ from commonweal_node.model.tokens import tokenise
 from commonweal_node.rows.row import read_examples
 from commonweal_node.training.objectives import TokenObjective
 from commonweal_node.training.train import Progress, train_adapter
-from commonweal_protocols.statements.values import Recipe
+from commonweal_protocols.statements.compact import Recipe
 from tests.bench.contributions import SEED, load_model, spec_of, start_of
 
 REACHED: dict[str, tuple[float, float] | None] = {

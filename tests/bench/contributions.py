@@ -24,7 +24,7 @@ from commonweal_node.rows.row import Example, Message, read_examples
 from commonweal_node.training.objectives import TokenObjective
 from commonweal_node.training.train import Progress, train_adapter
 from commonweal_protocols.base.files import write_atomic
-from commonweal_protocols.statements.values import AdapterSpec, Recipe
+from commonweal_protocols.statements.compact import AdapterSpec, Recipe
 
 ROOT = Path(__file__).parents[2]
 TERMS = ROOT / "deploy/demo/compact.toml"

@@ -42,7 +42,7 @@ from commonweal_node.training.launch import join_team
 from commonweal_node.training.objectives import TokenObjective
 from commonweal_node.training.team import Team
 from commonweal_node.training.train import Progress, rate_factor, train_adapter
-from commonweal_protocols.statements.values import Recipe
+from commonweal_protocols.statements.compact import Recipe
 from tests.bench.contributions import ROOT, TERMS, spec_of, start_of
 
 COMMUNITIES = ("coop-commons", "health-medquad", "region-assam", "teachers-mathdial")

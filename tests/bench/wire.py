@@ -30,10 +30,12 @@ from commonweal_adapters.secure.masked_sum import unmask
 from commonweal_adapters.secure.member import Member
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.fold.masked_round import Context, Masking
+from commonweal_protocols.statements.compact import AdapterSpec, LoraModule
 from commonweal_protocols.statements.delta_encoding import Encoding
 from commonweal_protocols.statements.privacy_budget import PrivacyTerms
+from commonweal_protocols.statements.rounds import Input
 from commonweal_protocols.statements.secure_terms import SecureTerms
-from commonweal_protocols.statements.values import AdapterSpec, Blob, Input, LoraModule, Name
+from commonweal_protocols.statements.values import Blob, Name
 
 console = Console(width=120)
 ROUNDS = 10

@@ -3,8 +3,8 @@
 import pytest
 
 from commonweal_coordinator.commands.lint import choke_points
+from commonweal_protocols.statements.compact import Compact, Quorum
 from commonweal_protocols.statements.rules import AnyRule, Capped, FactorMean, MinimaxFair
-from commonweal_protocols.statements.values import Compact, Quorum
 from tests.coordinator.test_successor import heir
 from tests.kit.federation import Federation
 

@@ -21,20 +21,12 @@ from commonweal_protocols.base.errors import StorageError, UnavailableError
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.source import DirectorySource, read_entries
+from commonweal_protocols.statements.compact import AdapterSpec, Quorum
 from commonweal_protocols.statements.delta_encoding import Encoding
 from commonweal_protocols.statements.governance import Exit
+from commonweal_protocols.statements.rounds import Incident, Input, Refusal, Rejection, Release, Round
 from commonweal_protocols.statements.rules import FactorMean
 from commonweal_protocols.statements.statement import open_entry
-from commonweal_protocols.statements.values import (
-    AdapterSpec,
-    Incident,
-    Input,
-    Quorum,
-    Refusal,
-    Rejection,
-    Release,
-    Round,
-)
 from tests.coordinator.test_sequencer import Hub, founded
 from tests.kit.federation import NAMES, TINY, Federation
 

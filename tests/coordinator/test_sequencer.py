@@ -28,9 +28,12 @@ from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.replica import Replica
 from commonweal_protocols.records.source import DirectorySource, read_entries
+from commonweal_protocols.statements.compact import Compact
+from commonweal_protocols.statements.members import Identity
 from commonweal_protocols.statements.registry import Predicate
+from commonweal_protocols.statements.rounds import Incident
 from commonweal_protocols.statements.statement import Author, Entry, open_entry
-from commonweal_protocols.statements.values import Compact, Identity, Incident, Seen
+from commonweal_protocols.statements.values import Seen
 from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint
 from commonweal_protocols.tlog.note import make_verifier
 from commonweal_protocols.tlog.proof import open_proof

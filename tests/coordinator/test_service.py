@@ -23,8 +23,8 @@ from commonweal_protocols.base.errors import BlobError, MalformedError, RuleErro
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.records.source import DirectorySource, read_entries
 from commonweal_protocols.statements.envelope import format_envelope, sign
+from commonweal_protocols.statements.rounds import Update
 from commonweal_protocols.statements.statement import Author
-from commonweal_protocols.statements.values import Update
 from commonweal_protocols.tlog.note import make_verifier
 from commonweal_protocols.tlog.proof import open_proof
 from commonweal_protocols.wire import commonweal_pb2 as pb

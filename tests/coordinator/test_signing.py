@@ -22,8 +22,8 @@ from commonweal_protocols.fold.amendment import describe_changes
 from commonweal_protocols.records.replica import Replica
 from commonweal_protocols.statements.envelope import format_envelope, sign, sign_envelope
 from commonweal_protocols.statements.invite import Card
+from commonweal_protocols.statements.members import Identity
 from commonweal_protocols.statements.statement import Header, Statement
-from commonweal_protocols.statements.values import Identity
 from tests.kit.federation import NAMES, TINY, Federation, key_of
 
 

@@ -7,9 +7,9 @@ import pytest
 from commonweal_coordinator.succession.succession import MIRROR, SUCCESSION
 from commonweal_protocols.records.replay import replay
 from commonweal_protocols.records.source import DirectorySource
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.invite import CoordinatorCard, Invite
 from commonweal_protocols.statements.statement import parse_statement
-from commonweal_protocols.statements.values import Compact
 from tests.kit.federation import two_rounds
 from tests.protocols.test_cli import Terminal, program
 

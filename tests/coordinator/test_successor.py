@@ -28,8 +28,9 @@ from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import LogError, PeerError, RuleError, UnavailableError
 from commonweal_protocols.records.replay import replay
 from commonweal_protocols.records.source import DirectorySource
+from commonweal_protocols.statements.compact import Coordinator
+from commonweal_protocols.statements.members import Identity
 from commonweal_protocols.statements.statement import blobs_of
-from commonweal_protocols.statements.values import Coordinator, Identity
 from commonweal_protocols.tlog.note import format_vkey
 from tests.coordinator.test_signing import signed
 from tests.kit.federation import Federation, key_of, two_rounds

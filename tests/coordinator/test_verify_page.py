@@ -40,6 +40,7 @@ from commonweal_protocols.records.provenance import name_release
 from commonweal_protocols.records.source import DirectorySource, read_entries
 from commonweal_protocols.statements import envelope
 from commonweal_protocols.statements.charter import CharterRecord, Clause, DataTerms
+from commonweal_protocols.statements.compact import Compact, Quorum
 from commonweal_protocols.statements.governance import (
     Ballot,
     Closing,
@@ -50,9 +51,10 @@ from commonweal_protocols.statements.governance import (
     SealedBallot,
     seal,
 )
+from commonweal_protocols.statements.members import Identity
 from commonweal_protocols.statements.registry import PREDICATES
+from commonweal_protocols.statements.rounds import Incident, Refusal, Rejection
 from commonweal_protocols.statements.statement import Header, Statement, open_entry, parse_statement
-from commonweal_protocols.statements.values import Compact, Identity, Incident, Quorum, Refusal, Rejection
 from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
 from commonweal_protocols.tlog.cosignature import cosign, make_cosignature_verifier
 from commonweal_protocols.tlog.merkle import Tree, leaf_hash, verify_consistency

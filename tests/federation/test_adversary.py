@@ -45,7 +45,7 @@ from commonweal_protocols.base.errors import MalformedError
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.cli import run
 from commonweal_protocols.records.replica import Replica
-from commonweal_protocols.statements.values import Compact, Quorum, Witness
+from commonweal_protocols.statements.compact import Compact, Quorum, Witness
 from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.tlog.checkpoint import open_checkpoint
 from commonweal_protocols.tlog.cosignature import cosign, make_cosignature_verifier

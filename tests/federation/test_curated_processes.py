@@ -7,8 +7,8 @@ import pytest
 
 from commonweal_protocols.records.source import DirectorySource, read_checkpoint, read_entries, unverified_size
 from commonweal_protocols.statements.data_manifest import DataManifest
+from commonweal_protocols.statements.rounds import Update
 from commonweal_protocols.statements.statement import open_entry
-from commonweal_protocols.statements.values import Update
 from tests.kit.processes import CANARY, Processes, write_rows
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from commonweal_protocols.audit.memory import Memory
 from commonweal_protocols.audit.report import Report
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.records.source import DirectorySource
-from commonweal_protocols.statements.values import Coordinator
+from commonweal_protocols.statements.compact import Coordinator
 from commonweal_protocols.tlog.checkpoint import Checkpoint
 from commonweal_protocols.tlog.note import format_vkey, sign_note
 from tests.coordinator.test_successor import LOG_KEY, OTHER, heir

@@ -16,8 +16,9 @@ from commonweal_coordinator.log.object_storage import open_s3
 from commonweal_coordinator.log.storage import StorageSource
 from commonweal_protocols.base.keys import load_ml_dsa_key_file
 from commonweal_protocols.records.source import DirectorySource, read_checkpoint, read_entries, unverified_size
+from commonweal_protocols.statements.members import Identity
+from commonweal_protocols.statements.rounds import Round, Update
 from commonweal_protocols.statements.statement import open_entry
-from commonweal_protocols.statements.values import Identity, Round, Update
 from commonweal_protocols.tlog.cosignature import make_cosignature_verifier
 from commonweal_protocols.tlog.note import open_note
 from tests.kit.proc import descendants, is_alive

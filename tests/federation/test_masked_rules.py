@@ -10,10 +10,11 @@ from commonweal_coordinator.rounds.rounds import decide
 from commonweal_protocols.base.errors import RuleError
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.rounds import release_inputs
+from commonweal_protocols.statements.compact import Compact, Quorum
 from commonweal_protocols.statements.governance import Exit, Recall
 from commonweal_protocols.statements.privacy_budget import PrivacyTerms, cost_micro_rho
+from commonweal_protocols.statements.rounds import Figures, Refusal, Release
 from commonweal_protocols.statements.secure_messages import Advertisement, StageEnd
-from commonweal_protocols.statements.values import Compact, Figures, Quorum, Refusal, Release
 from tests.kit.federation import TINY, Federation
 from tests.kit.masked import FOUR, SECURE, Masked, masked
 from tests.protocols.test_deliberation import a_motion

@@ -13,7 +13,7 @@ from commonweal_node.model.blend import BlendWeights
 from commonweal_protocols.base.errors import BlobError, RuleError
 from commonweal_protocols.statements.adoption import Adoption
 from commonweal_protocols.statements.governance import Exit, Recall
-from commonweal_protocols.statements.values import Ratification, Release
+from commonweal_protocols.statements.rounds import Ratification, Release
 from tests.coordinator.test_rounds import Desk
 from tests.coordinator.test_sequencer import founded, identity
 from tests.kit.federation import NAMES, TINY, Federation

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from commonweal_protocols.base.errors import RuleError
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.tally import count
+from commonweal_protocols.statements.compact import Quorum
+from commonweal_protocols.statements.rounds import Update
 from commonweal_protocols.statements.rules import FactorMean
 from commonweal_protocols.statements.statement import Author
-from commonweal_protocols.statements.values import Quorum, Update
 from tests.kit.federation import NAMES, Federation, key_of
 from tests.protocols.test_deliberation import ballot, close, moved, voted
 

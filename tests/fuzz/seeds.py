@@ -20,11 +20,11 @@ from commonweal_protocols.audit.audit import examine
 from commonweal_protocols.audit.evidence import EntryEvidence, ForkEvidence, LoggedEntry, format_evidence
 from commonweal_protocols.audit.verdict import sign_verdict
 from commonweal_protocols.fold.charters import Opening
+from commonweal_protocols.statements.compact import Witness
 from commonweal_protocols.statements.delta_encoding import Encoding
 from commonweal_protocols.statements.envelope import format_envelope, parse_envelope, sign, sign_envelope
 from commonweal_protocols.statements.invite import Card, Invite
 from commonweal_protocols.statements.statement import Statement, parse_statement
-from commonweal_protocols.statements.values import Witness
 from commonweal_protocols.tlog.checkpoint import Checkpoint
 from commonweal_protocols.tlog.cosignature import make_cosignature_verifier
 from commonweal_protocols.tlog.merkle import EMPTY_ROOT

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from commonweal_adapters.files.delta import GridTensors
 from commonweal_adapters.files.lora_file import tensor_shapes
 from commonweal_adapters.files.source import Delta, Held
-from commonweal_protocols.statements.values import AdapterSpec, LoraModule
+from commonweal_protocols.statements.compact import AdapterSpec, LoraModule
 
 SPEC = AdapterSpec(
     rank=2,

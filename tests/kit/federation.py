@@ -22,31 +22,25 @@ from commonweal_protocols.fold.rounds import release_inputs
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.replica import Replica
 from commonweal_protocols.statements.adoption import Adoption, ForeignAdoption, HeldoutLoss
-from commonweal_protocols.statements.data_manifest import DataManifest, Left, ReasonCount, StageRecord, Taken
-from commonweal_protocols.statements.envelope import Signature, format_envelope, sign
-from commonweal_protocols.statements.registry import Predicate
-from commonweal_protocols.statements.rules import AnyRule, FactorMean
-from commonweal_protocols.statements.statement import Author, Header, Statement
-from commonweal_protocols.statements.values import (
+from commonweal_protocols.statements.compact import (
     AdapterSpec,
     BaseModelRef,
-    Blob,
     Compact,
     Coordinator,
-    ForeignRelease,
-    Identity,
     LoraModule,
     Member,
     Quorum,
-    Ratification,
     Recipe,
-    Release,
-    Rotation,
-    Round,
-    Seen,
-    Update,
     Witness,
 )
+from commonweal_protocols.statements.data_manifest import DataManifest, Left, ReasonCount, StageRecord, Taken
+from commonweal_protocols.statements.envelope import Signature, format_envelope, sign
+from commonweal_protocols.statements.members import Identity, Rotation
+from commonweal_protocols.statements.registry import Predicate
+from commonweal_protocols.statements.rounds import ForeignRelease, Ratification, Release, Round, Update
+from commonweal_protocols.statements.rules import AnyRule, FactorMean
+from commonweal_protocols.statements.statement import Author, Header, Statement
+from commonweal_protocols.statements.values import Blob, Seen
 from commonweal_protocols.tlog.cosignature import cosign, make_cosignature_verifier
 from commonweal_protocols.tlog.merkle import Tree, leaf_hash
 from commonweal_protocols.tlog.note import format_vkey, sign_note

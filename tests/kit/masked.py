@@ -18,8 +18,9 @@ from commonweal_node.institution.institution import Institution
 from commonweal_protocols.fold.state import RoundState
 from commonweal_protocols.records.follower import Follower
 from commonweal_protocols.records.source import DirectorySource
+from commonweal_protocols.statements.compact import Quorum, Recipe
 from commonweal_protocols.statements.rules import FactorMean
-from commonweal_protocols.statements.values import Blob, Quorum, Recipe
+from commonweal_protocols.statements.values import Blob
 from tests.coordinator.test_rounds import Engine
 from tests.coordinator.test_sequencer import Hub, founded
 from tests.kit.federation import Federation, save_key

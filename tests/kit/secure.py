@@ -13,9 +13,9 @@ from commonweal_adapters.secure.masked_sum import unmask
 from commonweal_adapters.secure.member import Member
 from commonweal_protocols.fold.masked_round import Context, Masking
 from commonweal_protocols.fold.weights import Voice, weigh
+from commonweal_protocols.statements.rounds import Input, Update
 from commonweal_protocols.statements.secure_messages import Advertisement, Confirmation, Reveal, SealedShares, StageEnd
 from commonweal_protocols.statements.secure_terms import SecureTerms
-from commonweal_protocols.statements.values import Input, Update
 from tests.kit.federation import TINY, Federation, blob_of
 
 STAGES = ("advertise", "seal", "mask", "confirm", "reveal")

@@ -25,7 +25,7 @@ from commonweal_node.training.team import ALONE, Team
 from commonweal_node.training.train import EarlyStop, Factor, Progress, Trained, train_adapter
 from commonweal_node.training.training_rows import tokenise_pairs, tokenise_texts
 from commonweal_protocols.base.errors import LocalError
-from commonweal_protocols.statements.values import Recipe
+from commonweal_protocols.statements.compact import Recipe
 from tests.kit.tiny_model import example, random_adapter, tiny_base
 
 BASE = tiny_base()

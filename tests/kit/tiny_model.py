@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from commonweal_node.model.base_model import LoadedBase, detect_adapter_spec, folder_digest
 from commonweal_node.model.tensors import slots
 from commonweal_node.rows.row import Example, Message
-from commonweal_protocols.statements.values import AdapterSpec
+from commonweal_protocols.statements.compact import AdapterSpec
 
 TEMPLATE = (
     "{% for m in messages %}"

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.statements.compact import Compact, Fork, Quorum
 from commonweal_protocols.statements.governance import (
     Amendment,
     Ballot,
@@ -19,8 +20,10 @@ from commonweal_protocols.statements.governance import (
     SealedBallot,
     seal,
 )
+from commonweal_protocols.statements.members import Identity
+from commonweal_protocols.statements.rounds import Incident, Refusal
 from commonweal_protocols.statements.statement import Statement, open_entry
-from commonweal_protocols.statements.values import Compact, Fork, Identity, Incident, Quorum, Refusal, Seen
+from commonweal_protocols.statements.values import Seen
 from commonweal_protocols.tlog.note import format_vkey
 from tests.kit.federation import Federation, key_of
 

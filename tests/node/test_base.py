@@ -29,7 +29,7 @@ from commonweal_node.model.base_model import (
     verify_cached_base,
 )
 from commonweal_protocols.base.errors import BaseModelError
-from commonweal_protocols.statements.values import AdapterSpec, BaseModelRef, LoraModule
+from commonweal_protocols.statements.compact import AdapterSpec, BaseModelRef, LoraModule
 from tests.kit.tiny_model import save_tiny_base, tiny_base
 
 
@@ -159,7 +159,7 @@ CHILD = """\
 import os, signal, shutil, sys, time
 from pathlib import Path
 from commonweal_node.model import base_model as base
-from commonweal_protocols.statements.values import BaseModelRef
+from commonweal_protocols.statements.compact import BaseModelRef
 
 reference, sha256, cache, board, mode = sys.argv[1:]
 board = Path(board)

@@ -10,7 +10,7 @@ from commonweal_node.probes.probe import load_probes
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.statements.adoption import HeldoutLoss, Measure, ProbeResult
 from commonweal_protocols.statements.charter import Clause, ProbeBar
-from commonweal_protocols.statements.values import Round
+from commonweal_protocols.statements.rounds import Round
 from tests.kit.federation import Federation
 
 COMMUNITIES = sorted((Path(__file__).parents[2] / "deploy/demo/communities").glob("*.charter.toml"))

@@ -36,8 +36,8 @@ from commonweal_protocols.statements.charter import (
 )
 from commonweal_protocols.statements.governance import Charter as PublishedCharter
 from commonweal_protocols.statements.invite import Invite
+from commonweal_protocols.statements.members import Identity
 from commonweal_protocols.statements.registry import Predicate
-from commonweal_protocols.statements.values import Identity
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 from tests.coordinator.test_exchange import serving
 from tests.coordinator.test_sequencer import Hub, founded

@@ -17,7 +17,7 @@ from commonweal_node.training.objectives import Objective, TrainingRows, choose_
 from commonweal_node.training.train import EarlyStop, Progress, Trained, train_adapter
 from commonweal_node.training.training_rows import tokenise_pairs
 from commonweal_protocols.base.errors import StorageError
-from commonweal_protocols.statements.values import Recipe
+from commonweal_protocols.statements.compact import Recipe
 from tests.kit.tiny_model import EXAMPLES, random_adapter, tiny_base
 
 BASE = tiny_base()

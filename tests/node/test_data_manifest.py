@@ -18,8 +18,8 @@ from commonweal_protocols.base.errors import ConfigError, MalformedError, RuleEr
 from commonweal_protocols.cli import run
 from commonweal_protocols.statements.data_manifest import MAX_MANIFEST_BYTES, DataManifest, StageRecord
 from commonweal_protocols.statements.envelope import parse_envelope
+from commonweal_protocols.statements.rounds import Update
 from commonweal_protocols.statements.statement import Header, Statement, open_entry, parse_statement
-from commonweal_protocols.statements.values import Update
 from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 from tests.kit.community_rows import CANARY, EMAIL, write_charter, write_sources
 from tests.kit.federation import Federation, data_manifest

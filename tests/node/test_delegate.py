@@ -22,8 +22,9 @@ from commonweal_protocols.audit.foreign_job import check_foreign
 from commonweal_protocols.base.errors import ConfigError, LocalError, UnavailableError
 from commonweal_protocols.records.provenance import name_release
 from commonweal_protocols.statements.adoption import Adoption
+from commonweal_protocols.statements.rounds import Incident, Refusal, Update
 from commonweal_protocols.statements.statement import open_entry
-from commonweal_protocols.statements.values import MAX_COUNT, Blob, Incident, Refusal, Update
+from commonweal_protocols.statements.values import MAX_COUNT, Blob
 from commonweal_protocols.tlog.note import sign_note
 from tests.kit.federation import TINY, Federation, key_of, save_key
 from tests.kit.shelf import Shelf, shelf

@@ -15,9 +15,10 @@ from commonweal_protocols.base.canonical import digest_of, encode
 from commonweal_protocols.base.errors import ConfigError, LogError, PeerError, RuleError, SignatureError
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.records.departure import Departure, check_departure, check_whole
+from commonweal_protocols.statements.compact import Quorum
 from commonweal_protocols.statements.governance import Exit
 from commonweal_protocols.statements.statement import open_entry
-from commonweal_protocols.statements.values import Quorum, Seen
+from commonweal_protocols.statements.values import Seen
 from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.tlog.note import format_vkey, parse_vkey
 from commonweal_protocols.tlog.policy import NO_QUORUM, Policy, PolicyLog, format_policy

@@ -22,8 +22,8 @@ from commonweal_node.commands.doctor import MAX_SKEW_SECONDS, MIN_FREE_BYTES, MI
 from commonweal_node.config import NodeConfig, SpeaksFor
 from commonweal_node.model.base_model import fetch_base, folder_digest
 from commonweal_protocols.base.keys import create_key_file
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.invite import Invite
-from commonweal_protocols.statements.values import Compact
 from tests.kit.federation import Federation, changed
 
 ROW = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}

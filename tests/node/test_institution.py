@@ -26,23 +26,16 @@ from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.statements.adoption import Adoption, HeldoutLoss, ProbeResult
 from commonweal_protocols.statements.charter import Clause, ProbeBar
+from commonweal_protocols.statements.compact import Recipe
 from commonweal_protocols.statements.data_manifest import DataManifest
 from commonweal_protocols.statements.delta_encoding import Encoding
 from commonweal_protocols.statements.envelope import format_envelope, sign
+from commonweal_protocols.statements.members import Identity, Rotation
 from commonweal_protocols.statements.registry import Predicate
+from commonweal_protocols.statements.rounds import ForeignRelease, Incident, Ratification, Refusal, Update
 from commonweal_protocols.statements.rules import FactorMean
 from commonweal_protocols.statements.statement import Statement, open_entry
-from commonweal_protocols.statements.values import (
-    Blob,
-    ForeignRelease,
-    Identity,
-    Incident,
-    Ratification,
-    Recipe,
-    Refusal,
-    Rotation,
-    Update,
-)
+from commonweal_protocols.statements.values import Blob
 from tests.kit.federation import TINY, Federation, blob_of, data_manifest, key_of, save_key
 from tests.protocols.test_follow import MemorySource, follower, other_history, served
 

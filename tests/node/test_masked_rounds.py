@@ -14,8 +14,8 @@ from commonweal_protocols.audit.audit import audit
 from commonweal_protocols.base.errors import RuleError
 from commonweal_protocols.records.source import DirectorySource
 from commonweal_protocols.statements.registry import Predicate
+from commonweal_protocols.statements.rounds import Incident, Rejection
 from commonweal_protocols.statements.secure_messages import SealedShares, StageEnd
-from commonweal_protocols.statements.values import Incident, Rejection
 from tests.kit.masked import FOUR, Masked, masked
 from tests.kit.secure import delta_of
 

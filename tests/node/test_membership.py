@@ -21,7 +21,7 @@ from commonweal_node.probes.membership_attack import MIN_ROWS, MembershipAttack,
 from commonweal_node.training.learner import Learner
 from commonweal_node.training.objectives import TokenObjective
 from commonweal_node.training.train import train_adapter
-from commonweal_protocols.statements.values import BaseModelRef, Recipe
+from commonweal_protocols.statements.compact import BaseModelRef, Recipe
 from tests.kit.federation import Federation
 from tests.kit.tiny_model import EXAMPLES, example, random_adapter, save_tiny_base, tiny_base
 

@@ -46,7 +46,7 @@ from commonweal_node.model.lora import AdaptedModel
 from commonweal_node.training.memory_estimate import peak_bytes
 from commonweal_node.training.objectives import TokenObjective
 from commonweal_node.training.train import train_adapter
-from commonweal_protocols.statements.values import Recipe
+from commonweal_protocols.statements.compact import Recipe
 from tests.node.test_memory_estimate import shaped
 from tests.kit.tiny_model import random_adapter, tiny_tokenizer
 

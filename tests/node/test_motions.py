@@ -22,11 +22,11 @@ from commonweal_node.institution.motions import parse_choice, parse_duration
 from commonweal_protocols.base.errors import BlobError, ConfigError, RuleError
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.state import MotionState, State
+from commonweal_protocols.statements.compact import Coordinator
 from commonweal_protocols.statements.envelope import sign_envelope
 from commonweal_protocols.statements.governance import Amendment, Question, Resolution
 from commonweal_protocols.statements.invite import CoordinatorCard, Invite
 from commonweal_protocols.statements.statement import Statement
-from commonweal_protocols.statements.values import Coordinator
 from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.tlog.checkpoint import Checkpoint
 from commonweal_protocols.tlog.cosignature import cosign

@@ -11,7 +11,7 @@ from commonweal_node.training.objectives import TrainingRows, choose_objectives
 from commonweal_node.training.pareto import Point, render_pareto, sweep, undominated, weightings
 from commonweal_node.training.train import train_adapter
 from commonweal_protocols.base.errors import ConfigError
-from commonweal_protocols.statements.values import Recipe
+from commonweal_protocols.statements.compact import Recipe
 from tests.kit.tiny_model import EXAMPLES, random_adapter, tiny_base
 
 BOTH = ObjectiveWeights(supervised_millis=600, base_kl_millis=400)

@@ -28,7 +28,7 @@ from commonweal_node.training.learner import Learner
 from commonweal_protocols.base.errors import ConfigError, LocalError, UnavailableError
 from commonweal_protocols.base.settings import load_toml
 from commonweal_protocols.statements.charter import Clause, ProbeBar
-from commonweal_protocols.statements.values import AdapterSpec
+from commonweal_protocols.statements.compact import AdapterSpec
 from tests.kit.federation import key_of, save_key
 from tests.kit.tiny_model import peft_model, random_adapter, save_tiny_base, tiny_base, tiny_tokenizer
 

@@ -21,7 +21,7 @@ from commonweal_node.model.blend import BlendWeights, blend, export_peft
 from commonweal_node.model.lora import AdaptedModel
 from commonweal_node.model.tensors import AdapterTensors, slots
 from commonweal_protocols.base.errors import BlobError
-from commonweal_protocols.statements.values import AdapterSpec
+from commonweal_protocols.statements.compact import AdapterSpec
 from tests.kit.tiny_model import random_adapter, tiny_base
 
 # A rank that is no square: its root cannot be mistaken for a whole number.

@@ -3,9 +3,9 @@
 import pytest
 
 from commonweal_node.commands.compact_text import describe_terms
+from commonweal_protocols.statements.compact import Compact, Quorum
 from commonweal_protocols.statements.privacy_budget import epsilon
 from commonweal_protocols.statements.secure_terms import SecureTerms, neighbourhoods
-from commonweal_protocols.statements.values import Compact, Quorum
 from tests.kit.federation import Federation, changed
 from tests.protocols.test_provenance import union
 

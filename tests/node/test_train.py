@@ -18,7 +18,7 @@ from commonweal_node.model.tokens import Tokenised, tokenise
 from commonweal_node.training.objectives import TokenObjective
 from commonweal_node.training.train import Progress, rate_factor, train_adapter
 from commonweal_protocols.base.errors import BaseModelError, BlobError, ConfigError, LocalError
-from commonweal_protocols.statements.values import Recipe
+from commonweal_protocols.statements.compact import Recipe
 from tests.kit.tiny_model import EXAMPLES, example, peft_model, random_adapter, tiny_base
 
 BASE = tiny_base()

@@ -5,10 +5,13 @@ import pytest
 from commonweal_protocols.base.errors import LogError, PeerError, RuleError
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.records.replica import Replica
+from commonweal_protocols.statements.compact import Compact, Quorum
 from commonweal_protocols.statements.governance import Exit
+from commonweal_protocols.statements.members import Identity
 from commonweal_protocols.statements.registry import Predicate
+from commonweal_protocols.statements.rounds import Refusal
 from commonweal_protocols.statements.statement import Author, open_entry
-from commonweal_protocols.statements.values import Compact, Identity, Quorum, Refusal, Seen
+from commonweal_protocols.statements.values import Seen
 from commonweal_protocols.tlog.note import format_vkey
 from tests.kit.federation import NAMES, Federation, key_of, two_rounds
 

@@ -27,9 +27,11 @@ from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.cli import run
 from commonweal_protocols.fold.masked_round import Masking
 from commonweal_protocols.records.source import DirectorySource
+from commonweal_protocols.statements.compact import AdapterSpec, Quorum, Witness
+from commonweal_protocols.statements.rounds import Release, Update
 from commonweal_protocols.statements.rules import FactorMean
 from commonweal_protocols.statements.statement import Author, open_entry
-from commonweal_protocols.statements.values import AdapterSpec, Digest, Quorum, Release, Update, Witness
+from commonweal_protocols.statements.values import Digest
 from commonweal_protocols.tlog.cosignature import cosign, make_cosignature_verifier
 from commonweal_protocols.tlog.merkle import leaf_hash
 from commonweal_protocols.tlog.note import format_vkey

@@ -7,6 +7,7 @@ import pytest
 from commonweal_protocols.base.errors import LogError, PeerError, RuleError
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.records.replica import Replica
+from commonweal_protocols.statements.compact import Quorum
 from commonweal_protocols.statements.governance import (
     Amendment,
     Ballot,
@@ -22,9 +23,11 @@ from commonweal_protocols.statements.governance import (
     SealedBallot,
     seal,
 )
+from commonweal_protocols.statements.members import Identity
 from commonweal_protocols.statements.registry import Predicate
+from commonweal_protocols.statements.rounds import Incident
 from commonweal_protocols.statements.statement import Statement, open_entry
-from commonweal_protocols.statements.values import Blob, Identity, Incident, Quorum
+from commonweal_protocols.statements.values import Blob
 from commonweal_protocols.tlog.note import format_vkey
 from tests.kit.federation import NAMES, Federation, blob_of, key_of
 

@@ -33,8 +33,8 @@ from commonweal_protocols.base.errors import LogError, MalformedError, PeerError
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.cli import run
 from commonweal_protocols.statements.envelope import Signature, format_envelope, parse_envelope, sign_envelope
+from commonweal_protocols.statements.members import Identity
 from commonweal_protocols.statements.statement import Author
-from commonweal_protocols.statements.values import Identity
 from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint
 from commonweal_protocols.tlog.cosignature import cosign, make_cosignature_verifier
 from commonweal_protocols.tlog.merkle import EMPTY_ROOT, Tree, leaf_hash

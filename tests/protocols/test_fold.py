@@ -10,12 +10,15 @@ from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.fold import fold
 from commonweal_protocols.fold.rounds import release_inputs
 from commonweal_protocols.records.replica import Replica
+from commonweal_protocols.statements.compact import Quorum
 from commonweal_protocols.statements.envelope import format_envelope, sign
 from commonweal_protocols.statements.governance import Exit
+from commonweal_protocols.statements.members import Identity
 from commonweal_protocols.statements.registry import Predicate
+from commonweal_protocols.statements.rounds import Incident, Input, Refusal, Rejection
 from commonweal_protocols.statements.rules import FactorMean, FedAvgM, MinimaxFair
 from commonweal_protocols.statements.statement import Author, Header, Statement, open_entry
-from commonweal_protocols.statements.values import Blob, Identity, Incident, Input, Quorum, Refusal, Rejection, Seen
+from commonweal_protocols.statements.values import Blob, Seen
 from tests.kit.federation import NAMES, Federation, key_of, two_rounds
 
 

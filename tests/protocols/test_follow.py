@@ -12,9 +12,10 @@ from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.records.follower import Follower
 from commonweal_protocols.records.replay import replay
 from commonweal_protocols.records.source import DirectorySource
+from commonweal_protocols.statements.members import Identity
 from commonweal_protocols.statements.rules import FactorMean
 from commonweal_protocols.statements.statement import Author
-from commonweal_protocols.statements.values import Identity, Seen
+from commonweal_protocols.statements.values import Seen
 from commonweal_protocols.tlog.checkpoint import Checkpoint
 from commonweal_protocols.tlog.merkle import Tree, leaf_hash
 from commonweal_protocols.tlog.note import format_vkey, sign_note

@@ -13,8 +13,8 @@ from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.records.fork import check_fork, fork_of
 from commonweal_protocols.records.replay import replay_at
 from commonweal_protocols.records.source import DirectorySource
+from commonweal_protocols.statements.compact import Compact, Coordinator, Quorum
 from commonweal_protocols.statements.invite import Card
-from commonweal_protocols.statements.values import Compact, Coordinator, Quorum
 from commonweal_protocols.tlog.note import format_vkey, sign_note
 from tests.kit.federation import NAMES, Federation, key_of, two_rounds
 from tests.kit.shelf import note_of, shelf

@@ -23,8 +23,10 @@ from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.amendment import with_key
 from commonweal_protocols.records.provenance import check_release, name_release
 from commonweal_protocols.records.replay import replay_at
+from commonweal_protocols.statements.compact import Member
+from commonweal_protocols.statements.rounds import ForeignRelease
 from commonweal_protocols.statements.rules import Svd
-from commonweal_protocols.statements.values import Blob, ForeignRelease, Member, Seen
+from commonweal_protocols.statements.values import Blob, Seen
 from commonweal_protocols.tlog.note import sign_note
 from tests.kit.federation import NAMES, TINY, Federation, key_of, two_rounds
 from tests.kit.shelf import shelf

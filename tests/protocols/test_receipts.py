@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from commonweal_protocols.base.errors import LogError, MalformedError, SignatureError
+from commonweal_protocols.statements.rounds import Update
 from commonweal_protocols.statements.statement import open_entry
-from commonweal_protocols.statements.values import Update
 from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.tlog.merkle import leaf_hash
 from commonweal_protocols.tlog.proof import open_cosigned_proof

@@ -21,9 +21,9 @@ from commonweal_protocols.fold.state import State
 from commonweal_protocols.statements.adoption import ProbeResult
 from commonweal_protocols.statements.governance import Exit
 from commonweal_protocols.statements.registry import PREDICATES
+from commonweal_protocols.statements.rounds import Incident, Refusal, Rejection
 from commonweal_protocols.statements.rules import FactorMean
 from commonweal_protocols.statements.statement import Entry, open_entry
-from commonweal_protocols.statements.values import Incident, Refusal, Rejection
 from commonweal_protocols.tlog.merkle import leaf_hash, verify_inclusion
 from tests.kit.federation import NAMES, Federation, two_rounds
 from tests.kit.shelf import beginning, shelf

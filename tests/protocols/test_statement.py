@@ -12,11 +12,14 @@ from pydantic import BaseModel, ValidationError
 
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.errors import MalformedError
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.envelope import parse_envelope, sign_envelope
 from commonweal_protocols.statements.governance import Charter
+from commonweal_protocols.statements.members import Identity
 from commonweal_protocols.statements.registry import PREDICATES
+from commonweal_protocols.statements.rounds import Refusal
 from commonweal_protocols.statements.statement import Header, Statement, open_entry, parse_statement
-from commonweal_protocols.statements.values import Compact, Identity, Refusal, Seen
+from commonweal_protocols.statements.values import Seen
 from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 from tests.kit.federation import Federation, key_of, two_rounds
 from tests.protocols.test_canonical import JSON

@@ -13,8 +13,9 @@ from commonweal_adapters.files.lora_file import payload_bytes as float32_bytes
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import BlobError, ConfigError
 from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.statements.compact import AdapterSpec
 from commonweal_protocols.statements.delta_encoding import Encoding
-from commonweal_protocols.statements.values import AdapterSpec, Digest
+from commonweal_protocols.statements.values import Digest
 
 
 @dataclass(frozen=True, slots=True)

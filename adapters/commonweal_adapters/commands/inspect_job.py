@@ -8,7 +8,7 @@ import numpy as np
 from commonweal_adapters.commands.inspection import GridFit, Likeness, ModuleNorms, compare, grid_fit, module_norms
 from commonweal_adapters.files.peft_files import Adapter, Scaling, load_adapter
 from commonweal_protocols.base.errors import BlobError
-from commonweal_protocols.statements.values import AdapterSpec
+from commonweal_protocols.statements.compact import AdapterSpec
 
 _ANY_BITS = 20
 """Likeness depends on no grid."""

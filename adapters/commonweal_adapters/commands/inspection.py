@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from commonweal_adapters.files.delta import LIMIT
 from commonweal_adapters.files.lora_file import Slot, slots
-from commonweal_protocols.statements.values import AdapterSpec
+from commonweal_protocols.statements.compact import AdapterSpec
 
 Tensors = Mapping[str, NDArray[np.float32]]
 

@@ -24,8 +24,9 @@ from commonweal_adapters.rules.plural import diversity_micros
 from commonweal_adapters.rules.stack import exact_residual, stack
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements.compact import AdapterSpec
 from commonweal_protocols.statements.rules import AnyRule
-from commonweal_protocols.statements.values import AdapterSpec, Digest
+from commonweal_protocols.statements.values import Digest
 
 WideRule = Literal["stack", "exact-residual"]
 """What no compact can name, since the result has another rank than the inputs."""

@@ -13,7 +13,8 @@ from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.replay import replay
 from commonweal_protocols.records.source import Source, read_blob
-from commonweal_protocols.statements.values import Blob, Digest, Name, Release
+from commonweal_protocols.statements.rounds import Release
+from commonweal_protocols.statements.values import Blob, Digest, Name
 
 
 @dataclass(frozen=True, slots=True)

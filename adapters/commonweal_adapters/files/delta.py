@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from commonweal_adapters.files.lora_file import check_tensors, read_floats, read_ints, write_tensors
 from commonweal_protocols.base.errors import BlobError
-from commonweal_protocols.statements.values import AdapterSpec
+from commonweal_protocols.statements.compact import AdapterSpec
 
 LIMIT = 1 << 24
 """The largest q of an adapter, a delta or a release, in grid steps."""

@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 from commonweal_adapters.files.delta import LIMIT, GridTensors
 from commonweal_adapters.files.lora_file import spell_header, tensor_shapes
 from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements.compact import AdapterSpec
 from commonweal_protocols.statements.delta_encoding import Encoding
-from commonweal_protocols.statements.values import AdapterSpec
 
 BLOCK = 64
 """Kept elements that share a scale, where they are spread evenly."""

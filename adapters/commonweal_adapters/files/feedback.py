@@ -19,8 +19,8 @@ from commonweal_adapters.files.encode import quantise, write_encoded
 from commonweal_adapters.files.lora_file import tensor_shapes
 from commonweal_protocols.base.errors import BlobError, ConfigError, StorageError
 from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.statements.compact import AdapterSpec
 from commonweal_protocols.statements.delta_encoding import Encoding
-from commonweal_protocols.statements.values import AdapterSpec
 
 
 def encode_with_feedback(

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commonweal_protocols.base.errors import BlobError
-from commonweal_protocols.statements.values import AdapterSpec
+from commonweal_protocols.statements.compact import AdapterSpec
 
 PEFT_ROOT = "base_model.model."
 """What PEFT puts before the path of every module that it adapts."""

@@ -21,7 +21,8 @@ from commonweal_adapters.files.delta import LIMIT, GridTensors, to_grid, write_a
 from commonweal_adapters.files.lora_file import parse_layout, slots, tensor_shapes
 from commonweal_protocols.base.errors import BlobError, ConfigError
 from commonweal_protocols.base.files import write_atomic
-from commonweal_protocols.statements.values import MAX_BLOB_BYTES, AdapterSpec, LoraModule
+from commonweal_protocols.statements.compact import AdapterSpec, LoraModule
+from commonweal_protocols.statements.values import MAX_BLOB_BYTES
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Scaling = Literal["lora", "rslora"]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from commonweal_adapters.files.delta import LIMIT, GridTensors
 from commonweal_adapters.files.lora_file import locate_ints, tensor_shapes
 from commonweal_protocols.base.errors import BlobError
-from commonweal_protocols.statements.values import AdapterSpec
+from commonweal_protocols.statements.compact import AdapterSpec
 
 CHUNK = 1 << 15
 """How many elements of a tensor are looked at together. With it, the sums of one chunk stay in a core's own cache."""

@@ -25,6 +25,7 @@ from commonweal_adapters.rules.outer import State, outer_step
 from commonweal_adapters.rules.sparse import dare, ties
 from commonweal_adapters.rules.svd import svd_merge
 from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.statements.compact import AdapterSpec
 from commonweal_protocols.statements.rules import (
     AnyRule,
     CentredClipping,
@@ -45,7 +46,6 @@ from commonweal_protocols.statements.rules import (
     Ties,
     TrimmedMean,
 )
-from commonweal_protocols.statements.values import AdapterSpec
 
 _MICROS = 10**6
 

@@ -22,7 +22,7 @@ from commonweal_adapters.exact.gram import DIGIT_BITS, factor_gram
 from commonweal_adapters.files.delta import GridTensors
 from commonweal_adapters.files.lora_file import Slot, slots
 from commonweal_adapters.files.source import Delta
-from commonweal_protocols.statements.values import AdapterSpec
+from commonweal_protocols.statements.compact import AdapterSpec
 
 ONE = Fraction(1)
 

@@ -16,7 +16,7 @@ from commonweal_adapters.files.lora_file import slots
 from commonweal_adapters.files.source import Delta
 from commonweal_adapters.rules.merge_error import Product, trained_products
 from commonweal_protocols.base.errors import BlobError
-from commonweal_protocols.statements.values import AdapterSpec
+from commonweal_protocols.statements.compact import AdapterSpec
 
 MAX_RANK = 1024
 """The largest rank that a spec may have."""

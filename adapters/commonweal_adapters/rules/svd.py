@@ -28,7 +28,7 @@ from commonweal_adapters.files.lora_file import Slot, slots
 from commonweal_adapters.files.source import Delta, for_each
 from commonweal_adapters.rules.merge_error import Product, trained_products
 from commonweal_protocols.base.errors import BlobError
-from commonweal_protocols.statements.values import AdapterSpec
+from commonweal_protocols.statements.compact import AdapterSpec
 
 _ITERATIONS = 12
 _DOMAIN = b"urn:commonweal:svd:v1"

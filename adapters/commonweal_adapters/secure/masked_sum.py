@@ -20,7 +20,8 @@ from commonweal_adapters.secure.shamir import join
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import BlobError
 from commonweal_protocols.fold.masked_round import Masking
-from commonweal_protocols.statements.values import Digest, Input, Name
+from commonweal_protocols.statements.rounds import Input
+from commonweal_protocols.statements.values import Digest, Name
 
 
 def unmask(masking: Masking, inputs: Sequence[Input], fetch: Callable[[Digest], bytes]) -> NDArray[np.int64]:

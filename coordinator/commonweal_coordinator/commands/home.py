@@ -16,8 +16,8 @@ from commonweal_protocols.base.keys import (
     public_hex,
 )
 from commonweal_protocols.base.settings import describe
+from commonweal_protocols.statements.compact import Coordinator
 from commonweal_protocols.statements.invite import CoordinatorCard
-from commonweal_protocols.statements.values import Coordinator
 from commonweal_protocols.tlog.cosignature import make_cosignature_verifier
 from commonweal_protocols.tlog.note import format_vkey
 

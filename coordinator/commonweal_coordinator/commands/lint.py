@@ -6,8 +6,8 @@ A compact with warnings is valid: a small consortium has few to choose from. Who
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.rules import Capped, MinimaxFair, Weighted
-from commonweal_protocols.statements.values import Compact
 from commonweal_protocols.tlog.note import parse_vkey
 
 

@@ -27,9 +27,9 @@ from commonweal_protocols.base.keys import load_passphrase
 from commonweal_protocols.fold.amendment import describe_changes
 from commonweal_protocols.records.replay import replay, replay_at
 from commonweal_protocols.records.source import DirectorySource, Source, open_source, read_blob
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.invite import Card, CoordinatorCard
 from commonweal_protocols.statements.statement import parse_statement
-from commonweal_protocols.statements.values import Compact
 
 Home = Annotated[Path, typer.Option(help="The coordinator's folder.")]
 Host = Annotated[str, typer.Option(help="The address to listen on.")]

@@ -22,9 +22,10 @@ from commonweal_protocols.records.entries import open_entries
 from commonweal_protocols.records.replica import Replica
 from commonweal_protocols.records.signature_pool import checker_for, usable_cores
 from commonweal_protocols.records.source import Source, read_bundles, unverified_size
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.registry import Predicate
 from commonweal_protocols.statements.statement import Author, Entry, open_entry
-from commonweal_protocols.statements.values import Compact, Digest, Seen
+from commonweal_protocols.statements.values import Digest, Seen
 from commonweal_protocols.tlog.checkpoint import open_checkpoint
 from commonweal_protocols.tlog.merkle import leaf_hash
 from commonweal_protocols.tlog.proof import format_proof

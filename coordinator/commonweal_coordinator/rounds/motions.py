@@ -14,9 +14,10 @@ from commonweal_protocols.base.errors import BlobError, PeerError, RuleError
 from commonweal_protocols.fold.amendment import check_amendment
 from commonweal_protocols.fold.motions import due_closing
 from commonweal_protocols.fold.state import State
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.governance import Amendment
 from commonweal_protocols.statements.statement import parse_statement
-from commonweal_protocols.statements.values import Compact, Digest
+from commonweal_protocols.statements.values import Digest
 from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,9 @@ from commonweal_protocols.base.errors import BlobError, RuleError, StorageError
 from commonweal_protocols.fold.masked_round import Masking
 from commonweal_protocols.fold.rounds import release_inputs
 from commonweal_protocols.fold.state import LoggedRelease, RoundState, State
+from commonweal_protocols.statements.rounds import Incident, Rejection, Release, Round
 from commonweal_protocols.statements.secure_messages import Stage, StageEnd
-from commonweal_protocols.statements.values import Digest, Incident, Rejection, Release, Round
+from commonweal_protocols.statements.values import Digest
 
 log = logging.getLogger(__name__)
 

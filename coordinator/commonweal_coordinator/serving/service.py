@@ -10,8 +10,9 @@ from commonweal_coordinator.serving.rpc_errors import abort
 from commonweal_protocols.base.errors import BlobError, CommonwealError
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.statements.governance import Amendment, Motion
+from commonweal_protocols.statements.rounds import Update
 from commonweal_protocols.statements.statement import Entry
-from commonweal_protocols.statements.values import Blob, Update
+from commonweal_protocols.statements.values import Blob
 from commonweal_protocols.wire import commonweal_pb2 as pb
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 

@@ -13,24 +13,21 @@ from commonweal_protocols.base.schema import Closed
 from commonweal_protocols.base.settings import describe, load_toml
 from commonweal_protocols.fold.amendment import check_amendment
 from commonweal_protocols.fold.state import State
+from commonweal_protocols.statements.compact import (
+    AdapterSpec,
+    BaseModelRef,
+    Compact,
+    Coordinator,
+    Quorum,
+    Recipe,
+    Revocation,
+)
 from commonweal_protocols.statements.delta_encoding import Encoding
 from commonweal_protocols.statements.invite import Card
 from commonweal_protocols.statements.privacy_budget import PrivacyTerms
 from commonweal_protocols.statements.rules import Rule
 from commonweal_protocols.statements.secure_terms import SecureTerms
-from commonweal_protocols.statements.values import (
-    AdapterSpec,
-    BaseModelRef,
-    Blob,
-    Compact,
-    Coordinator,
-    Name,
-    PublicKey,
-    Quorum,
-    Recipe,
-    Revocation,
-    Seen,
-)
+from commonweal_protocols.statements.values import Blob, Name, PublicKey, Seen
 
 
 class CompactTerms(Closed):

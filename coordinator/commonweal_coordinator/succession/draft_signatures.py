@@ -17,9 +17,10 @@ from commonweal_protocols.base.files import write_atomic
 from commonweal_protocols.fold.amendment import check_amendment, check_signers, signing_keys, unsigned
 from commonweal_protocols.fold.motions import approving
 from commonweal_protocols.fold.state import State
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.envelope import Signature, format_envelope, parse_envelope, sign, verify_envelope
 from commonweal_protocols.statements.statement import Statement, parse_statement
-from commonweal_protocols.statements.values import Compact, Digest, Name, PublicKey
+from commonweal_protocols.statements.values import Digest, Name, PublicKey
 
 _DRAFT = "compact.json"
 

@@ -10,8 +10,9 @@ from commonweal_protocols.base.settings import describe
 from commonweal_protocols.fold.amendment import without_member
 from commonweal_protocols.records.fork import fork_of
 from commonweal_protocols.records.replica import Replica
+from commonweal_protocols.statements.compact import Compact, Coordinator
 from commonweal_protocols.statements.invite import Card
-from commonweal_protocols.statements.values import Compact, Coordinator, Name
+from commonweal_protocols.statements.values import Name
 
 
 def draft_fork(

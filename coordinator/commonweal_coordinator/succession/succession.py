@@ -36,8 +36,9 @@ from commonweal_protocols.records.source import (
     read_checkpoint,
     unverified_size,
 )
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.statement import blobs_of, open_entry
-from commonweal_protocols.statements.values import Blob, Compact, Digest, Seen
+from commonweal_protocols.statements.values import Blob, Digest, Seen
 
 MIRROR = "mirror"
 SUCCESSION = "succession"

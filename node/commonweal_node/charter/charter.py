@@ -19,7 +19,8 @@ from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.settings import load_toml
 from commonweal_protocols.statements.adoption import HeldoutLoss, ProbeResult
 from commonweal_protocols.statements.charter import Articles, Bars, CharterRecord, Clause, DataTerms, Text
-from commonweal_protocols.statements.values import Digest, Round
+from commonweal_protocols.statements.rounds import Round
+from commonweal_protocols.statements.values import Digest
 
 __all__ = ["NO_CHARTER", "Bars", "Charter", "load_charter"]
 

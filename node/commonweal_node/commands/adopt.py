@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from commonweal_node.institution.adoption import Deciding
     from commonweal_node.institution.other_consortium import VerifiedRelease
     from commonweal_protocols.statements.adoption import ForeignAdoption
-    from commonweal_protocols.statements.values import Compact
+    from commonweal_protocols.statements.compact import Compact
 
 
 def adopt(

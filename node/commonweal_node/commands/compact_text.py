@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from commonweal_protocols.base.text import printable
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.privacy_budget import MICRO, cost_micro_rho, epsilon
 from commonweal_protocols.statements.rules import weights_name
-from commonweal_protocols.statements.values import Compact
 
 _DELTA = 1e-6
 """The δ at which a budget is told as an ε."""

@@ -26,8 +26,9 @@ from commonweal_node.rows.row import read_examples
 from commonweal_protocols.base.errors import CommonwealError, ConfigError, UnavailableError
 from commonweal_protocols.base.keys import load_key_file
 from commonweal_protocols.records.source import open_source, read_checkpoint, unverified_size
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.invite import Invite
-from commonweal_protocols.statements.values import Compact, Name
+from commonweal_protocols.statements.values import Name
 
 MIN_FREE_BYTES = 2 << 30
 MIN_MEMORY_BYTES = 2 << 30

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from commonweal_node.model.lora import AdaptedModel
     from commonweal_node.model.tensors import AdapterTensors
     from commonweal_node.probes.probe import Probe
-    from commonweal_protocols.statements.values import AdapterSpec
+    from commonweal_protocols.statements.compact import AdapterSpec
 
 
 def _found(home: Path, spec: "AdapterSpec") -> "dict[str, AdapterTensors | None]":

@@ -28,8 +28,8 @@ from commonweal_protocols.base.status_file import load_status, now
 from commonweal_protocols.base.text import printable
 from commonweal_protocols.fold.amendment import describe_changes, signing_keys
 from commonweal_protocols.records.source import is_address, open_source
+from commonweal_protocols.statements.compact import BaseModelRef
 from commonweal_protocols.statements.invite import Card, Invite
-from commonweal_protocols.statements.values import BaseModelRef
 
 app = typer.Typer(no_args_is_help=True, help="Run an institution's node: train, sign, ratify, adopt.")
 app.add_typer(data_app, name="data")

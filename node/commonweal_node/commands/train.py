@@ -12,7 +12,7 @@ from commonweal_node.charter.objective_weights import OBJECTIVES, ObjectiveName
 from commonweal_node.config import load_config
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.settings import load_toml
-from commonweal_protocols.statements.values import AdapterSpec, BaseModelRef, Recipe
+from commonweal_protocols.statements.compact import AdapterSpec, BaseModelRef, Recipe
 
 LOCAL = "local"
 """Below the home: apart from the daemon's own training, so that the two do not meet."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from commonweal_node.config import NodeConfig
 from commonweal_protocols.base.errors import CommonwealError, StorageError
 from commonweal_protocols.base.keys import load_key_file, load_or_create_key_file
+from commonweal_protocols.statements.compact import Compact, Witness
 from commonweal_protocols.statements.statement import parse_statement
-from commonweal_protocols.statements.values import Compact, Witness
 from commonweal_protocols.tlog.cosignature import make_cosignature_verifier
 from commonweal_protocols.tlog.note import parse_vkey
 from commonweal_protocols.witness.server import WitnessServer

@@ -18,7 +18,8 @@ from pathlib import Path
 from commonweal_adapters.files.delta import GridTensors, read_adapter, write_adapter
 from commonweal_protocols.base.errors import StorageError
 from commonweal_protocols.base.files import put_away, write_atomic
-from commonweal_protocols.statements.values import AdapterSpec, Digest
+from commonweal_protocols.statements.compact import AdapterSpec
+from commonweal_protocols.statements.values import Digest
 
 _ADOPTED_FROM = "adopted.leaf"
 _SHARED = "shared.safetensors"

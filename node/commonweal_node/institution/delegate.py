@@ -20,7 +20,9 @@ from commonweal_protocols.audit.audit import Progress
 from commonweal_protocols.base.errors import ConfigError, LocalError, PeerError
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.source import Source
-from commonweal_protocols.statements.values import MAX_COUNT, Compact, Digest, ForeignRelease, Name, Recipe
+from commonweal_protocols.statements.compact import Compact, Recipe
+from commonweal_protocols.statements.rounds import ForeignRelease
+from commonweal_protocols.statements.values import MAX_COUNT, Digest, Name
 
 
 def check_speaks_for(config: NodeConfig, compact: Compact) -> None:

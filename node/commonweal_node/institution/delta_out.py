@@ -22,8 +22,9 @@ from commonweal_adapters.files.feedback import encode_with_feedback, load_residu
 from commonweal_protocols.base.errors import StorageError
 from commonweal_protocols.base.files import write_atomic
 from commonweal_protocols.fold.state import RoundState, State
+from commonweal_protocols.statements.compact import AdapterSpec
 from commonweal_protocols.statements.delta_encoding import EXACT
-from commonweal_protocols.statements.values import AdapterSpec, Name
+from commonweal_protocols.statements.values import Name
 
 
 def spell_delta(home: Path, state: State, r: RoundState, name: Name, delta: GridTensors) -> bytes:

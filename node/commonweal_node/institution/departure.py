@@ -21,9 +21,11 @@ from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.departure import COMPACT, MANIFEST, Checked, Departure, check_departure, entry_path
 from commonweal_protocols.records.replica import Replica
 from commonweal_protocols.records.source import Source, read_checkpoint, read_entries, unverified_size
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.governance import Exit
+from commonweal_protocols.statements.members import Rotation
 from commonweal_protocols.statements.statement import Entry, open_entry
-from commonweal_protocols.statements.values import Compact, Digest, Name, Rotation
+from commonweal_protocols.statements.values import Digest, Name
 from commonweal_protocols.tlog.proof import format_proof
 
 _OWN_FOLDERS = ("own", "adopted")

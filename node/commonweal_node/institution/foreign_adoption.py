@@ -25,7 +25,9 @@ from commonweal_protocols.base.files import put_away, write_atomic
 from commonweal_protocols.base.schema import Closed
 from commonweal_protocols.records.provenance import is_withdrawn
 from commonweal_protocols.statements.adoption import ForeignAdoption
-from commonweal_protocols.statements.values import AdapterSpec, Compact, Digest, ForeignRelease
+from commonweal_protocols.statements.compact import AdapterSpec, Compact
+from commonweal_protocols.statements.rounds import ForeignRelease
+from commonweal_protocols.statements.values import Digest
 
 _PROVENANCE = "provenance.json"
 

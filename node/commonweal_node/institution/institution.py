@@ -27,23 +27,15 @@ from commonweal_protocols.fold.membership import LEFT
 from commonweal_protocols.fold.state import LoggedRelease, RoundState, State
 from commonweal_protocols.records.follower import Follower
 from commonweal_protocols.statements.adoption import Adoption
+from commonweal_protocols.statements.compact import Recipe
 from commonweal_protocols.statements.data_manifest import DataManifest
 from commonweal_protocols.statements.envelope import format_envelope, sign
+from commonweal_protocols.statements.members import Identity, Rotation
 from commonweal_protocols.statements.registry import Predicate
+from commonweal_protocols.statements.rounds import ForeignRelease, Ratification, Refusal, Release, Update
 from commonweal_protocols.statements.rules import AnyRule, FrozenA
 from commonweal_protocols.statements.statement import Author, Header, Statement, open_entry
-from commonweal_protocols.statements.values import (
-    Blob,
-    ForeignRelease,
-    Identity,
-    Name,
-    Ratification,
-    Recipe,
-    Refusal,
-    Release,
-    Rotation,
-    Update,
-)
+from commonweal_protocols.statements.values import Blob, Name
 from commonweal_protocols.tlog.merkle import leaf_hash
 from commonweal_protocols.tlog.proof import open_cosigned_proof
 

@@ -18,10 +18,10 @@ from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.follower import Follower
 from commonweal_protocols.records.fork import check_fork
 from commonweal_protocols.records.source import HttpSource, Source
+from commonweal_protocols.statements.compact import BaseModelRef, Compact
 from commonweal_protocols.statements.envelope import sign_envelope
 from commonweal_protocols.statements.invite import Invite
 from commonweal_protocols.statements.statement import Statement, parse_statement
-from commonweal_protocols.statements.values import BaseModelRef, Compact
 
 
 def _fetch_draft(invite: Invite) -> tuple[bytes, Compact]:

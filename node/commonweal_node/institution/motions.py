@@ -25,6 +25,7 @@ from commonweal_protocols.fold.motions import awaited, due_at, due_closing, seal
 from commonweal_protocols.fold.state import MotionState, State
 from commonweal_protocols.records.follower import Follower
 from commonweal_protocols.records.source import HttpSource, read_checkpoint
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.governance import (
     Amendment,
     Ballot,
@@ -40,7 +41,7 @@ from commonweal_protocols.statements.governance import (
 )
 from commonweal_protocols.statements.invite import Invite
 from commonweal_protocols.statements.statement import Statement
-from commonweal_protocols.statements.values import Compact, Digest, Name, Reason
+from commonweal_protocols.statements.values import Digest, Name, Reason
 
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"([1-9][0-9]{0,5})([mhd])")

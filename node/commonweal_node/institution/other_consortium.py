@@ -19,7 +19,9 @@ from commonweal_protocols.records.provenance import count_examples, name_release
 from commonweal_protocols.records.replica import Replica
 from commonweal_protocols.records.signature_pool import usable_cores
 from commonweal_protocols.records.source import Source, read_blob
-from commonweal_protocols.statements.values import AdapterSpec, Compact, Digest, ForeignRelease
+from commonweal_protocols.statements.compact import AdapterSpec, Compact
+from commonweal_protocols.statements.rounds import ForeignRelease
+from commonweal_protocols.statements.values import Digest
 
 
 @dataclass(frozen=True, slots=True, eq=False)

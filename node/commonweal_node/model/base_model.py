@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from commonweal_node.model.tensors import PEFT_ROOT
 from commonweal_protocols.base.errors import BaseModelError
-from commonweal_protocols.statements.values import AdapterSpec, BaseModelRef, LoraModule
+from commonweal_protocols.statements.compact import AdapterSpec, BaseModelRef, LoraModule
 
 if TYPE_CHECKING:
     import torch

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from commonweal_node.model.tensors import AdapterTensors, check_adapter, slots
 from commonweal_protocols.base.errors import StorageError
-from commonweal_protocols.statements.values import AdapterSpec
+from commonweal_protocols.statements.compact import AdapterSpec
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -29,7 +29,7 @@ from commonweal_node.model.losses import summed_base_kl, summed_cross_entropy, t
 from commonweal_node.model.packing import Batch, attention_allowed
 from commonweal_node.model.tensors import PEFT_ROOT, AdapterTensors, Slot, check_adapter, slots
 from commonweal_protocols.base.errors import BaseModelError
-from commonweal_protocols.statements.values import AdapterSpec
+from commonweal_protocols.statements.compact import AdapterSpec
 
 
 class _LoraProduct(torch.autograd.Function):

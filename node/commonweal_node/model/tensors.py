@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from commonweal_adapters.files.lora_file import PEFT_ROOT, Slot, slots, tensor_shapes
 from commonweal_protocols.base.errors import BlobError
-from commonweal_protocols.statements.values import AdapterSpec
+from commonweal_protocols.statements.compact import AdapterSpec
 
 __all__ = ["PEFT_ROOT", "AdapterTensors", "Slot", "check_adapter", "slots"]
 

@@ -26,7 +26,7 @@ from commonweal_node.training.objectives import TrainingRows, choose_objectives
 from commonweal_node.training.team import Team
 from commonweal_node.training.training_rows import load_training_rows
 from commonweal_protocols.base.errors import ConfigError
-from commonweal_protocols.statements.values import AdapterSpec, BaseModelRef, Recipe
+from commonweal_protocols.statements.compact import AdapterSpec, BaseModelRef, Recipe
 
 
 class Terms(Protocol):

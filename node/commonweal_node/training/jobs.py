@@ -25,7 +25,7 @@ from commonweal_node.training.team import Team
 from commonweal_node.training.train import EarlyStop, Factor, Progress, Trained, train_adapter
 from commonweal_protocols.base.errors import CommonwealError, LocalError, MalformedError, UnavailableError
 from commonweal_protocols.base.schema import Closed
-from commonweal_protocols.statements.values import AdapterSpec, BaseModelRef, Recipe
+from commonweal_protocols.statements.compact import AdapterSpec, BaseModelRef, Recipe
 
 log = logging.getLogger(__name__)
 

@@ -44,7 +44,7 @@ from commonweal_node.training.train import Factor, Progress, Trained
 from commonweal_node.training.training_rows import load_training_rows
 from commonweal_protocols.base.errors import ConfigError, UnavailableError
 from commonweal_protocols.fold.state import State
-from commonweal_protocols.statements.values import Recipe
+from commonweal_protocols.statements.compact import Recipe
 
 if TYPE_CHECKING:
     from commonweal_node.training.tensorboard import EventFile

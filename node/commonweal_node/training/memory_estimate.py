@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from commonweal_node.model.tensors import slots
 from commonweal_protocols.base.errors import BaseModelError, ConfigError
-from commonweal_protocols.statements.values import AdapterSpec
+from commonweal_protocols.statements.compact import AdapterSpec
 
 MARGIN = 0.35
 """As a part of the estimate."""

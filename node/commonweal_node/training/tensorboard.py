@@ -15,7 +15,7 @@ from tensorboardX.summary import scalar
 
 from commonweal_node.training.train import Progress, rate_factor
 from commonweal_protocols.base.errors import StorageError
-from commonweal_protocols.statements.values import Recipe
+from commonweal_protocols.statements.compact import Recipe
 
 
 class EventFile:

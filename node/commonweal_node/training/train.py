@@ -35,7 +35,7 @@ from commonweal_node.training.checkpoints import CheckpointFile, Course, Trainin
 from commonweal_node.training.objectives import Objective
 from commonweal_node.training.team import ALONE, Team
 from commonweal_protocols.base.errors import ConfigError
-from commonweal_protocols.statements.values import Recipe
+from commonweal_protocols.statements.compact import Recipe
 
 GRADIENT_NORM = 1.0
 BATCH_TOKENS = 1024

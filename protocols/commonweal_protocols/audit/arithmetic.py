@@ -3,10 +3,10 @@
 from importlib.metadata import entry_points
 from typing import Protocol, cast
 
-from commonweal_protocols.audit import audit, foreign_job
+from commonweal_protocols.audit import foreign_job, releases
 
 
-class Recompute(audit.Recompute, foreign_job.Recompute, Protocol):
+class Recompute(releases.Recompute, foreign_job.Recompute, Protocol):
     """All that ``commonweal_adapters.recompute`` offers to audits."""
 
 

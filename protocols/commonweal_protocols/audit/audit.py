@@ -19,7 +19,7 @@ honest training or good values.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Literal
 
 from commonweal_protocols.audit.contradiction import (
     Published,
@@ -32,10 +32,9 @@ from commonweal_protocols.audit.contradiction import (
 )
 from commonweal_protocols.audit.evidence import Evidence
 from commonweal_protocols.audit.memory import Line, Memory, kinds
+from commonweal_protocols.audit.releases import Recompute, ReleaseChecks
 from commonweal_protocols.audit.report import (
-    Check,
     Finding,
-    ReleaseReport,
     Report,
     RoundReport,
     report_data,
@@ -43,38 +42,19 @@ from commonweal_protocols.audit.report import (
     report_keys,
     report_motions,
 )
-from commonweal_protocols.base.errors import BlobError, ConfigError, LogError, PeerError
-from commonweal_protocols.fold.masked_round import Masking, explain
-from commonweal_protocols.fold.state import RoundState, State
+from commonweal_protocols.base.errors import ConfigError, LogError, PeerError
+from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.entries import open_entries
 from commonweal_protocols.records.replica import Replica
 from commonweal_protocols.records.signature_pool import checker_for
-from commonweal_protocols.records.source import Source, read_blob, read_bundles, read_checkpoint, unverified_size
+from commonweal_protocols.records.source import Source, read_bundles, read_checkpoint, unverified_size
 from commonweal_protocols.statements.statement import Entry
-from commonweal_protocols.statements.values import AdapterSpec, Blob, Digest, Release
+from commonweal_protocols.statements.values import Digest
 from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint
 from commonweal_protocols.tlog.cosignature import CosignatureVerifier
-from commonweal_protocols.tlog.merkle import HASH_BYTES, Tree
+from commonweal_protocols.tlog.merkle import Tree
 from commonweal_protocols.tlog.note import Verifier
-
-
-class Recompute(Protocol):
-    """The arithmetic of adapters, which an auditor may do without (``commonweal_adapters.recompute`` offers it)."""
-
-    def recompute_start(self, spec: AdapterSpec) -> bytes:
-        """Return the bytes of the first round's start."""
-
-    def recompute_release(
-        self, spec: AdapterSpec, release: Release, fetch: Callable[[Digest], bytes], masking: Masking | None
-    ) -> Release:
-        """Return the release with the adapter, the state and the figures that its logged inputs make.
-
-        ``masking`` is the round's.
-
-        Raises:
-            BlobError: An input is not what its entry says, or the masks do not come off.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +83,6 @@ class Outcome:
     """What to keep for the next audit: None unless the records hold. A failed audit is not remembered as the truth."""
 
 
-def _difference(release: Release, made: Release) -> str:
-    """Say what of a release is not as it is when made again."""
-    for name in ("state_after", "figures"):
-        if (got := getattr(release, name)) != (wanted := getattr(made, name)):
-            return f"{name} {wanted}, got {got}"
-    return "the same fields"
-
-
 class _Audit:
     """One run. The replica holds what has been verified so far; findings and evidence only grow."""
 
@@ -130,7 +102,6 @@ class _Audit:
         self.findings: list[Finding] = []
         self.evidence: list[Evidence] = []
         self.recomputed: set[Digest] = set()
-        self._index: dict[bytes, int] = {}
 
     @property
     def state(self) -> State | None:
@@ -256,130 +227,13 @@ class _Audit:
         states = [s for s in (self.state, self.memory.state if self.memory else None) if s is not None]
         return [w.verifier for state in states for w in policy_of(state.compact).witnesses]
 
-    # -- what the entries name
-
-    def place(self, leaf: Digest) -> int:
-        """The index of an entry."""
-        if not self._index:
-            leaves = self.replica.tree.nodes(0, 0, self.replica.size)
-            self._index = {leaves[i : i + HASH_BYTES]: i // HASH_BYTES for i in range(0, len(leaves), HASH_BYTES)}
-        return self._index[bytes.fromhex(leaf)]
-
-    def is_known(self, index: int, leaf: Digest, recompute: Recompute | None) -> bool:
-        """Whether an earlier audit has checked what this entry names, as far as this one is asked to."""
-        if not self.resumed or self.memory is None:
-            return False
-        return index < self.memory.tree.size and (recompute is None or leaf in self.memory.recomputed)
-
-    def blob(self, blob: Blob, index: int, what: str) -> bytes | None:
-        """Return a blob that an entry names, or None and a finding."""
-        try:
-            return read_blob(self.source, blob)
-        except PeerError as e:
-            self.blame_coordinator(f"{what}: {e}", index)
-            return None
-
-    def check_start(self, recompute: Recompute | None) -> None:
-        """Check the first round's start."""
-        compact, leaf = self.replica.state.compact, self.replica.tree.node(0, 0).hex()
-        if self.is_known(0, leaf, recompute):
-            return
-        start = self.blob(compact.start, 0, "the first round's start")
-        fork = compact.forked_from
-        # A fork that starts from a release starts from what another log proves: here only its digest is held to.
-        if start is None or recompute is None or (fork is not None and fork.release_leaf is not None):
-            return
-        if recompute.recompute_start(compact.adapter) == start:
-            self.recomputed.add(leaf)
-        else:
-            self.blame_coordinator(f"the first round's start {compact.start.sha256} is not what its seed makes", 0)
-
-    def check_release(self, release: Release, leaf: Digest, recompute: Recompute | None) -> Check:
-        """Check a release's blobs, and re-compute it."""
-        index, before = self.place(leaf), len(self.findings)
-        if self.is_known(index, leaf, recompute):
-            return "recomputed" if recompute else "digests only"
-        blobs: dict[Digest, bytes] = {}
-        named = [(release.start, index, "the release's start")]
-        for i in release.inputs:
-            author = self.replica.state.key(i.institution)
-            what = f"update of round {release.round} by {i.institution} (key {author})"
-            named.append((i.delta, self.place(i.leaf), what))
-        named += [
-            (blob, index, f"state of round {release.round}") for blob in (*release.state_before, *release.state_after)
-        ]
-        named.append((release.adapter, index, f"release of round {release.round}"))
-        for blob, at, what in named:
-            if (data := self.blob(blob, at, what)) is not None:
-                blobs[blob.sha256] = data
-        if len(self.findings) > before:
-            return "failed"
-        if recompute is None:
-            return "digests only"
-        sentence = ""
-        try:
-            spec, masking = self.replica.state.compact.adapter, self.replica.state.rounds[release.round - 1].masking
-            made = recompute.recompute_release(spec, release, blobs.__getitem__, masking)
-            if made.adapter != release.adapter:
-                sentence = (
-                    f"release of round {release.round}: adapter {release.adapter.sha256} is not the "
-                    f"{release.rule.name} of its {len(release.inputs)} inputs"
-                )
-            elif made != release:
-                sentence = f"release of round {release.round}: wanted {_difference(release, made)}"
-        except BlobError as e:
-            sentence = f"release of round {release.round}: {e}"
-        if sentence:
-            self.blame_coordinator(sentence, index)
-            return "failed"
-        self.recomputed.add(leaf)
-        return "recomputed"
-
     def rounds(self, recompute: Recompute | None) -> tuple[RoundReport, ...]:
-        """Check and report every round."""
-        rounds = self.replica.state.rounds
-        total = sum(r.release is not None for r in rounds)
-        reports, done = [], 0
-        self.check_start(recompute)
-        for r in rounds:
-            check: Check | None = None
-            if r.release is not None:
-                check = self.check_release(r.release.release, r.release.leaf, recompute)
-                done += 1
-                self.on_progress(Progress("releases", done, total))
-            reports.append(self._round_report(r, check))
-        return tuple(reports)
-
-    def _round_report(self, r: RoundState, check: Check | None) -> RoundReport:
-        release = None
-        if r.release is not None and check is not None:
-            release = ReleaseReport(
-                index=self.place(r.release.leaf),
-                adapter_sha256=r.release.release.adapter.sha256,
-                inputs=tuple(i.institution for i in r.release.release.inputs),
-                ratified_by=tuple(sorted(r.release.ratified_by)),
-                adoptions={name: a.decision for name, a in sorted(r.release.adoptions.items())},
-                probes={name: a.probes for name, a in sorted(r.release.adoptions.items()) if a.probes},
-                recalled_by=self.replica.state.motions[motion].index if (motion := r.release.recalled_by) else None,
-                check=check,
-            )
-        updates = [(name, logged.update) for name, logged in sorted(r.updates.items())]
-        return RoundReport(
-            round=r.round.round,
-            cohort=r.round.cohort,
-            updates=tuple(sorted(r.updates)),
-            data_leaves={name: u.data_leaf for name, u in updates if u.data_leaf is not None},
-            membership_auc_micros={
-                name: u.membership_auc_micros for name, u in updates if u.membership_auc_micros is not None
-            },
-            refusals=dict(sorted(r.refusals.items())),
-            rejections={name: x.reason for name, x in sorted(r.rejected.items())},
-            incident=r.incident,
-            release=release,
-            masked=explain(r.masking, {i.institution: i.weight for i in r.release.release.inputs})
-            if r.masking is not None and r.release is not None
-            else (),
-        )
+        """Check what the entries name, and report every round."""
+        memory = self.memory if self.resumed else None
+        checks = ReleaseChecks(self.source, self.replica, memory, recompute, self.blame_coordinator)
+        reports = checks.rounds(lambda done, total: self.on_progress(Progress("releases", done, total)))
+        self.recomputed |= checks.recomputed
+        return reports
 
     # -- the end
 

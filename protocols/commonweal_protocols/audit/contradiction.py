@@ -19,9 +19,10 @@ from commonweal_protocols.audit.evidence import (
 from commonweal_protocols.audit.memory import Line
 from commonweal_protocols.base.errors import LogError, PeerError
 from commonweal_protocols.records.source import Source, read_entries
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.envelope import parse_envelope, verify_envelope
 from commonweal_protocols.statements.statement import parse_statement
-from commonweal_protocols.statements.values import Compact, Digest
+from commonweal_protocols.statements.values import Digest
 from commonweal_protocols.tlog.checkpoint import open_checkpoint
 from commonweal_protocols.tlog.cosignature import CosignatureVerifier
 from commonweal_protocols.tlog.merkle import Tree, leaf_hash

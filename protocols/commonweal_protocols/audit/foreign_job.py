@@ -17,7 +17,8 @@ from commonweal_protocols.records.provenance import check_release, count_example
 from commonweal_protocols.records.replay import replay, replay_keeping
 from commonweal_protocols.records.replica import Replica
 from commonweal_protocols.records.source import Source, read_blob
-from commonweal_protocols.statements.values import AdapterSpec, Digest, Name
+from commonweal_protocols.statements.compact import AdapterSpec
+from commonweal_protocols.statements.values import Digest, Name
 
 
 class Recompute(Protocol):

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from commonweal_protocols.audit.audit import Outcome, Progress, Recompute, examine
+from commonweal_protocols.audit.audit import Outcome, Progress, examine
 from commonweal_protocols.audit.evidence import ForkEvidence, format_evidence
 from commonweal_protocols.audit.memory import Memory, load_memory, save_memory
 from commonweal_protocols.audit.page import render_html
+from commonweal_protocols.audit.releases import Recompute
 from commonweal_protocols.audit.verdict import sign_verdict
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import ConfigError, MalformedError

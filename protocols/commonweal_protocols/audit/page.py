@@ -18,8 +18,9 @@ from commonweal_protocols.base.html import Html, el, facts, foreign, join, page,
 from commonweal_protocols.fold.state import RoundState, State
 from commonweal_protocols.records.replica import Replica
 from commonweal_protocols.statements.adoption import Adoption
+from commonweal_protocols.statements.rounds import Input
 from commonweal_protocols.statements.rules import weights_name
-from commonweal_protocols.statements.values import Blob, Input, Name
+from commonweal_protocols.statements.values import Blob, Name
 
 MAX_ROUNDS = 100
 """Rounds on the page, the newest first; the JSON report has all."""

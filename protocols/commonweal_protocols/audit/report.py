@@ -8,7 +8,9 @@ from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.schema import Closed
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.statements.adoption import ProbeResult
-from commonweal_protocols.statements.values import Digest, ForeignRelease, Fork, Name, PublicKey
+from commonweal_protocols.statements.compact import Fork
+from commonweal_protocols.statements.rounds import ForeignRelease
+from commonweal_protocols.statements.values import Digest, Name, PublicKey
 
 Check = Literal["recomputed", "digests only", "failed"]
 

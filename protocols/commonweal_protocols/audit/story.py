@@ -11,6 +11,7 @@ from typing import NamedTuple
 from commonweal_protocols.fold.amendment import describe_changes
 from commonweal_protocols.fold.state import MotionState, State
 from commonweal_protocols.statements.adoption import Adoption, Decision, ForeignAdoption, ProbeResult
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.data_manifest import DataManifest
 from commonweal_protocols.statements.governance import (
     Amendment,
@@ -27,22 +28,20 @@ from commonweal_protocols.statements.governance import (
     Resolution,
     SealedBallot,
 )
-from commonweal_protocols.statements.secure_messages import Advertisement, Confirmation, Reveal, SealedShares, StageEnd
-from commonweal_protocols.statements.statement import Entry
-from commonweal_protocols.statements.values import (
-    Compact,
-    Digest,
+from commonweal_protocols.statements.members import Identity, Rotation
+from commonweal_protocols.statements.rounds import (
     ForeignRelease,
-    Identity,
     Incident,
     Ratification,
     Refusal,
     Rejection,
     Release,
-    Rotation,
     Round,
     Update,
 )
+from commonweal_protocols.statements.secure_messages import Advertisement, Confirmation, Reveal, SealedShares, StageEnd
+from commonweal_protocols.statements.statement import Entry
+from commonweal_protocols.statements.values import Digest
 from commonweal_protocols.tlog.note import parse_vkey
 
 

@@ -25,9 +25,10 @@ from commonweal_protocols.base import canonical
 from commonweal_protocols.base.canonical import Json, parse_digest
 from commonweal_protocols.base.errors import LogError, MalformedError, SignatureError
 from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.envelope import parse_envelope, sign_envelope, verify_envelope
 from commonweal_protocols.statements.statement import STATEMENT_TYPE
-from commonweal_protocols.statements.values import Compact, Digest, PublicKey
+from commonweal_protocols.statements.values import Digest, PublicKey
 from commonweal_protocols.tlog.checkpoint import check_origin
 from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 

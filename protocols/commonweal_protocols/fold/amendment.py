@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from commonweal_protocols.base.errors import MalformedError, RuleError
-from commonweal_protocols.statements.values import Compact, Digest, Member, Name, PublicKey
+from commonweal_protocols.statements.compact import Compact, Member
+from commonweal_protocols.statements.values import Digest, Name, PublicKey
 from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.tlog.note import parse_vkey
 

@@ -22,6 +22,7 @@ from commonweal_protocols.fold import rounds as round_rules
 from commonweal_protocols.fold.authors import check_author, kind_of
 from commonweal_protocols.fold.state import Chain, State
 from commonweal_protocols.statements.adoption import Adoption, ForeignAdoption
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.data_manifest import DataManifest
 from commonweal_protocols.statements.governance import (
     Ballot,
@@ -32,22 +33,12 @@ from commonweal_protocols.statements.governance import (
     OpenedBallot,
     SealedBallot,
 )
+from commonweal_protocols.statements.members import Identity, Rotation
 from commonweal_protocols.statements.registry import Predicate
+from commonweal_protocols.statements.rounds import Incident, Ratification, Refusal, Rejection, Release, Round, Update
 from commonweal_protocols.statements.secure_messages import Advertisement, Confirmation, Reveal, SealedShares, StageEnd
 from commonweal_protocols.statements.statement import Entry
-from commonweal_protocols.statements.values import (
-    Compact,
-    Identity,
-    Incident,
-    Name,
-    Ratification,
-    Refusal,
-    Rejection,
-    Release,
-    Rotation,
-    Round,
-    Update,
-)
+from commonweal_protocols.statements.values import Name
 
 
 def fold(state: State | None, entry: Entry) -> State:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from commonweal_protocols.base.errors import RuleError
 from commonweal_protocols.fold.state import LoggedForeignAdoption, State
 from commonweal_protocols.statements.adoption import ForeignAdoption
-from commonweal_protocols.statements.values import Digest, Name, Update
+from commonweal_protocols.statements.rounds import Update
+from commonweal_protocols.statements.values import Digest, Name
 
 
 def on_foreign_adoption(state: State, leaf: Digest, name: Name, adoption: ForeignAdoption) -> State:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from commonweal_protocols.base.errors import RuleError
+from commonweal_protocols.statements.rounds import Update
 from commonweal_protocols.statements.secure_messages import (
     Advertisement,
     Confirmation,
@@ -29,7 +30,7 @@ from commonweal_protocols.statements.secure_messages import (
     Stage,
 )
 from commonweal_protocols.statements.secure_terms import SecureTerms, neighbourhoods
-from commonweal_protocols.statements.values import Digest, Name, Update
+from commonweal_protocols.statements.values import Digest, Name
 
 _ANY_KEY = X25519PrivateKey.from_private_bytes(bytes(32))
 """Whichever it is, with a key of small order it agrees on zero (RFC 7748, section 6.1)."""

@@ -18,9 +18,11 @@ from commonweal_protocols.fold.authors import check_place, check_standing, kind_
 from commonweal_protocols.fold.motions import approving
 from commonweal_protocols.fold.rounds import with_round
 from commonweal_protocols.fold.state import Chain, State
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.governance import Exit
+from commonweal_protocols.statements.members import Rotation
 from commonweal_protocols.statements.statement import Entry, Header
-from commonweal_protocols.statements.values import Compact, Name, Rotation
+from commonweal_protocols.statements.values import Name
 from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.tlog.note import parse_vkey
 

@@ -25,7 +25,8 @@ from commonweal_protocols.statements.governance import (
     SealedBallot,
     seal,
 )
-from commonweal_protocols.statements.values import Digest, Name, PublicKey, Rejection
+from commonweal_protocols.statements.rounds import Rejection
+from commonweal_protocols.statements.values import Digest, Name, PublicKey
 from commonweal_protocols.statements.witness_quorum import policy_of
 
 MAX_OPEN_MOTIONS = 4

@@ -9,15 +9,11 @@ from commonweal_protocols.fold.state import LoggedManifest, LoggedRelease, Logge
 from commonweal_protocols.fold.weights import Voice, weigh
 from commonweal_protocols.statements.adoption import Adoption
 from commonweal_protocols.statements.data_manifest import DataManifest
+from commonweal_protocols.statements.members import Identity
 from commonweal_protocols.statements.privacy_budget import allows
-from commonweal_protocols.statements.secure_messages import Advertisement, Confirmation, Reveal, SealedShares, StageEnd
-from commonweal_protocols.statements.secure_terms import FEWEST_INPUTS
-from commonweal_protocols.statements.values import (
-    Digest,
-    Identity,
+from commonweal_protocols.statements.rounds import (
     Incident,
     Input,
-    Name,
     Ratification,
     Refusal,
     Rejection,
@@ -25,6 +21,9 @@ from commonweal_protocols.statements.values import (
     Round,
     Update,
 )
+from commonweal_protocols.statements.secure_messages import Advertisement, Confirmation, Reveal, SealedShares, StageEnd
+from commonweal_protocols.statements.secure_terms import FEWEST_INPUTS
+from commonweal_protocols.statements.values import Digest, Name
 
 
 def release_inputs(state: State, r: RoundState) -> tuple[Input, ...]:

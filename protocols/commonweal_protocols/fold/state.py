@@ -8,24 +8,14 @@ from commonweal_protocols.fold.amendment import Retired, is_expired
 from commonweal_protocols.fold.masked_round import Masking
 from commonweal_protocols.fold.tally import Outcome
 from commonweal_protocols.statements.adoption import Adoption, ForeignAdoption
+from commonweal_protocols.statements.compact import Compact, Member, Quorum
 from commonweal_protocols.statements.data_manifest import DataManifest
 from commonweal_protocols.statements.delta_encoding import Encoding
 from commonweal_protocols.statements.governance import Charter, Choice, Motion
+from commonweal_protocols.statements.members import Identity
 from commonweal_protocols.statements.privacy_budget import PrivacyTerms, spent_micro_rho
-from commonweal_protocols.statements.values import (
-    Blob,
-    Compact,
-    Digest,
-    Identity,
-    Member,
-    Name,
-    PublicKey,
-    Quorum,
-    Rejection,
-    Release,
-    Round,
-    Update,
-)
+from commonweal_protocols.statements.rounds import Rejection, Release, Round, Update
+from commonweal_protocols.statements.values import Blob, Digest, Name, PublicKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,10 @@ from pydantic import Field, StringConstraints, ValidationError
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.errors import ConfigError, LogError, MalformedError, RuleError
 from commonweal_protocols.base.schema import Closed
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.governance import Exit
 from commonweal_protocols.statements.statement import Entry, open_entry
-from commonweal_protocols.statements.values import Compact, Digest, Name, Natural
+from commonweal_protocols.statements.values import Digest, Name, Natural
 from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.tlog.checkpoint import Checkpoint
 from commonweal_protocols.tlog.policy import Policy

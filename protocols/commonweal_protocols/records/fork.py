@@ -10,7 +10,8 @@ from commonweal_protocols.base.errors import RuleError
 from commonweal_protocols.records.replay import replay_at
 from commonweal_protocols.records.replica import Replica
 from commonweal_protocols.records.source import Source
-from commonweal_protocols.statements.values import Blob, Compact, Fork, Seen
+from commonweal_protocols.statements.compact import Compact, Fork
+from commonweal_protocols.statements.values import Blob, Seen
 
 
 def fork_of(replica: Replica) -> tuple[Fork, Blob]:

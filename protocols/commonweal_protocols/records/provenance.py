@@ -8,7 +8,8 @@ same name or says what differs.
 from commonweal_protocols.base.errors import RuleError
 from commonweal_protocols.fold.state import LoggedRelease, RoundState, State
 from commonweal_protocols.records.replica import Replica
-from commonweal_protocols.statements.values import ForeignRelease, Seen
+from commonweal_protocols.statements.rounds import ForeignRelease
+from commonweal_protocols.statements.values import Seen
 
 
 def ratified_round(replica: Replica, number: int | None = None) -> tuple[RoundState, LoggedRelease]:

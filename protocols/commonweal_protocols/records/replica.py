@@ -10,9 +10,10 @@ import functools
 from commonweal_protocols.base.errors import LogError
 from commonweal_protocols.fold.fold import fold
 from commonweal_protocols.fold.state import State
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.governance import Closing
 from commonweal_protocols.statements.statement import Entry, open_entry
-from commonweal_protocols.statements.values import Compact, Digest, Seen
+from commonweal_protocols.statements.values import Digest, Seen
 from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.tlog.checkpoint import Checkpoint
 from commonweal_protocols.tlog.merkle import Tree

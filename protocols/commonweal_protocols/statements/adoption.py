@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from commonweal_protocols.base.schema import Closed
-from commonweal_protocols.statements.values import Count, Digest, ForeignRelease, Micronats, Name, Reason, Subject
+from commonweal_protocols.statements.rounds import ForeignRelease
+from commonweal_protocols.statements.values import Count, Digest, Micronats, Name, Reason, Subject
 
 
 class HeldoutLoss(Closed):

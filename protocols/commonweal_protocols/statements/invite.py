@@ -13,7 +13,8 @@ from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.files import write_atomic
 from commonweal_protocols.base.schema import Closed
 from commonweal_protocols.base.settings import describe
-from commonweal_protocols.statements.values import Coordinator, Digest, Member, Name, PublicKey, Witness
+from commonweal_protocols.statements.compact import Coordinator, Member, Witness
+from commonweal_protocols.statements.values import Digest, Name, PublicKey
 
 _MAX_FILE_BYTES = 64 * 1024
 Address = Annotated[str, StringConstraints(pattern=r"^[^\s/]{1,255}:[0-9]{1,5}$")]

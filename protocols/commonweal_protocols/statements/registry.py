@@ -3,6 +3,7 @@
 from typing import TypeAlias, get_args
 
 from commonweal_protocols.statements.adoption import Adoption, ForeignAdoption
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.data_manifest import DataManifest
 from commonweal_protocols.statements.governance import (
     Ballot,
@@ -13,19 +14,9 @@ from commonweal_protocols.statements.governance import (
     OpenedBallot,
     SealedBallot,
 )
+from commonweal_protocols.statements.members import Identity, Rotation
+from commonweal_protocols.statements.rounds import Incident, Ratification, Refusal, Rejection, Release, Round, Update
 from commonweal_protocols.statements.secure_messages import Advertisement, Confirmation, Reveal, SealedShares, StageEnd
-from commonweal_protocols.statements.values import (
-    Compact,
-    Identity,
-    Incident,
-    Ratification,
-    Refusal,
-    Rejection,
-    Release,
-    Rotation,
-    Round,
-    Update,
-)
 
 Predicate: TypeAlias = (
     Compact

@@ -18,9 +18,10 @@ from commonweal_protocols.base import canonical
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import MalformedError
 from commonweal_protocols.base.schema import Closed
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.envelope import parse_envelope, sign_envelope, verify_envelope
 from commonweal_protocols.statements.registry import PREDICATES, Predicate
-from commonweal_protocols.statements.values import Blob, Compact, Digest, Natural, Seen
+from commonweal_protocols.statements.values import Blob, Digest, Natural, Seen
 from commonweal_protocols.tlog.merkle import leaf_hash
 from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 

@@ -1,6 +1,6 @@
 """The tlog-policy that a compact makes: its log, its witnesses, and how many of them a checkpoint needs. Pure."""
 
-from commonweal_protocols.statements.values import Compact
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.tlog.cosignature import parse_cosigner_vkey
 from commonweal_protocols.tlog.note import parse_vkey
 from commonweal_protocols.tlog.policy import NO_QUORUM, Group, Policy, PolicyLog, PolicyWitness
