@@ -8,6 +8,7 @@ import socket
 import struct
 
 import pytest
+from hypothesis import settings
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
@@ -31,6 +32,10 @@ def _leave_the_network() -> bool:
         fcntl.ioctl(s, _SIOCSIFFLAGS, struct.pack("16sh", b"lo", flags | _IFF_UP))
     return True
 
+
+# No test asserts a time, and this machine may be busy.
+settings.register_profile("commonweal", deadline=None)
+settings.load_profile("commonweal")
 
 NETWORK_IS_OFF = _leave_the_network()
 
