@@ -13,7 +13,10 @@ from commonweal_protocols.cli import root
 
 ROOT = Path(__file__).parents[1]
 READMES = sorted(
-    p for p in ROOT.rglob("README.md") if not any(part.startswith(".") for part in p.relative_to(ROOT).parts)
+    p
+    for pattern in ("*/**/README.md", "*.md", "docs/**/*.md")
+    for p in ROOT.glob(pattern)
+    if not any(part.startswith(".") for part in p.relative_to(ROOT).parts)
 )
 COMMANDS = sorted(
     {

@@ -1,4 +1,4 @@
-"""The threats to deciding together, one by one; and every test that the table in protocols/README.md names is real."""
+"""The threats to deciding together, one by one; and every test that SECURITY.md names is real."""
 
 import ast
 import re
@@ -19,7 +19,7 @@ from tests.kit.federation import NAMES, Federation, key_of
 from tests.protocols.test_deliberation import ballot, close, moved, voted
 
 ROOT = Path(__file__).parents[2]
-TABLE = re.search(r"\n\| threat \|.*?\n\n", (ROOT / "protocols/README.md").read_text("utf-8"), re.DOTALL)
+TABLE = re.search(r"\n\| threat \|.*?\n\n", (ROOT / "SECURITY.md").read_text("utf-8"), re.DOTALL)
 ROWS = TABLE[0].strip().splitlines()[2:] if TABLE else []
 NAMED = [(row.split("|")[1].strip(), name) for row in ROWS for name in re.findall(r"`(test_\w+::test_\w+)`", row)]
 THREATS = (
