@@ -31,11 +31,12 @@ from commonweal_coordinator.rounds.rounds import RoundDriver, Step
 from commonweal_coordinator.serving.blobs import BlobStore
 from commonweal_coordinator.serving.exchange import ExchangeService, Limits
 from commonweal_coordinator.serving.request_deadline import REQUEST_SECONDS, RequestDeadline
-from commonweal_coordinator.serving.service import Admission, FoundingService, LogService
+from commonweal_coordinator.serving.service import Admission, LogService
 from commonweal_coordinator.serving.tls import TlsFiles, load_or_create_tls, own_host
 from commonweal_coordinator.serving.web import RecordsServer
 from commonweal_coordinator.status import CoordinatorStatus
 from commonweal_coordinator.succession.draft_signatures import Draft
+from commonweal_coordinator.succession.founding_service import FoundingService
 from commonweal_coordinator.succession.succession import MIRROR, Succession, begin_log
 from commonweal_protocols.base.canonical import parse_base64
 from commonweal_protocols.base.errors import (

@@ -14,9 +14,10 @@ import pytest
 
 from commonweal_coordinator.log.sequencer import Sequencer
 from commonweal_coordinator.serving.blobs import BlobStore
-from commonweal_coordinator.serving.service import MAX_WAIT_SECONDS, Admission, FoundingService, LogService
+from commonweal_coordinator.serving.service import MAX_WAIT_SECONDS, Admission, LogService
 from commonweal_coordinator.serving.tls import TlsFiles, load_or_create_tls
 from commonweal_coordinator.succession.draft_signatures import Draft
+from commonweal_coordinator.succession.founding_service import FoundingService
 from commonweal_node.connection.client import CoordinatorClient
 from commonweal_protocols.base.errors import BlobError, MalformedError, RuleError, StorageError, UnavailableError
 from commonweal_protocols.base.keys import public_hex

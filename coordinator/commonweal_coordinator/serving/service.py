@@ -1,4 +1,4 @@
-"""The gRPC servicers but the exchange: decode, call, encode. Errors become statuses in ``rpc_errors``, one table."""
+"""The gRPC service of the log's write side: decode, call, encode. Errors become statuses in ``rpc_errors``."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,6 @@ import grpc
 from commonweal_coordinator.log.sequencer import Sequencer
 from commonweal_coordinator.serving.blobs import BlobStore
 from commonweal_coordinator.serving.rpc_errors import abort
-from commonweal_coordinator.succession.draft_signatures import Draft
 from commonweal_protocols.base.errors import BlobError, CommonwealError
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.statements.governance import Amendment, Motion
@@ -73,29 +72,5 @@ class LogService(rpc.LogServicer):
             sequencer = self._sequencer()
             sequencer.wait(request.larger_than, min(request.timeout_seconds, MAX_WAIT_SECONDS))
             return pb.CheckpointReply(checkpoint=sequencer.checkpoint)
-        except CommonwealError as e:
-            abort(context, e)
-
-
-class FoundingService(rpc.FoundingServicer):
-    """Hands out the draft that is open, and takes signatures on it."""
-
-    def __init__(self, draft: Callable[[], Draft], on_signed: Callable[[], None]) -> None:
-        self._draft = draft
-        self._on_signed = on_signed
-
-    def GetDraft(self, request: pb.DraftRequest, context: grpc.ServicerContext) -> pb.DraftReply:
-        """See the proto."""
-        try:
-            return pb.DraftReply(payload=self._draft().payload)
-        except CommonwealError as e:
-            abort(context, e)
-
-    def Sign(self, request: pb.SignRequest, context: grpc.ServicerContext) -> pb.SignReply:
-        """See the proto."""
-        try:
-            signatures, wanted = self._draft().sign(request.envelope)
-            self._on_signed()
-            return pb.SignReply(signatures=signatures, wanted=wanted)
         except CommonwealError as e:
             abort(context, e)
