@@ -252,7 +252,9 @@ Kind = TypeVar("Kind", bound=CommonwealError)
 def leaves(kind: type[Kind]) -> set[type[Kind]]:
     # A module may refine one of them for its own callers; on the wire that is still the same kind.
     below = [k for k in kind.__subclasses__() if k.__module__ == errors.__name__]
-    return {kind} if not below else {leaf for k in below for leaf in leaves(k)}
+    # A rule's refusal is raised as such too, beside the kind of it that asks for another try.
+    own = {kind} if not below or kind is RuleError else set()
+    return own | {leaf for k in below for leaf in leaves(k)}
 
 
 def test_every_error_has_a_status_and_only_unavailable_asks_for_a_retry() -> None:

@@ -15,6 +15,7 @@ from commonweal_coordinator.log.log import Cosign, Log, Sequenced, no_witness
 from commonweal_coordinator.log.sequencer import Sequencer
 from commonweal_protocols.base.errors import (
     BlobError,
+    ChainConflictError,
     ConfigError,
     LogError,
     MalformedError,
@@ -173,7 +174,7 @@ REFUSED: list[tuple[Callable[[Federation], bytes], type[PeerError], str]] = [
     (a_second_update_for_one_round, RuleError, "update: clinic has answered round 1 already"),
     (a_members_rejection, RuleError, "incident: wanted the coordinator as the author, got key"),
     (another_consortium, RuleError, "update: wanted consortium [0-9a-f]{64}, got 0{64}"),
-    (a_gap, RuleError, "update: wanted number 1 in the chain of school, got 2"),
+    (a_gap, ChainConflictError, "update: wanted number 1 in the chain of school, got 2"),
     (a_log_that_was_seen_longer, LogError, "rolled back: 99 entries were seen, 6 are here"),
     (a_second_compact, RuleError, "compact: wanted version 2, got 1"),
 ]

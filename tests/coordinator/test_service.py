@@ -19,7 +19,14 @@ from commonweal_coordinator.serving.tls import TlsFiles, load_or_create_tls
 from commonweal_coordinator.succession.draft_signatures import Draft
 from commonweal_coordinator.succession.founding_service import FoundingService
 from commonweal_node.connection.client import CoordinatorClient
-from commonweal_protocols.base.errors import BlobError, MalformedError, RuleError, StorageError, UnavailableError
+from commonweal_protocols.base.errors import (
+    BlobError,
+    ChainConflictError,
+    MalformedError,
+    RuleError,
+    StorageError,
+    UnavailableError,
+)
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.records.source import DirectorySource, read_entries
 from commonweal_protocols.statements.envelope import format_envelope, sign
@@ -152,6 +159,7 @@ STATUS_OF = {
     "MalformedError": grpc.StatusCode.INVALID_ARGUMENT,
     "SignatureError": grpc.StatusCode.PERMISSION_DENIED,
     "RuleError": grpc.StatusCode.FAILED_PRECONDITION,
+    "ChainConflictError": grpc.StatusCode.FAILED_PRECONDITION,
     "LogError": grpc.StatusCode.FAILED_PRECONDITION,
 }
 
@@ -183,6 +191,14 @@ def test_the_sequencers_refusals_reach_their_sender_in_full_under_their_status(
     desk.submit(desk.hub.f.signed("clinic", desk.upload("clinic")))
     desk.hub.catch_up()
     check_refused(desk, make(desk.hub.f), STATUS_OF[kind.__name__], f"^{kind.__name__}: .*{message}")
+
+
+def test_a_conflict_in_an_authors_chain_arrives_as_its_own_error(desk: Desk) -> None:
+    chain = desk.hub.f.state.chain(public_hex(key_of("school")))
+    author = Author(key_of("school"), desk.hub.f.state.consortium)
+    for seq, prev, message in ((chain.seq + 2, chain.leaf, "wanted number"), (chain.seq + 1, "0" * 64, "before it")):
+        with pytest.raises(ChainConflictError, match=message):
+            desk.client.submit(author.sign(desk.upload("school"), seq=seq, prev=prev, seen=()))
 
 
 def test_an_update_is_admitted_once_its_delta_is_there(desk: Desk) -> None:

@@ -517,3 +517,19 @@ def test_what_the_log_does_not_take_is_not_tried_again(place: Place) -> None:
     with pytest.raises(RuleError, match="identity: wanted institution clinic"):
         speak(place.home, None, make)
     assert len(seen) == 1
+
+
+def test_only_the_class_of_a_refusal_asks_for_another_try(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def make(state: State) -> Predicate:
+        seen.append(state.size)
+        return Identity(institution="clinic", transport_key="A" * 44)
+
+    def refuse(*_: object) -> None:
+        raise RuleError("identity: wanted number 1 in the chain of clinic, got 2")
+
+    monkeypatch.setattr(Admission, "check", refuse)
+    with pytest.raises(RuleError, match="wanted number"):
+        speak(place.home, None, make)
+    assert len(seen) == 1

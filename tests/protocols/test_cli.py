@@ -130,6 +130,7 @@ CODES: list[tuple[type[BaseException], int]] = [
     (errors.SignatureError, 1),
     (errors.LogError, 1),
     (errors.RuleError, 1),
+    (errors.ChainConflictError, 1),
     (errors.BlobError, 1),
     (errors.ConfigError, 2),
     (errors.StorageError, 4),

@@ -12,6 +12,7 @@ import grpc
 from commonweal_protocols.base.errors import (
     BaseModelError,
     BlobError,
+    ChainConflictError,
     CommonwealError,
     ConfigError,
     LogError,
@@ -30,6 +31,7 @@ STATUS: dict[type[CommonwealError], grpc.StatusCode] = {
     SignatureError: grpc.StatusCode.PERMISSION_DENIED,
     LogError: grpc.StatusCode.FAILED_PRECONDITION,
     RuleError: grpc.StatusCode.FAILED_PRECONDITION,
+    ChainConflictError: grpc.StatusCode.FAILED_PRECONDITION,
     BlobError: grpc.StatusCode.DATA_LOSS,
     ConfigError: grpc.StatusCode.INTERNAL,
     StorageError: grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -1,4 +1,4 @@
-"""The gRPC servicers but the exchange: decode, call, encode. Errors become statuses in ``rpc_errors``, one table."""
+"""The gRPC service of the log's write side: decode, call, encode. Errors become statuses in ``rpc_errors``."""
 
 from collections.abc import Callable
 

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from commonweal_protocols.base.errors import (
     BlobError,
+    ChainConflictError,
     CommonwealError,
     LogError,
     MalformedError,
@@ -55,7 +56,7 @@ _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 5.0
 
 _REFUSALS: dict[str, type[PeerError]] = {
-    e.__name__: e for e in (MalformedError, SignatureError, LogError, RuleError, BlobError)
+    e.__name__: e for e in (MalformedError, SignatureError, LogError, RuleError, ChainConflictError, BlobError)
 }
 _MAX_DETAILS = 1000
 """Characters of a peer's error that are told further."""

@@ -1,7 +1,7 @@
 """Saying something in an institution's name from a command, beside its daemon if that runs.
 
-Both sign at the end of the same chain. Who comes second is told by the coordinator that another number is wanted; then
-the log is followed again, and the statement made anew for its next place.
+Both sign at the end of the same chain. The one that comes second gets a ChainConflictError from the coordinator; then
+the log is followed again, and the statement is signed for its next place.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from pathlib import Path
 from commonweal_node.connection.client import CoordinatorClient
 from commonweal_node.connection.keyring import KeyRing
 from commonweal_node.institution.answer_store import Answers
-from commonweal_protocols.base.errors import RuleError
+from commonweal_protocols.base.errors import ChainConflictError
 from commonweal_protocols.base.files import write_atomic
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.state import State
@@ -46,8 +46,8 @@ def speak(home: Path, passphrase: bytes | None, make: Callable[[State], Predicat
             envelope = author.sign(predicate, seq=chain.seq + 1, prev=chain.leaf or None, seen=follower.seen)
             try:
                 proof = client.submit(envelope)
-            except RuleError as e:
-                if "wanted number" not in str(e) or attempt == _ATTEMPTS:
+            except ChainConflictError:
+                if attempt == _ATTEMPTS:
                     raise
                 continue
             follower.sync()

@@ -8,6 +8,7 @@
     │   ├── SignatureError   a signature, key or threshold does not hold
     │   ├── LogError         an inclusion or consistency proof, a gap, a fork, a rollback
     │   ├── RuleError        well-formed and signed, but the compact does not allow it now
+    │   │   └── ChainConflictError   not the next entry in its author's chain; sign for the next place
     │   └── BlobError        a blob's bytes are not what its name or its spec says
     └── LocalError           our own side is wrong: stop before anything is signed
         ├── ConfigError      a configuration file or an argument
@@ -42,6 +43,10 @@ class LogError(PeerError):
 
 class RuleError(PeerError):
     """The compact does not allow this entry in this state."""
+
+
+class ChainConflictError(RuleError):
+    """An entry is not the next one in its author's chain: its author may sign it for the next place."""
 
 
 class BlobError(PeerError):

@@ -1,6 +1,6 @@
 """Who may sign an entry, and whether it is the next one in its author's chain. Pure."""
 
-from commonweal_protocols.base.errors import RuleError
+from commonweal_protocols.base.errors import ChainConflictError, RuleError
 from commonweal_protocols.fold.amendment import is_expired
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.statements.statement import Entry, Header
@@ -50,17 +50,20 @@ def check_place(state: State, kind: str, author: PublicKey, header: Header) -> N
     """Check that a header is the next one in its author's chain.
 
     Raises:
-        RuleError: Of another consortium, a gap, a repeat, or after another entry.
+        RuleError: Of another consortium.
+        ChainConflictError: A gap, a repeat, or after another entry.
     """
     if header.consortium != state.consortium:
         raise RuleError(f"{kind}: wanted consortium {state.consortium}, got {header.consortium}")
     chain = state.chain(author)
     if header.seq != chain.seq + 1:
         who = _called(state, author)
-        raise RuleError(f"{kind}: wanted number {chain.seq + 1} in the chain of {who}, got {header.seq}")
+        raise ChainConflictError(f"{kind}: wanted number {chain.seq + 1} in the chain of {who}, got {header.seq}")
     if header.prev != (chain.leaf or None):
         who = _called(state, author)
-        raise RuleError(f"{kind}: wanted {chain.leaf or None} as the entry of {who} before it, got {header.prev}")
+        raise ChainConflictError(
+            f"{kind}: wanted {chain.leaf or None} as the entry of {who} before it, got {header.prev}"
+        )
 
 
 def _called(state: State, author: PublicKey) -> str:
