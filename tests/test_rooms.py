@@ -53,7 +53,7 @@ def test_help_needs_no_extra(args: list[str]) -> None:
 
 
 @pytest.mark.parametrize("args", [["node", "join", "invite.json"], ["coordinator", "--help"]])
-def test_a_missing_extra_exits_3_and_names_the_command_that_mends_it(args: list[str]) -> None:
+def test_a_missing_extra_exits_3_and_names_the_command_that_fixes_it(args: list[str]) -> None:
     done = _run(f"from commonweal_protocols.cli import run; sys.exit(run({args!r}))")
     assert done.returncode == 3
     assert f"pip install 'commonweal[{args[0]}]'" in done.stderr

@@ -81,10 +81,10 @@ def _uniform(seed: int, name: str, shape: tuple[int, int], bound: int) -> NDArra
 
 
 def check_delta(data: bytes, spec: AdapterSpec, encoding: Encoding | None) -> None:
-    """Check that bytes are a delta that can enter a merge, in the spelling that the compact asks for.
+    """Check that bytes are a delta that can enter a merge, in the encoding that the compact asks for.
 
     Raises:
-        BlobError: Not the spec's tensors, an integer out of range, or another spelling.
+        BlobError: Not the spec's tensors, an integer out of range, or another encoding.
     """
     if encoding is None:
         read_delta(data, spec)
@@ -93,7 +93,7 @@ def check_delta(data: bytes, spec: AdapterSpec, encoding: Encoding | None) -> No
 
 
 def read_any_delta(data: bytes, spec: AdapterSpec) -> GridTensors:
-    """Read a delta in whichever spelling it says it has: the grid is the same in all of them.
+    """Read a delta in whichever encoding it says it has: the grid is the same in all of them.
 
     Raises:
         BlobError: Not the spec's tensors, or an integer out of range.

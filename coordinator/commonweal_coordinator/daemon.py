@@ -216,7 +216,7 @@ class Coordinator:
     # -- the beginning
 
     def _open_log(self) -> None:
-        """Open the log if there is one. Where it has no published entry yet, the beginning goes on."""
+        """Open the log if there is one. Where it has no published entry yet, the beginning continues."""
         lock, storage = self._home / "lock.db", open_storage(self._public, self._config.log)
         if not lock.exists():
             return
@@ -303,7 +303,7 @@ class Coordinator:
                 driver.step()
                 self._trouble = ""
             except (LocalError, PeerError) as e:
-                # The daemon stays up: records are still served, and an operator can mend the cause.
+                # The daemon stays up: records are still served, and an operator can fix the cause.
                 self._complain(str(e))
             sequencer.wait(sequencer.state.size, _STEP_SECONDS)
 

@@ -45,7 +45,7 @@ class NodeConfig(BaseModel):
     gradient_checkpointing: bool = False
     """Keep less of the forward pass and compute it again: about a third slower, in far less memory."""
     checkpoint_seconds: Annotated[int, Field(ge=0, le=86_400)] = 30
-    """How often a training's state is kept, so that a killed node goes on from there; 0: after every step."""
+    """How often a training's state is kept, so that a killed node continues from there; 0: after every step."""
     early_stop_every_steps: Annotated[int, Field(ge=0, le=10**6)] = 0
     """How often a training looks at the held-out rows on which blends are chosen; 0: it takes all of its steps."""
     early_stop_patience: Annotated[int, Field(ge=1, le=1000)] = 3

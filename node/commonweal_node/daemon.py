@@ -3,7 +3,7 @@
 Home folder::
 
     node.toml     settings                 keys/      0600, this host; see ``keyring``
-    card.json     for whoever drafts       invite.json  the consortium that was joined
+    card.json     for anyone who drafts       invite.json  the consortium that was joined
     memory.json   newest verified checkpoint (keep it: it is what catches a rollback)
     records/      a copy of the log, for a successor should the coordinator be gone
     compact.json  what was signed              witness/     what was cosigned: never restore it from a backup
@@ -61,7 +61,7 @@ class Node:
         self._keys = KeyRing(home, passphrase)
         self._witness = NodeWitness(home, config, passphrase) if config.witness_port else None
         self._charter: Charter = load_charter(config.charter)
-        # Before anything else: a bar that cannot be held to would be found out at the first release only.
+        # Before anything else: a bar that cannot be checked against would be found out at the first release only.
         self._probes = load_probes(home, self._charter, [b.probe for b in self._charter.bars.probes])
         self._board = StatusBoard(home, config.institution)
         self._stopping = threading.Event()
@@ -255,7 +255,7 @@ class Node:
             self._board.set(trouble=str(e))
             self._stopping.wait(_RETRY_SECONDS)
         except (PeerError, LocalError) as e:
-            # The daemon stays up and signs nothing; whoever runs it reads why, here and in `status`.
+            # The daemon stays up and signs nothing; anyone who runs it reads why, here and in `status`.
             if str(e) != self._board.trouble:
                 log.error("%s", e)
             self._board.set(phase="waiting", trouble=str(e))

@@ -139,7 +139,7 @@ def test_millionths_are_the_parts_within_one_and_lose_nothing(parts: list[int], 
     assert sum(micros) == 10**6 * sum(parts) // whole
     rests = [Fraction(part * 10**6, whole) - share for part, share in zip(parts, micros, strict=True)]
     assert all(abs(r) < 1 for r in rests)
-    # Whoever was rounded up had at least the remainder of whoever was not.
+    # Anyone who was rounded up had at least the remainder of anyone who was not.
     assert min([r + 1 for r in rests if r < 0], default=1) >= max([r for r in rests if r >= 0], default=0)
 
 

@@ -150,7 +150,7 @@ OFF_GRID: list[tuple[str, float | np.float32]] = [
     ("half a step", STEP / 2),
     ("one and a half steps", 1.5 * STEP),
     ("next to 1", np.nextafter(np.float32(1), np.float32(2))),
-    ("a negative zero: a second spelling of 0", -0.0),
+    ("a negative zero: a second encoding of 0", -0.0),
     ("beyond the range, though a whole number of steps", (LIMIT + 2) * STEP),
     ("the same below zero", -(LIMIT + 2) * STEP),
     ("where a cast to int32 would wrap", -(2.0**31) * STEP),

@@ -1,4 +1,4 @@
-"""Encoded deltas: less precise by a stated amount, exact from there on, in one spelling, and nobody's bomb."""
+"""Encoded deltas: less precise by a stated amount, exact from there on, in one encoding, and nobody's bomb."""
 
 import itertools
 import json
@@ -103,7 +103,7 @@ def test_a_merge_of_what_was_read_is_the_merge_of_what_was_written() -> None:
     assert equal(*merged)
 
 
-# -- one spelling, from the format's description and by another reader
+# -- one encoding, from the format's description and by another reader
 
 
 def naive_positions(data: NDArray[np.uint8], low: NDArray[np.uint8], n: int, k: int) -> list[int]:
@@ -220,10 +220,10 @@ def times(factor: int) -> Change:
 ALL_ONES: Change = lambda items: items.__setitem__(slice(None), [255] * 7 + [127])  # noqa: E731
 HIGHEST: Change = lambda items: items.__setitem__(slice(None), [255, 255, 15, 0, 0, 32])  # noqa: E731
 OTHER_SPELLINGS: list[tuple[str, Encoding, bytes, str]] = [
-    ("twice the codes", BYTES, patched(BYTES, 6, codes=times(2)), "scales are another spelling"),
-    ("a scale for zeros", BYTES, patched(BYTES, scales=put(0, 1)), "scales are another spelling"),
-    ("a negative scale", BYTES, patched(BYTES, 6, scales=times(-1)), "scales are another spelling"),
-    ("a code without a scale", BYTES, patched(BYTES, codes=put(0, 1)), "codes are another spelling"),
+    ("twice the codes", BYTES, patched(BYTES, 6, codes=times(2)), "scales are another encoding"),
+    ("a scale for zeros", BYTES, patched(BYTES, scales=put(0, 1)), "scales are another encoding"),
+    ("a negative scale", BYTES, patched(BYTES, 6, scales=times(-1)), "scales are another encoding"),
+    ("a code without a scale", BYTES, patched(BYTES, codes=put(0, 1)), "codes are another encoding"),
     ("the code -128", BYTES, patched(BYTES, 6, codes=put(0, -128)), r"wanted codes in ±127, got 128"),
     ("the code -8", HALVES, patched(HALVES, 6, codes=put(0, 0x18)), r"wanted codes in ±7, got 8"),
     ("a last half that stands for nothing", HALVES, patched(HALVES, codes=put(-1, 0x10)), "codes are another"),
@@ -232,15 +232,15 @@ OTHER_SPELLINGS: list[tuple[str, Encoding, bytes, str]] = [
     ("an integer beyond the range", RAW, patched(RAW, codes=put(0, -LIMIT - 1)), "wanted at most 2"),
     ("a position too few", SPARSE, patched(SPARSE, high=put(0, 0)), "wanted 21 positions, got "),
     ("a position too many", SPARSE, patched(SPARSE, high=put(-1, 0xFF)), "wanted 21 positions, got "),
-    ("a zero that is not one of the first", SPARSE, patched(SPARSE, low=xor(-1, 0x10)), "low are another spelling"),
-    ("the same position twice", SPARSE, patched(SPARSE, low=xor(-1, 0x70)), "low are another spelling"),
-    ("a bit that stands for nothing", SPARSE, patched(SPARSE, low=xor(-1, 0x80)), "low are another spelling"),
+    ("a zero that is not one of the first", SPARSE, patched(SPARSE, low=xor(-1, 0x10)), "low are another encoding"),
+    ("the same position twice", SPARSE, patched(SPARSE, low=xor(-1, 0x70)), "low are another encoding"),
+    ("a bit that stands for nothing", SPARSE, patched(SPARSE, low=xor(-1, 0x80)), "low are another encoding"),
     ("beyond the tensor", SPARSE, patched(SPARSE, high=HIGHEST, low=ALL_ONES), "wanted positions below 201, got 207"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("why", "encoding", "data", "message"), OTHER_SPELLINGS, ids=[o[0] for o in OTHER_SPELLINGS])
-def test_any_other_spelling_is_refused(why: str, encoding: Encoding, data: bytes, message: str) -> None:
+def test_any_other_encoding_is_refused(why: str, encoding: Encoding, data: bytes, message: str) -> None:
     with pytest.raises(BlobError, match=message) as e:
         read_encoded(data, ODD, encoding)
     assert M in str(e.value)

@@ -1,4 +1,4 @@
-"""Adapter files: one spelling written, read by the ``safetensors`` package, and nothing else of a stranger's let in."""
+"""Adapter files: one encoding written, read by the ``safetensors`` package, and nothing else of a stranger's let in."""
 
 import importlib
 import json
@@ -50,7 +50,7 @@ def same(one: dict[str, NDArray[Any]], two: dict[str, NDArray[Any]]) -> bool:
 
 
 def header(dtype: str = "I32") -> dict[str, Any]:
-    """A good header, spelled from the format's description and not by our code."""
+    """A good header, encoded from the format's description and not by our code."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name in sorted(SHAPES):
@@ -123,7 +123,7 @@ OTHER_SPELLINGS: list[tuple[str, bytes]] = [
 
 
 @pytest.mark.parametrize(("why", "data"), OTHER_SPELLINGS, ids=[w for w, _ in OTHER_SPELLINGS])
-def test_other_writers_spellings_of_the_same_tensors_are_read(why: str, data: bytes) -> None:
+def test_other_writers_encodings_of_the_same_tensors_are_read(why: str, data: bytes) -> None:
     assert same(read_ints(data, TINY), ints())
 
 

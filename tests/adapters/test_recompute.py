@@ -359,7 +359,7 @@ def test_an_institution_that_took_no_part_cannot_be_left_out() -> None:
         recompute_without(TINY, released(store, start, inputs), "bank", store.fetch)
 
 
-def test_a_delta_in_another_spelling_is_the_same_delta() -> None:
+def test_a_delta_in_another_encoding_is_the_same_delta() -> None:
     store, start, inputs = a_round()
     encoding = Encoding(bits=8, keep_millis=500)
     sent = quantise(read_delta(store.blobs[inputs[1].delta.sha256], TINY), encoding)

@@ -1,4 +1,4 @@
-"""The sum of a masked round: the plain merge's bytes whoever drops out, and nothing else to be seen."""
+"""The sum of a masked round: the plain merge's bytes anyone who drops out, and nothing else to be seen."""
 
 import itertools
 import math
@@ -39,7 +39,7 @@ def released(play: Play) -> bytes:
     return write_adapter(secure_mean(START, play.sum(), play.weight()), TINY)
 
 
-# -- the same bytes, whoever drops out
+# -- the same bytes, no matter who drops out
 
 
 @pytest.mark.parametrize("millis", [500, 667])

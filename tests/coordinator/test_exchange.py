@@ -517,7 +517,7 @@ def test_a_transfer_slower_than_its_deadline_goes_on_as_long_as_bytes_move(opene
                     yield next(request_iterator)
                     yield from [m for m in [next(request_iterator, None)] if m]
                     context.cancel()
-                    # Nothing comes any more; gRPC wakes whoever waits here.
+                    # Nothing comes any more; gRPC wakes anyone who waits here.
                     yield from request_iterator
 
                 return super().Put(stalling(), context)
@@ -588,7 +588,7 @@ def edited(**fields: object) -> pb.PutHeader:
         ([edited(signature=b"")], "PERMISSION_DENIED", "SignatureError: ", "no signature"),
         ([edited(key="x")], "PERMISSION_DENIED", "SignatureError: .*wanted a member's key", "no key"),
         ([edited(sha256="../" + "a" * 61)], "INVALID_ARGUMENT", "MalformedError: sha256: wanted 64", "a path"),
-        ([edited(sha256="A" * 64)], "INVALID_ARGUMENT", "MalformedError: sha256: wanted 64", "another spelling"),
+        ([edited(sha256="A" * 64)], "INVALID_ARGUMENT", "MalformedError: sha256: wanted 64", "another encoding"),
     ],
 )
 def test_a_put_that_breaks_a_rule_stores_nothing(

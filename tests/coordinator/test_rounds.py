@@ -250,7 +250,7 @@ DECISIONS: list[tuple[Callable[[], State], int, float, str, str, str]] = [
         0,
         "collect",
         "awaiting school",
-        "whoever has a new key can still answer with it",
+        "anyone who has a new key can still answer with it",
     ),
     (
         at(*FAILED),

@@ -166,7 +166,7 @@ def a_second_compact(f: Federation) -> bytes:
 
 
 REFUSED: list[tuple[Callable[[Federation], bytes], type[PeerError], str]] = [
-    (garbage, MalformedError, "another spelling of the value"),
+    (garbage, MalformedError, "another encoding of the value"),
     (a_flipped_signature, SignatureError, f"does not hold under key {public_hex(key_of('school'))}"),
     (a_stranger, RuleError, f"identity: wanted a member as the author, got key {public_hex(key_of('stranger'))}"),
     (another_institutions_name, RuleError, r"identity: wanted institution school \(the author\), got clinic"),
@@ -412,7 +412,7 @@ def test_after_a_failed_write_nothing_is_taken_until_a_restart_and_all_that_is_k
         with pytest.raises(StorageError, match="stopped after: the disk went away; nothing is taken until"):
             hub.sequencer.say(hub.f.next_round())
         assert hub.sequencer.state == state
-        assert hub.sequencer.wait(4, 0) == 4, "the daemon's loop goes on"
+        assert hub.sequencer.wait(4, 0) == 4, "the daemon's loop continues"
         hub.sequencer.close()
         thread.join(10)
         assert sizes == [4]

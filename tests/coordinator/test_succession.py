@@ -1,4 +1,4 @@
-"""A coordinator that is gone for good: a standby has everything, the members sign, and training goes on under it.
+"""A coordinator that is gone for good: a standby has everything, the members sign, and training continues under it.
 
 Real processes on loopback; the old coordinator is killed in the middle of a round.
 """
@@ -139,7 +139,9 @@ def test_the_open_round_ends_with_everybodys_update(after: Succeeded) -> None:
         assert r.release is not None
         assert r.release.is_ratified
     assert (state.compact.version, state.compact.coordinator.name) == (2, "heir")
-    assert "in force already: version 2; coordinator heir" in after.late, "whoever is late takes what the others signed"
+    assert "in force already: version 2; coordinator heir" in after.late, (
+        "anyone who is late takes what the others signed"
+    )
 
 
 def test_no_entry_is_lost_and_every_receipt_holds_in_the_new_history(after: Succeeded) -> None:

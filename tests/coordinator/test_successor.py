@@ -1,4 +1,4 @@
-"""Before another coordinator's log begins: the history it goes on from, the draft, a beginning that survives."""
+"""Before another coordinator's log begins: the history it continues from, the draft, a beginning that survives."""
 
 import os
 import signal

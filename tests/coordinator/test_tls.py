@@ -109,7 +109,7 @@ def test_a_new_certificate_leaves_authority_and_invites_as_they_are(
     home, held = tmp_path / "tls", tmp_path / "held.pem"
     load_or_create_tls(home, HOSTS)
     before = contents(home)
-    # Whoever keeps the authority's key elsewhere has to bring it.
+    # Anyone who keeps the authority's key elsewhere has to bring it.
     (home / "ca.key.pem").rename(held)
     with pytest.raises(StorageError, match=r"ca\.key\.pem: wanted for a new server certificate"):
         load_or_create_tls(home, hosts, now=datetime.now(UTC) + later)

@@ -154,11 +154,11 @@ def test_the_state_after_a_repair_holds_what_was_sequenced_and_never_answered(tm
         )
 
     assert log.failure is not None
-    mended = reopen(again, log.failure, wait=lambda _: False, tell=lambda _: None)
-    assert mended is not None
-    assert mended.state.size == 2
-    assert [mended.submit(data).index for data in f.entries[1:]] == [1, 2, 3]
-    mended.close()
+    fixed = reopen(again, log.failure, wait=lambda _: False, tell=lambda _: None)
+    assert fixed is not None
+    assert fixed.state.size == 2
+    assert [fixed.submit(data).index for data in f.entries[1:]] == [1, 2, 3]
+    fixed.close()
 
 
 # -- freshness

@@ -646,7 +646,7 @@ def in_entry(index: int, at: int) -> Callable[[bytes], bytes]:
 
 
 def loose_bits(text: str) -> str:
-    """Another base64 spelling of the same bytes: the last character has bits that count for nothing."""
+    """Another base64 encoding of the same bytes: the last character has bits that count for nothing."""
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
     at = len(text.rstrip("=")) - 1
     loose = f"{text[:at]}{alphabet[alphabet.index(text[at]) | 1]}{text[at + 1 :]}"
@@ -689,11 +689,11 @@ FILE_LIES: list[tuple[str, str, Callable[[bytes], bytes], int, str, str]] = [
     ("a byte of the root", "checkpoint", flip(ROOT_CHARACTER), 130, "note", "one that holds under the key you gave"),
     ("a byte of the size", "checkpoint", flip(len(ORIGIN) + 1), 130, "note", "one that holds under the key you gave"),
     ("a byte of the signature", "checkpoint", lambda d: d[:-12] + b"A" + d[-11:], 130, "note", "one that does not"),
-    ("a signature line in loose base64", "checkpoint", loose_signature_line, 130, "note", "the canonical spelling"),
+    ("a signature line in loose base64", "checkpoint", loose_signature_line, 130, "note", "the canonical encoding"),
     ("a false line before the true one", "checkpoint", first_line_bad, 130, "note", "one that does not"),
     ("no signature", "checkpoint", lambda d: d.partition(b"\n\n")[0] + b"\n", 130, "note", "no empty line"),
     ("another origin", "checkpoint", signed_text(lambda t: "log.test/four" + t[13:]), 130, "checkpoint", "origin"),
-    ("a root in loose base64", "checkpoint", signed_text(loose_root), 130, "checkpoint", "the canonical spelling"),
+    ("a root in loose base64", "checkpoint", signed_text(loose_root), 130, "checkpoint", "the canonical encoding"),
     ("a size with a zero", "checkpoint", signed_text(lambda t: t.replace("\n3", "\n03")), 130, "checkpoint", "decimal"),
     ("a fourth line", "checkpoint", signed_text(lambda t: t + "more\n"), 130, "checkpoint", "wanted 3 lines"),
     ("a cut bundle", "tile/entries/000", lambda d: d[:-1], 130, "bundle", "entry 255 of it cut off"),
@@ -817,7 +817,7 @@ def test_a_wrong_key_is_refused(records: Records, site: Site, tab: Tab, vkey: st
     assert tab.run("document.getElementById('entries').hidden")
 
 
-def other_spelling(f: Federation) -> bytes:
+def other_encoding(f: Federation) -> bytes:
     return json.dumps(json.loads(f.signed("clinic", Identity(institution="clinic", transport_key="C" * 44)))).encode()
 
 
@@ -855,11 +855,11 @@ def loose_payload(f: Federation) -> bytes:
 
 
 ENTRY_LIES: list[tuple[str, Callable[[Federation], bytes], str, str, str]] = [
-    ("another spelling of the envelope", other_spelling, "envelope", "fails", "the RFC 8785 spelling"),
+    ("another encoding of the envelope", other_encoding, "envelope", "fails", "the RFC 8785 encoding"),
     ("not even JSON", lambda f: b"\xff\x00", "envelope", "fails", "wanted UTF-8"),
     ("empty", lambda f: b"", "envelope", "fails", "wanted JSON"),
     ("a signature of somebody else", false_signature, "signature", "fails", "wanted one that holds"),
-    ("another spelling of the payload", loose_payload, "statement", "fails", "the RFC 8785 spelling"),
+    ("another encoding of the payload", loose_payload, "statement", "fails", "the RFC 8785 encoding"),
     ("another type", lambda f: raw(f, _type="x"), "statement", "fails", "wanted type https://in-toto.io"),
     ("a field too many", lambda f: raw(f, more=1), "statement", "fails", "wanted exactly _type, subject"),
     ("another consortium", lambda f: of(f, "ab" * 32), "statement", "fails", "consortium: wanted .*, got abab"),
@@ -897,7 +897,7 @@ def test_a_log_that_takes_a_bad_entry_does_not_make_it_good(
 
 
 def said_anew(f: Federation, index: int) -> bytes:
-    """What the author of this entry, or whoever has its key, could have signed in its place."""
+    """What the author of this entry, or anyone who has its key, could have signed in its place."""
     header = parse_statement(envelope.parse_envelope(f.entries[index]).payload).header
     assert header is not None
     signer = envelope.parse_envelope(f.entries[index]).signatures[0].key
@@ -1349,7 +1349,7 @@ def test_a_copy_of_the_page_from_elsewhere_reads_a_log_by_its_address_and_from_a
         tab.until("document.getElementById('busy').textContent.startsWith('Address: wanted https://')")
 
 
-# -- the page's parsers and ours: one spelling, on both sides
+# -- the page's parsers and ours: one encoding, on both sides
 
 
 def accepts(parse: Callable[[], object]) -> bool:

@@ -127,7 +127,7 @@ def test_what_members_vote_for_the_coordinator_carries_and_an_exit_is_whole(p: P
     assert "wanted 3 yes of 4 members, got 4" in p.command(
         "vote", "tally", motion, "--explain", "--home", p.node("school")
     )
-    # A quorum of four of four witnesses goes on as one of three of three: the leaver's witness leaves with it.
+    # A quorum of four of four witnesses continues as one of three of three: the leaver's witness leaves with it.
     p.command("node", "exit", "--yes", "--reason", "done", "--out", p.home / "departure", "--home", p.node("library"))
     p.wait("its node to say so", lambda: "has left the consortium" in p.trouble("library"))
     assert "from its first to its exit" in p.command("audit", "departure", p.home / "departure")

@@ -219,7 +219,7 @@ func openCheckpoint(signed []byte, log note.Verifier, witnesses []note.Verifier)
 		return o, err
 	}
 	if checkpointText(log.Name(), size, root) != n.Text || size < 0 {
-		return o, fmt.Errorf("another origin or spelling: %q", n.Text)
+		return o, fmt.Errorf("another origin or encoding: %q", n.Text)
 	}
 	o.tree = tlog.Tree{N: size, Hash: root}
 	return o, nil

@@ -1,6 +1,6 @@
 """One target for each parser of foreign bytes: hand it any bytes, and it accepts or refuses, and nothing else.
 
-Accepts: the value, written again, is the very bytes that came (where a format allows several spellings: what is written
+Accepts: the value, written again, is the very bytes that came (where a format allows several encodings: what is written
 means the same). Refuses: a PeerError, or for a file that a person has brought a ConfigError. Any other exception, and
 any broken assertion here, is a finding.
 """
@@ -70,8 +70,8 @@ def _text(data: bytes) -> str:
 
 def _note(data: bytes) -> None:
     text, lines = split_note(data)
-    spelled = [f"— {x.name} {base64.b64encode(x.key_id + x.signature).decode()}\n" for x in lines]
-    assert "".join([text, "\n", *spelled]).encode() == data
+    encoded = [f"— {x.name} {base64.b64encode(x.key_id + x.signature).decode()}\n" for x in lines]
+    assert "".join([text, "\n", *encoded]).encode() == data
     opened = open_note(data, [LOG])
     assert opened.signers == (LOG,)
     assert opened.text == text == CHECKPOINT.text(), "nobody without the key has it sign anything else"
@@ -189,7 +189,7 @@ def _delta(data: bytes) -> None:
         raise
     with open_delta(_FILE, TINY) as rows:
         for name, q in ints.items():
-            # Only what is read from a file is held to its range there and then.
+            # Only what is read from a file is checked against its range there and then.
             with suppress(BlobError):
                 assert rows.read(name, 0, q.size).tobytes() == q.tobytes()
     again = read_ints(write_tensors(ints, TINY), TINY)

@@ -250,7 +250,7 @@ class Federation:
         return format_envelope(payload, [sign(payload, k) for k in keys])
 
     def rotate(self, who: str, key: str) -> None:
-        """``who`` goes on under another key."""
+        """``who`` continues under another key."""
         self.add(self.rotation(who, key))
         if who == "hub":
             self.coordinator = key_of(key)

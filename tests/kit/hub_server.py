@@ -1,6 +1,6 @@
 """A coordinator's log service as a process, for tests that kill it: ``python -m tests.kit.hub_server HOME PORT``.
 
-It founds the tests' consortium, or goes on with what is there, says ``ready``, and serves until it is killed.
+It founds the tests' consortium, or continues with what is there, says ``ready``, and serves until it is killed.
 """
 
 import signal

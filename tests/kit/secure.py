@@ -63,7 +63,7 @@ class Play:
         return Member(masking or self.masking, 1, name, hashlib.sha256(name.encode()).digest())
 
     def alive(self, stage: str) -> list[str]:
-        """Whose turn it is: of those who have spoken in all stages before, whoever has not dropped out."""
+        """Whose turn it is: of those who have spoken in all stages before, no matter who has not dropped out."""
         gone = {name for name, at in self.drops.items() if STAGES.index(at) <= STAGES.index(stage)}
         if stage == "reveal":
             return [n for n in self.masking.survivors if n in self.masking.confirmed and n not in gone]

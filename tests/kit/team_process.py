@@ -73,7 +73,7 @@ SCENES = {
 
 
 class Cancelled(Exception):
-    """Whoever is told of the progress wants no more."""
+    """Anyone who is told of the progress wants no more."""
 
 
 def ignore(_: Progress) -> None:

@@ -102,7 +102,7 @@ def _votes(no: tuple[str, ...] = (), silent: tuple[str, ...] = (), names: tuple[
 
 
 def _capture(year: Year) -> None:
-    """The coordinator closes a round that all have answered; it is replaced, and its log goes on elsewhere."""
+    """The coordinator closes a round that all have answered; it is replaced, and its log continues elsewhere."""
     f = year.federation
     f.open_round()
     for name in f.state.rounds[-1].round.cohort:

@@ -205,7 +205,7 @@ def fetching(ref: BaseModelRef, cache: Path, board: Path, mode: str) -> subproce
 def test_processes_that_share_a_cache_do_the_work_once(source: Path, tmp_path: Path) -> None:
     ref = ref_of(source)
     cache, board = tmp_path / "cache", tmp_path / "board"
-    # Whoever comes first goes on only once the two others wait for it.
+    # Anyone who comes first continues only once the two others wait for it.
     children = [fetching(ref, cache, board, "2") for _ in range(3)]
     try:
         for child in children:

@@ -147,7 +147,7 @@ def test_a_text_alone_is_a_principle_with_its_place_as_the_id() -> None:
     tables = text.replace(
         '["one", "two"]', '[{ id = "principle-1", text = "one" }, { id = "principle-2", text = "two" }]'
     )
-    assert charter(tables).digest() == charter(text).digest(), "one charter, two spellings"
+    assert charter(tables).digest() == charter(text).digest(), "one charter, two encodings"
 
 
 # -- how two differ

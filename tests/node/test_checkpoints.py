@@ -1,4 +1,4 @@
-"""A killed training goes on to the same bytes, from wherever it was killed."""
+"""A killed training continues to the same bytes, from wherever it was killed."""
 
 import hashlib
 from pathlib import Path

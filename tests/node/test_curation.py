@@ -275,7 +275,7 @@ def test_a_disk_that_changes_a_row_or_loses_a_shard_is_noticed(tmp_path: Path) -
         store.sources()
 
 
-def test_a_lost_shard_of_a_stage_is_named_with_what_mends_it(tmp_path: Path) -> None:
+def test_a_lost_shard_of_a_stage_is_named_with_what_fixes_it(tmp_path: Path) -> None:
     store = added(tmp_path, write_sources(tmp_path / "in", 1, 40))
     _, stages = curated(store, CHARTER, tmp_path)
     (stages[2].folder / f"{stages[2].shards[0].sha256}.jsonl").unlink()

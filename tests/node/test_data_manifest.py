@@ -1,4 +1,4 @@
-"""What an institution states of its rows in the log: bounded, in one spelling, its own, and without a word of them."""
+"""What an institution states of its rows in the log: bounded, in one encoding, its own, and without a word of them."""
 
 import csv
 import hashlib
@@ -95,7 +95,7 @@ def test_the_story_and_the_report_tell_what_the_rows_went_through(f: Federation)
 # -- the form
 
 
-def test_a_manifest_has_one_spelling_whatever_its_mappings_order() -> None:
+def test_a_manifest_has_one_encoding_whatever_its_mappings_order() -> None:
     payload = Statement(HEADER, MANIFEST).payload()
     assert parse_statement(payload).predicate == MANIFEST
     assert canonical.parse(payload, max_bytes=MAX_ENTRY_BYTES)

@@ -192,9 +192,9 @@ CHANGES: list[tuple[str, Callable[[Path], object], str]] = [
         "departure",
     ),
     (
-        "another spelling of the manifest",
+        "another encoding of the manifest",
         lambda out: (out / "departure.json").write_bytes(b" " + (out / "departure.json").read_bytes()),
-        "wanted its one spelling",
+        "wanted its one encoding",
     ),
 ]
 
@@ -251,7 +251,7 @@ def member(key: str) -> dict[str, object]:
     return {"institution": "coop", "key": public_hex(key_of(key))}
 
 
-def test_the_manifest_has_one_spelling() -> None:
+def test_the_manifest_has_one_encoding() -> None:
     d = Departure(consortium="0" * 64, institution="coop", entries=(1, 2), files={"b": "1" * 64, "a": "0" * 64})
     assert Departure.model_validate_json(d.to_bytes()) == d
     assert d.to_bytes().index(b'"a"') < d.to_bytes().index(b'"b"')

@@ -1,4 +1,4 @@
-"""The doctor: each check finds what is ill, names it, and says what mends it."""
+"""The doctor: each check finds what is ill, names it, and says what fixes it."""
 
 import email.utils
 import http.server
@@ -126,11 +126,11 @@ def on_base(reference: str, sha256: str) -> Compact:
 
 
 def ill(patient: Patient, name: str) -> tuple[str, str]:
-    """What was found and what mends it, of the one check that is ill, but for not having joined."""
+    """What was found and what fixes it, of the one check that is ill, but for not having joined."""
     checks = patient.checks()
     complaints = {n for n, c in checks.items() if not c.ok} - {"consortium"}
     assert complaints == {name}
-    return checks[name].found, checks[name].mend
+    return checks[name].found, checks[name].fix
 
 
 def test_a_healthy_node_has_no_complaint(patient: Patient) -> None:
@@ -171,9 +171,9 @@ def test_nothing_is_changed(patient: Patient) -> None:
 def test_a_key_that_others_can_read(patient: Patient) -> None:
     key = patient.home / "keys/institution.pem"
     key.chmod(0o644)
-    found, mend = ill(patient, "identity key")
+    found, fix = ill(patient, "identity key")
     assert f"{key}: wanted mode 0600, got 0644" in found
-    assert f"chmod 600 {key}" in mend
+    assert f"chmod 600 {key}" in fix
 
 
 @pytest.mark.parametrize("data", [None, b"", b"-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n"])
@@ -183,18 +183,18 @@ def test_a_key_that_is_gone_or_spoilt(patient: Patient, data: bytes | None) -> N
     if data is not None:
         key.write_bytes(data)
         key.chmod(0o600)
-    found, mend = ill(patient, "identity key")
+    found, fix = ill(patient, "identity key")
     assert str(key) in found
-    assert "restore it from your backup" in mend
+    assert "restore it from your backup" in fix
 
 
 def test_a_key_under_a_passphrase_is_well_if_that_is_given(patient: Patient) -> None:
     key = patient.home / "keys/institution.pem"
     key.unlink()
     create_key_file(key, b"open sesame")
-    found, mend = ill(patient, "identity key")
+    found, fix = ill(patient, "identity key")
     assert "a passphrase is wanted" in found
-    assert "--passphrase-file" in mend
+    assert "--passphrase-file" in fix
     assert patient.checks(b"open sesame")["identity key"].ok
     assert "a wrong passphrase" in patient.checks(b"open barley")["identity key"].found
 
@@ -202,9 +202,9 @@ def test_a_key_under_a_passphrase_is_well_if_that_is_given(patient: Patient) -> 
 def test_a_malformed_row_by_its_line(patient: Patient) -> None:
     with patient.config.data.open("a") as f:
         f.write('{"messages": []}\n')
-    found, mend = ill(patient, "community rows")
+    found, fix = ill(patient, "community rows")
     assert f"{patient.config.data}, line 4: messages: wanted a list of 1 to 200 messages, got 0" in found
-    assert "the named line" in mend
+    assert "the named line" in fix
 
 
 def test_no_rows_to_hold_out(patient: Patient) -> None:
@@ -269,15 +269,15 @@ def test_probe_files_that_are_missing_each_by_its_name_and_what_it_is_for(charte
     for name in ("asks", "listens", "harm"):
         path = chartered.home / f"probes/{name}.jsonl"
         assert checks[f"probe {name}"].found.startswith(f"{path}: wanted the questions of probe {name}, got no file")
-    assert checks["probe asks"].mend.endswith("the charter has a bar on it: without it the node does not start")
-    assert checks["probe listens"].mend.endswith("without it nobody sees whether asks-first, no-harm is kept")
+    assert checks["probe asks"].fix.endswith("the charter has a bar on it: without it the node does not start")
+    assert checks["probe listens"].fix.endswith("without it nobody sees whether asks-first, no-harm is kept")
 
 
 def test_a_malformed_question_by_its_line(chartered: Patient) -> None:
     path = write_probe(chartered, "harm", RIGHT, RIGHT, {**RIGHT, "gold": 2})
-    found, mend = ill(chartered, "probe harm")
+    found, fix = ill(chartered, "probe harm")
     assert found == f"{path}, line 3: gold: wanted the place of an option, 0 to 1, got 2"
-    assert "correct the named line" in mend
+    assert "correct the named line" in fix
 
 
 def test_a_bar_on_the_measure_that_a_probe_has_not(chartered: Patient) -> None:
@@ -289,9 +289,9 @@ def test_a_bar_on_the_measure_that_a_probe_has_not(chartered: Patient) -> None:
 def test_a_charter_that_is_gone_or_incomplete(chartered: Patient, text: str | None) -> None:
     path = chartered.home / "charter.toml"
     path.unlink() if text is None else path.write_text(text)
-    found, mend = ill(chartered, "charter")
+    found, fix = ill(chartered, "charter")
     assert str(path) in found
-    assert "`charter` in node.toml" in mend
+    assert "`charter` in node.toml" in fix
 
 
 def test_a_full_disk_and_too_little_memory(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,9 +306,9 @@ def test_a_port_that_another_program_has(patient: Patient) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", patient.config.flower_port))
         other.listen()
-        found, mend = ill(patient, "local port")
+        found, fix = ill(patient, "local port")
     assert "Address already in use" in found
-    assert "set flower_port in node.toml" in mend
+    assert "set flower_port in node.toml" in fix
 
 
 # -- the coordinator
@@ -330,7 +330,7 @@ def test_a_coordinator_that_is_down(patient: Patient) -> None:
     for name in ("coordinator: exchange", "coordinator: rounds"):
         assert f"127.0.0.1:{port}" in checks[name].found
         assert "refused" in checks[name].found
-        assert checks[name].mend == "is the coordinator running, and does the firewall let you out?"
+        assert checks[name].fix == "is the coordinator running, and does the firewall let you out?"
 
 
 def test_an_address_with_a_port_that_cannot_be(patient: Patient) -> None:
@@ -344,12 +344,12 @@ def test_an_address_with_a_port_that_cannot_be(patient: Patient) -> None:
 def test_a_clock_that_is_wrong(patient: Patient, seconds: float) -> None:
     with coordinator(patient.tls, ahead(seconds)) as port:
         patient.joined(port)
-        found, mend = ill(patient, "clock")
+        found, fix = ill(patient, "clock")
     # Dates have whole seconds: this clock minus the other one is -seconds, and up to two more.
     said = float(found.removeprefix("this clock is ").split()[0])
     assert -seconds - 0.5 <= said <= -seconds + 2.5
     assert f"wanted at most {MAX_SKEW_SECONDS:.0f}" in found
-    assert mend == "set this host's clock (NTP)"
+    assert fix == "set this host's clock (NTP)"
 
 
 @pytest.mark.parametrize("seconds", [-(MAX_SKEW_SECONDS - 3), MAX_SKEW_SECONDS - 3])
@@ -408,7 +408,7 @@ def test_whom_a_node_speaks_for_is_held_to_the_compact_and_must_have_records(pat
         (records / "checkpoint").unlink()
         found = patient.checks()[name]
         assert (found.ok, found.found) == (False, "checkpoint: wanted a signed note, got no such file")
-        assert found.mend == "correct [speaks_for] in node.toml, or ask that consortium's coordinator"
+        assert found.fix == "correct [speaks_for] in node.toml, or ask that consortium's coordinator"
 
 
 # -- the base model
@@ -424,9 +424,9 @@ def test_a_base_that_is_absent_is_ill_until_it_is_fetched_and_again_when_it_is_s
     patient.compact = on_base(f"path:{source}", folder_digest(source))
     with coordinator(patient.tls, ahead(0)) as port:
         patient.joined(port)
-        found, mend = ill(patient, "base model")
+        found, fix = ill(patient, "base model")
         assert f"wanted it in {patient.config.cache}, got none yet" in found
-        assert mend == f"commonweal node fetch-base --home {patient.home}"
+        assert fix == f"commonweal node fetch-base --home {patient.home}"
         folder = fetch_base(patient.compact.base, patient.config.cache, lambda _: None)
         assert patient.checks()["base model"].ok
         (folder / "model.safetensors").write_bytes(b"wights")

@@ -1,4 +1,4 @@
-"""Rounds in which members mask their updates: the plain release, whoever stays away, and nothing else to be learned."""
+"""Rounds in which members mask their updates: the plain release, though any stay away, and nothing else to learn."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -56,7 +56,7 @@ def test_it_answers_on_loopback_and_only_for_its_path() -> None:
             connection.close()
         assert [status for status, _ in answers] == [200, 404, 404]
         assert answers[0][1].decode() == render_metrics(STATUS)
-        # Another of this host's own addresses, which whoever listens on all of them would answer.
+        # Another of this host's own addresses, which anyone who listens on all of them would answer.
         with pytest.raises(OSError, match="refused"), socket.create_connection(("127.0.0.2", server.port), timeout=5):
             pass
         with pytest.raises(UnavailableError, match=f"metrics: wanted to listen on 127.0.0.1:{server.port}"):

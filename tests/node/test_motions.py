@@ -274,7 +274,7 @@ def test_durations(text: str, seconds: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "d", "0d", "-1d", "1.5h", "14", "14D", "1234567d", "١d", " 1d"])
-def test_another_spelling_of_a_duration_is_refused(text: str) -> None:
+def test_another_encoding_of_a_duration_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="duration: wanted"):
         parse_duration(text)
 

@@ -1,4 +1,4 @@
-"""Rows: what a line may say, how an error names it, and that each row has one spelling."""
+"""Rows: what a line may say, how an error names it, and that each row has one encoding."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One accepted spelling for each value."""
+"""One accepted encoding for each value."""
 
 import base64
 import binascii
@@ -45,7 +45,7 @@ def test_what_is_encoded_parses_to_the_same_value(value: canonical.Json) -> None
         (b"", "nothing"),
     ],
 )
-def test_any_other_spelling_is_refused(data: bytes, why: str) -> None:
+def test_any_other_encoding_is_refused(data: bytes, why: str) -> None:
     with pytest.raises(MalformedError):
         canonical.parse(data, max_bytes=1 << 20)
 
@@ -63,7 +63,7 @@ def test_a_value_larger_than_its_bound_is_refused_before_it_is_parsed() -> None:
 
 
 @pytest.mark.parametrize("text", ["+1", "01", " 1", "1_0", "١", "-1", "", "9223372036854775808", "1\n"])
-def test_a_decimal_has_one_spelling(text: str) -> None:
+def test_a_decimal_has_one_encoding(text: str) -> None:
     with pytest.raises(MalformedError):
         canonical.parse_decimal(text)
 
@@ -74,7 +74,7 @@ def test_every_decimal_below_2_63_parses(value: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["AB==", "AAAA====", "AA", "A A=", "AA==\n", "-_=="])
-def test_base64_has_one_spelling(text: str) -> None:
+def test_base64_has_one_encoding(text: str) -> None:
     with pytest.raises(MalformedError):
         canonical.parse_base64(text)
 
@@ -126,7 +126,7 @@ def test_what_rfc8785_writes_is_taken_and_gives_the_value_back(value: canonical.
 
 
 @given(VALUES, st.data())
-def test_every_other_spelling_is_refused_whatever_the_alphabet(value: canonical.Json, data: st.DataObject) -> None:
+def test_every_other_encoding_is_refused_whatever_the_alphabet(value: canonical.Json, data: st.DataObject) -> None:
     one = rfc8785.dumps(value)
     at = data.draw(st.integers(0, len(one)))
     other = one[:at] + data.draw(st.sampled_from([b" ", b"0", b"\\u0061", b"+", b"e0", b".0", b"\n"])) + one[at:]
@@ -134,7 +134,7 @@ def test_every_other_spelling_is_refused_whatever_the_alphabet(value: canonical.
         again = canonical.parse(other, max_bytes=len(other))
     except MalformedError:
         return
-    assert rfc8785.dumps(again) == other, "what is taken is its own spelling"
+    assert rfc8785.dumps(again) == other, "what is taken is its own encoding"
 
 
 @pytest.mark.parametrize("text", ["9007199254740992", "-9007199254740992", "1" * 5000, "-0", "00", "1e3"])

@@ -1,4 +1,4 @@
-"""Checkpoints: three lines in one spelling, under the log's own key."""
+"""Checkpoints: three lines in one encoding, under the log's own key."""
 
 import base64
 
@@ -53,7 +53,7 @@ def test_the_empty_tree_has_the_root_that_the_specification_prints() -> None:
         (GOOD.replace("\n", "\u2028"), "Unicode line ends"),
     ],
 )
-def test_any_other_spelling_is_refused(text: str, why: str) -> None:
+def test_any_other_encoding_is_refused(text: str, why: str) -> None:
     with pytest.raises(MalformedError):
         parse_checkpoint(text)
 

@@ -200,7 +200,7 @@ def test_a_missing_extra_is_named_with_the_command_that_brings_it(
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
     monkeypatch.setattr(founding, "check_draft", fail)
-    if code is None:  # one of our own modules: that is a bug, and no extra mends it
+    if code is None:  # one of our own modules: that is a bug, and no extra fixes it
         with pytest.raises(ModuleNotFoundError):
             program(*joining.args)
         return
@@ -337,7 +337,7 @@ def test_a_bad_option_is_refused_before_a_key_is_made(
 
 
 @pytest.mark.parametrize("name", ['a "quoted" name', "back\\slash", "Gemeinde-Süd ☀", "it's", "#1"])
-def test_a_path_of_any_spelling_comes_back_from_the_settings(
+def test_a_path_of_any_encoding_comes_back_from_the_settings(
     program: Terminal, rows: Path, tmp_path: Path, name: str
 ) -> None:
     folder = tmp_path / name
@@ -504,7 +504,7 @@ def test_doctor_is_code_4_while_something_is_ill_and_0_when_all_is_well(
     assert program("node", "doctor", "--home", joining.home, "--json") == 4
     checks = json.loads(program.out)
     assert [c["name"] for c in checks if not c["ok"]] == ["consortium"]
-    assert all(set(c) == {"name", "ok", "found", "mend"} for c in checks)
+    assert all(set(c) == {"name", "ok", "found", "fix"} for c in checks)
     assert program("node", "doctor", "--home", joining.home) == 4
     assert f"commonweal node join --home {joining.home} INVITE.json" in program.out
     with coordinator(tls, ahead(0)) as port:

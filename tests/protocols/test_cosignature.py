@@ -203,7 +203,7 @@ ED64 = base64.b64encode(b"\x04" + ED.public_key().public_bytes_raw()).decode()
         (make_cosignature_verifier(NAME, ED.public_key()).vkey + "\n", "a newline behind"),
     ],
 )
-def test_any_other_spelling_of_a_cosigners_vkey_is_refused(vkey: str, why: str) -> None:
+def test_any_other_encoding_of_a_cosigners_vkey_is_refused(vkey: str, why: str) -> None:
     with pytest.raises(MalformedError):
         parse_cosigner_vkey(vkey)
 

@@ -54,7 +54,7 @@ def plus_order(case: tuple[bytes, bytes, bytes]) -> tuple[bytes, bytes, bytes]:
 
 
 def respelled(case: tuple[bytes, bytes, bytes], y: int, sign: int) -> tuple[bytes, bytes, bytes]:
-    """The same with the key spelled as the y given, and signed anew, since the key's bytes are hashed."""
+    """The same with the key encoded as the y given, and signed anew, since the key's bytes are hashed."""
     raw = (y | sign << 255).to_bytes(32, "little")
     return raw, case[1], case[2]
 
@@ -105,11 +105,11 @@ def test_some_of_these_would_pass_without_the_rule_on_small_orders(why: str) -> 
     assert openssl(*case), "so that one library alone would not refuse it"
 
 
-def test_the_points_of_small_order_are_all_known_in_every_spelling() -> None:
+def test_the_points_of_small_order_are_all_known_in_every_encoding() -> None:
     assert len(set(SMALL)) == 8
-    spellings = {(y, sign) for _, y in SMALL for sign in (0, 1)} | {(y, s) for y in range(P, 2**255) for s in (0, 1)}
-    assert len(spellings) == 10 + 38
-    assert all(is_weak((y | sign << 255).to_bytes(32, "little")) for y, sign in spellings)
+    encodings = {(y, sign) for _, y in SMALL for sign in (0, 1)} | {(y, s) for y in range(P, 2**255) for s in (0, 1)}
+    assert len(encodings) == 10 + 38
+    assert all(is_weak((y | sign << 255).to_bytes(32, "little")) for y, sign in encodings)
     assert not is_weak(encode(BASE))
     assert not is_weak((P - 2).to_bytes(32, "little"))
 

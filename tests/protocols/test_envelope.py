@@ -74,7 +74,7 @@ def _signature(**changes: object) -> bytes:
         (_edit(payloadType="application/json"), MalformedError, "another type"),
         (_edit(extra=1), MalformedError, "an unknown key"),
         (_edit(signatures=[]), MalformedError, "no signature"),
-        (_edit(payload="eB=="), MalformedError, "another spelling of the payload"),
+        (_edit(payload="eB=="), MalformedError, "another encoding of the payload"),
         (_signature(keyid=public_hex(B)), SignatureError, "another key"),
         (_signature(sig=base64.b64encode(bytes(64)).decode()), SignatureError, "another signature"),
         (_signature(sig=base64.b64encode(bytes(63)).decode()), MalformedError, "a short signature"),
@@ -87,7 +87,7 @@ def test_an_envelope_with_one_thing_wrong_is_refused(data: bytes, error: type[Ex
         verify_envelope(parse_envelope(data))
 
 
-def test_signatures_in_another_order_are_another_spelling() -> None:
+def test_signatures_in_another_order_are_another_encoding() -> None:
     value = json.loads(format_envelope(b"x", [sign(b"x", A), sign(b"x", B)]))
     value["signatures"].reverse()
     with pytest.raises(MalformedError, match="sorted by key"):

@@ -332,7 +332,7 @@ def test_the_command_names_the_witnesses_that_lied(tmp_path: Path, capsys: pytes
     assert run(["audit", "evidence", str(path), "--log", VKEY, "--witness", VKEY]) == 2
 
 
-# -- one spelling
+# -- one encoding
 
 FORK, ENTRIES = format_evidence(fork()), format_evidence(BOTH)
 HEAD = FORK.partition(b"\n\n")[0]
@@ -340,7 +340,7 @@ SPELLINGS: list[tuple[str, bytes, str]] = [
     ("empty", b"", "wanted commonweal/fork-evidence@v1"),
     ("another version", FORK.replace(b"@v1", b"@v2", 1), "wanted commonweal/fork-evidence@v1"),
     ("CRLF", FORK.replace(b"\n", b"\r\n"), "wanted commonweal"),
-    ("a byte too many", FORK + b"\n", "another spelling|not a note|parts"),
+    ("a byte too many", FORK + b"\n", "another encoding|not a note|parts"),
     ("one checkpoint", FORK[: FORK.rindex(b"\nlog.test")], "wanted two signed checkpoints"),
     ("a third checkpoint", FORK + b"\n" + fork().new, "wanted two signed checkpoints"),
     ("hashes without a prefix", FORK.replace(HEAD, b"\n".join(HEAD.split(b"\n")[::2]), 1), "wanted a prefix line"),
@@ -351,13 +351,13 @@ SPELLINGS: list[tuple[str, bytes, str]] = [
     ("too large", FORK + b"x" * MAX_EVIDENCE_BYTES, "wanted at most"),
     ("no entry line", ENTRIES.replace(b"entry ", b"entrx ", 1), "wanted an entry line"),
     ("half an entry", ENTRIES[: ENTRIES.index(b"\n\n")], "wanted one or two entries"),
-    ("an unauthenticated line", ENTRIES.replace(b"\nindex", b"\nextra AAAA\nindex", 1), "another spelling"),
+    ("an unauthenticated line", ENTRIES.replace(b"\nindex", b"\nextra AAAA\nindex", 1), "another encoding"),
     ("an entry in another base64", ENTRIES.replace(b"entry ", b"entry =", 1), "base64"),
 ]
 
 
 @pytest.mark.parametrize(("why", "data", "message"), SPELLINGS, ids=[s[0] for s in SPELLINGS])
-def test_any_other_spelling_is_refused(why: str, data: bytes, message: str) -> None:
+def test_any_other_encoding_is_refused(why: str, data: bytes, message: str) -> None:
     with pytest.raises(MalformedError, match=message):
         parse_evidence(data)
 

@@ -27,7 +27,7 @@ OTHER = "log.test/other"
 
 @dataclass
 class MemorySource:
-    """Public records that grow, shrink or change as ``entries`` do; signed by whoever holds ``key``."""
+    """Public records that grow, shrink or change as ``entries`` do; signed by anyone who holds ``key``."""
 
     entries: list[bytes]
     key: Ed25519PrivateKey
@@ -111,7 +111,7 @@ def test_before_the_founding_there_is_nothing_to_stand_on(tmp_path: Path) -> Non
 
 
 def succeeded(f: Federation) -> MemorySource:
-    """The log of another coordinator, who goes on from where this one ended."""
+    """The log of another coordinator, who continues from where this one ended."""
     at, other = served(f).seen(), key_of("other log")
     heir = {"name": "heir", "key": public_hex(key_of("heir")), "log": format_vkey(OTHER, raw_public(other))}
     data = f.amendment(f.amended(coordinator=heir, succeeds=at.model_dump()), *NAMES)
@@ -301,7 +301,7 @@ def test_what_a_failed_look_has_read_is_not_the_state(tmp_path: Path) -> None:
     with pytest.raises(SignatureError):
         node.sync()
     assert (node.size, node.state) == (1, at)
-    # Nothing of it stays in the way, even where the true log goes on otherwise.
+    # Nothing of it stays in the way, even where the true log continues otherwise.
     other = Federation()
     other.say("coop", Identity(institution="coop", transport_key="G" * 44))
     source.entries, source.key = other.entries, other.log_key

@@ -1,4 +1,4 @@
-"""A fork says where it comes from; whoever joins holds that against the old log, and an auditor is told of it."""
+"""A fork says where it comes from; anyone who joins holds that against the old log, and an auditor is told of it."""
 
 from pathlib import Path
 

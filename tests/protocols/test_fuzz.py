@@ -1,4 +1,4 @@
-"""Whatever bytes arrive, a parser accepts them in their one spelling or refuses them; nothing else escapes.
+"""Whatever bytes arrive, a parser accepts them in their one encoding or refuses them; nothing else escapes.
 
 The targets are in ``fuzz/targets.py``, and their corpus of valid samples in ``fuzz/corpus/``. A longer hunt:
 ``python -m tests.fuzz.run TARGET -max_total_time=SECONDS NEW_FOLDER tests/fuzz/corpus/TARGET``.
@@ -108,7 +108,7 @@ def replaced(value: canonical.Json) -> Iterator[canonical.Json]:
 
 
 def restructured(target: str, data: bytes) -> Iterator[bytes]:
-    """The edits of a sample that is JSON, or that has JSON behind a length, each spelled as it should be."""
+    """The edits of a sample that is JSON, or that has JSON behind a length, each encoded as it should be."""
     start = 8 if target in ("adapter", "delta", "encoded", "layout") else 0
     end = start + int.from_bytes(data[:start], "little") if start else len(data)
     if data[start : start + 1] != b"{":
@@ -121,7 +121,7 @@ def restructured(target: str, data: bytes) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))
-def test_a_small_change_is_accepted_in_its_one_spelling_or_refused(target: str) -> None:
+def test_a_small_change_is_accepted_in_its_one_encoding_or_refused(target: str) -> None:
     rng = random.Random(target)
     results = [accepts(target, data) for sample in samples(target).values() for data in edits(sample, rng)]
     assert False in results
@@ -130,7 +130,7 @@ def test_a_small_change_is_accepted_in_its_one_spelling_or_refused(target: str) 
 @pytest.mark.parametrize(
     "target", ["adapter", "delta", "encoded", "envelope", "join", "json", "layout", "statement", "verdict"]
 )
-def test_a_value_of_any_other_type_is_accepted_in_its_one_spelling_or_refused(target: str) -> None:
+def test_a_value_of_any_other_type_is_accepted_in_its_one_encoding_or_refused(target: str) -> None:
     results = [accepts(target, data) for sample in samples(target).values() for data in restructured(target, sample)]
     assert len(results) > 100
     assert target == "json" or False in results

@@ -82,7 +82,7 @@ def test_rfc8032_section_7_1_test_2() -> None:
         verify_signature(public, signature, b"\x73")
 
 
-def test_a_public_key_has_one_spelling() -> None:
+def test_a_public_key_has_one_encoding() -> None:
     key = Ed25519PrivateKey.generate()
     with pytest.raises(MalformedError):
         verify_signature(public_hex(key).upper(), key.sign(b"x"), b"x")

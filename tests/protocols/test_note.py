@@ -47,7 +47,7 @@ KEY64 = SPEC_VKEY.rsplit("+", 1)[1]
     ("vkey", "why"),
     [
         (f"example.com/foo+530d903b+{KEY64}", "the stated ID is not the key's"),
-        (f"example.com/foo+530D903A+{KEY64}", "upper-case hex is another spelling"),
+        (f"example.com/foo+530D903A+{KEY64}", "upper-case hex is another encoding"),
         (f"example.com/fooo+530d903a+{KEY64}", "the ID binds the name"),
         (f"example.com/foo+{KEY64}", "no ID"),
         (f"+530d903a+{KEY64}", "no name"),
@@ -59,7 +59,7 @@ KEY64 = SPEC_VKEY.rsplit("+", 1)[1]
         ("example.com/foo+530d903a+", "no key"),
     ],
 )
-def test_any_other_spelling_of_a_vkey_is_refused(vkey: str, why: str) -> None:
+def test_any_other_encoding_of_a_vkey_is_refused(vkey: str, why: str) -> None:
     with pytest.raises(MalformedError):
         parse_vkey(vkey)
 

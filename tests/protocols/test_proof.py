@@ -103,7 +103,7 @@ def test_a_proof_of_something_else_is_refused(data: bytes, entry: bytes, error: 
         (GOOD + b"x" * 1_200_000, "over the size bound"),
     ],
 )
-def test_any_other_spelling_is_refused(data: bytes, why: str) -> None:
+def test_any_other_encoding_is_refused(data: bytes, why: str) -> None:
     with pytest.raises(MalformedError):
         parse_proof(data)
 

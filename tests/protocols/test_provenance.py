@@ -291,7 +291,7 @@ def test_a_contribution_is_the_release_byte_for_byte() -> None:
     assert (check.verdict, check.named.what, check.named.institution) == ("holds", "contribution", "delta")
     assert check.sentence.endswith("start and delta make it, byte for byte")
     (unread,) = check_foreign(shelf(outer), [shelf(inner)])
-    assert (unread.verdict, unread.sentence.endswith("not made again")) == ("holds", True)
+    assert (unread.verdict, unread.sentence.endswith("not recomputed")) == ("holds", True)
 
 
 def test_a_contribution_that_is_one_grid_step_off_fails() -> None:

@@ -266,7 +266,7 @@ def test_only_markup_passes_unescaped() -> None:
     assert el("p", "<b>", el("i", "&"), title='"x"') == '<p title="&quot;x&quot;">&lt;b&gt;<i>&amp;</i></p>'
     assert join(("<", Html("<br>"))) == "&lt;<br>"
     assert foreign("<") == "<bdi>&lt;</bdi>"
-    # Joining markup and text with + gives text: whoever forgets join() gets it escaped, not trusted.
+    # Joining markup and text with + gives text: anyone who forgets join() gets it escaped, not trusted.
     assert escape(Html("<b>") + "<i>") == "&lt;b&gt;&lt;i&gt;"
 
 
@@ -313,7 +313,7 @@ def test_what_a_refusal_rests_on_stands_in_the_page_the_report_and_the_story() -
     print_report(outcome.report, Console(file=said, width=200))
     assert f"probes of clinic: {words}" in said.getvalue()
     told = list(tell(folded(f)))[-1].sentence
-    assert told == f"clinic does not use the release of round 2: below our bar; held to {words}"
+    assert told == f"clinic does not use the release of round 2: below our bar; checked against {words}"
 
 
 def test_the_page_has_words_for_every_kind_of_entry() -> None:

@@ -1,4 +1,4 @@
-"""A compact's rule: closed models, told apart by name, and one spelling of each on both sides of JSON."""
+"""A compact's rule: closed models, told apart by name, and one encoding of each on both sides of JSON."""
 
 from typing import Any, get_args
 

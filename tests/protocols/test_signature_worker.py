@@ -45,7 +45,7 @@ def test_a_frame_gives_its_claims_back_and_nothing_of_the_next(claims: list[Clai
 
 
 @given(st.binary(max_size=300), st.integers(0, 2))
-def test_whatever_is_read_is_a_frame_in_its_one_spelling_or_refused(data: bytes, claims: int) -> None:
+def test_whatever_is_read_is_a_frame_in_its_one_encoding_or_refused(data: bytes, claims: int) -> None:
     body = data + encode_frame(CLAIMS[:claims])[4:] if claims else data
     frame = len(body).to_bytes(4, "big") + body
     try:

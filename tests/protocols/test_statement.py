@@ -1,4 +1,4 @@
-"""Statements: closed schemas, one spelling, and a subject that cannot disagree with the predicate."""
+"""Statements: closed schemas, one encoding, and a subject that cannot disagree with the predicate."""
 
 import json
 import re
@@ -87,7 +87,7 @@ def test_an_entry_names_its_leaf_by_its_own_bytes() -> None:
 
 
 def second_parse(payload: bytes) -> Statement:
-    """Parse the value first, in its one spelling, then its parts; and hold the whole against what they make."""
+    """Parse the value first, in its one encoding, then its parts; and hold the whole against what they make."""
     value = canonical.parse(payload, max_bytes=MAX_ENTRY_BYTES)
     match value:
         case {"predicateType": str(uri), "predicate": {"header": header, "body": body}} if uri in PREDICATES:
@@ -163,7 +163,7 @@ def spliced(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def edited(draw: st.DrawFn) -> bytes:
-    """A good payload with one value in it exchanged for one of any type, canonically spelled."""
+    """A good payload with one value in it exchanged for one of any type, canonically encoded."""
     whole = json.loads(draw(st.sampled_from(PAYLOADS)))
     at = whole
     while True:
@@ -213,7 +213,7 @@ def test_the_two_parsers_are_not_merely_at_one_in_refusing(payload: bytes) -> No
         (b"{", b" {", "white space"),
     ],
 )
-def test_a_payload_in_any_other_spelling_is_refused(old: bytes, new: bytes, why: str) -> None:
+def test_a_payload_in_any_other_encoding_is_refused(old: bytes, new: bytes, why: str) -> None:
     payload = STATEMENT.payload().replace(old, new)
     assert payload != STATEMENT.payload()
     for parse in (parse_statement, second_parse):

@@ -371,7 +371,7 @@ def test_a_failed_commit_releases_nothing_and_only_a_restart_goes_on(tmp_path: P
     store.error = None
     # The kernel may call the next sync a success though the bytes are gone.
     for action in (lambda: witness.add_checkpoint(place.log.request(4, 9)), lambda: witness.latest(KEY_OF)):
-        with pytest.raises(StorageError, match="mend the disk and start again"):
+        with pytest.raises(StorageError, match="fix the disk and start again"):
             action()
     store.close()
     place.start()

@@ -77,7 +77,7 @@ def diff(
 ) -> None:
     """Say how alike two adapters are, in all and module by module.
 
-    Cosines of products B·A tell what the two do to the model; those of the factors alone also see how each spells it.
+    Cosines of products B·A tell what the two do to the model; those of the factors alone also see how each encodes it.
 
     \b
     commonweal adapter diff ./clinic ./school

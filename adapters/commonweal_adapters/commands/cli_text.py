@@ -90,7 +90,7 @@ def print_merge(report: MergeReport, out: Path) -> None:
 
 
 def print_recompute(report: RecomputeReport) -> None:
-    """Print a release that was made again."""
+    """Print a release that was recomputed."""
     console = Console()
     _say(console, f"round {report.round}, {report.rule} of {', '.join(report.institutions)}")
     _say(console, f"logged      {report.logged_sha256}")

@@ -62,7 +62,7 @@ def decode_file(path: Path, like: Path, grid_bits: int, out: Path) -> CompressRe
 
     Raises:
         ConfigError: A file cannot be read.
-        BlobError: The encoded delta is not in its one spelling, or of another shape than ``like``.
+        BlobError: The encoded delta is not in its one encoding, or of another shape than ``like``.
         StorageError: The file cannot be written.
     """
     spec = load_sound(like).spec(grid_bits)

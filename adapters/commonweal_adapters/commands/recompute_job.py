@@ -1,4 +1,4 @@
-"""``commonweal adapter recompute``: a release made again from public records, and what it would be without a member."""
+"""``commonweal adapter recompute``: a release recomputed from public records, and what it would be without a member."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from commonweal_protocols.statements.values import Blob, Digest, Name
 
 @dataclass(frozen=True, slots=True)
 class RecomputeReport:
-    """A release made again; and where somebody was left out, how far that moves it.
+    """A release recomputed; and where somebody was left out, how far that moves it.
 
     Distances are L2 norms over all elements in millionths of an adapter's unit.
     """
@@ -32,7 +32,7 @@ class RecomputeReport:
     round_micros: int
     """From the start to the release."""
     error_micros: int | None
-    """How far the adapter made again is from the exact merge; None where that is 0 and the adapter is not.
+    """How far the adapter recomputed is from the exact merge; None where that is 0 and the adapter is not.
 
     Of a masked round this and the next are None: they need single deltas.
     """

@@ -5,7 +5,7 @@ floats and back loses nothing; and a weighted sum over a whole consortium stays 
 400 members · 10^9 (the largest weight) · 2^24 ≈ 6.7 · 10^18 < 2^63 ≈ 9.2 · 10^18.
 
 A value is rounded once, in :func:`to_grid`, by the institution that trained it. Nothing else here rounds: a float32
-file whose values are not on the grid is refused, not mended. No I/O, no clock, no randomness.
+file whose values are not on the grid is refused, not fixed. No I/O, no clock, no randomness.
 """
 
 from collections.abc import ItemsView, Mapping
@@ -72,7 +72,7 @@ def read_adapter(data: bytes, spec: AdapterSpec) -> GridTensors:
 
     Raises:
         BlobError: Not the spec's tensors, or a value that is not exactly q · 2^-grid_bits with q in ±2^24, in its
-            one spelling: NaN, an infinity, a subnormal and a negative zero are none.
+            one encoding: NaN, an infinity, a subnormal and a negative zero are none.
     """
     scale = np.float32(2.0**spec.grid_bits)
     values: dict[str, NDArray[np.int32]] = {}

@@ -16,9 +16,9 @@ With M the largest size in a block, s = ⌈M / 127⌉ or ⌈M / 7⌉ and |c · s
 positions; each of them all tensors' parts, by tensor name, one after the other in whole bytes. Its metadata has the
 encoding, and the SHA-256 of the tensors' names and shapes: their names would take more room than their values.
 
-*One spelling.* The bytes of a tensor follow from its integers: a block's scale is their greatest common divisor (0
+*One encoding.* The bytes of a tensor follow from its integers: a block's scale is their greatest common divisor (0
 where all are 0); where fewer than k are not 0, the zeros at the lowest indices are listed too; unused bits are 0. Any
-other spelling is refused. All sizes follow from the spec and the encoding, the header to the last byte, so a file can
+other encoding is refused. All sizes follow from the spec and the encoding, the header to the last byte, so a file can
 ask for nothing. No I/O, no clock, no randomness.
 """
 
@@ -112,7 +112,7 @@ def read_encoded(data: bytes, spec: AdapterSpec, encoding: Encoding) -> GridTens
 
     Raises:
         BlobError: Another header or size than the spec and the encoding give, an integer out of range, or another
-            spelling of the same integers than :func:`write_encoded` gives.
+            encoding of the same integers than :func:`write_encoded` gives.
     """
     header = _header(spec, encoding)
     size = len(header) + payload_bytes(spec, encoding)
@@ -132,7 +132,7 @@ def read_encoded(data: bytes, spec: AdapterSpec, encoding: Encoding) -> GridTens
         q = _decode(name, parts, plan)
         for part, again in _spell(name, q, plan).items():
             if again.tobytes() != parts[part].tobytes():
-                raise BlobError(f"tensor {name}: its {part} are another spelling of the same integers")
+                raise BlobError(f"tensor {name}: its {part} are another encoding of the same integers")
         values[name] = q.reshape(shapes[name])
     return GridTensors(values)
 
@@ -304,7 +304,7 @@ def _unpack_halves(packed: NDArray[np.generic], count: int) -> NDArray[np.int8]:
 
 
 def _decode(name: str, parts: dict[str, NDArray[np.generic]], plan: _Plan) -> NDArray[np.int32]:
-    """Return the flat integers that arrays stand for; whether this was their one spelling is not checked."""
+    """Return the flat integers that arrays stand for; whether this was their one encoding is not checked."""
     at: NDArray[np.int64] | slice = _unpack_positions(name, parts, plan) if plan.k < plan.n else slice(None)
     codes = _unpack_halves(parts["codes"], plan.k) if plan.bits == 4 else parts["codes"]
     # int64, in which no product of a stranger's scale wraps.

@@ -77,8 +77,9 @@ def load_residual(path: Path, spec: AdapterSpec) -> GridTensors:
 def save_residual(path: Path, residual: GridTensors, spec: AdapterSpec) -> None:
     """Replace the residual's file (a delta file, mode 0600) in one step; durable on return.
 
-    To be called before the update is submitted, with a path of its own for each round: a node goes on from the residual
-    of the round in which its newest logged update is. So no crash makes what was left out count twice, or not at all.
+    To be called before the update is submitted, with a path of its own for each round: a node continues from the
+    residual of the round in which its newest logged update is. So no crash makes what was left out count twice, or not
+    at all.
 
     Raises:
         BlobError: Not the spec's tensors.

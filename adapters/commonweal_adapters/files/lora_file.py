@@ -1,4 +1,4 @@
-"""Adapter files: safetensors, read as if a stranger had sent them, and written in one spelling.
+"""Adapter files: safetensors, read as if a stranger had sent them, and written in one encoding.
 
 Layout: 8 bytes header length N (unsigned, little-endian), N bytes of JSON, then the tensors' bytes. Everything that
 the header says is held against the consortium's spec before a tensor is looked at, and tensors are read-only views
@@ -153,7 +153,7 @@ def _size(shape: tuple[int, int]) -> int:
 
 
 def spell_header(tensors: Iterable[tuple[str, str, tuple[int, ...], int]], metadata: Mapping[str, str]) -> bytes:
-    """Return a safetensors file's length field and JSON, in the one spelling that we write.
+    """Return a safetensors file's length field and JSON, in the one encoding that we write.
 
     Args:
         tensors: Name, dtype, shape and size in bytes of each tensor, as they follow each other.
@@ -222,7 +222,7 @@ def _no_number(text: str) -> NoReturn:
 def _locate(data: bytes | mmap, spec: AdapterSpec, dtype: Dtype) -> dict[str, tuple[int, tuple[int, int]]]:
     """Check a whole file but for its values; return where in ``data`` each tensor begins, and its shape."""
     wanted = tensor_shapes(spec)
-    # Twice our own spelling leaves room for another writer's white space, and none for a bomb.
+    # Twice our own encoding leaves room for another writer's white space, and none for a bomb.
     entries, begin = _parse_header(data, 2 * len(_header(spec, dtype)))
     if entries.pop("__metadata__", _METADATA) != _METADATA:
         raise BlobError(f"header: wanted {_METADATA} as the metadata, or none")

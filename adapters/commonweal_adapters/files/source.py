@@ -1,9 +1,9 @@
 """Where a merge reads deltas from: a slice of a tensor at a time, from memory or from a file.
 
 A rule looks at all institutions' values of a few thousand elements, then at the next few thousand. So a merge's memory
-does not grow with the adapters: ``CHUNK`` elements of each delta for each thread. Values are held to ±``LIMIT`` as they
-are read. The only I/O of this package's arithmetic is here: reads of files that the caller opened, and one temporary
-file of its own.
+does not grow with the adapters: ``CHUNK`` elements of each delta for each thread. Values are limited to ±``LIMIT`` as
+they are read. The only I/O of this package's arithmetic is here: reads of files that the caller opened, and one
+temporary file of its own.
 """
 
 import mmap

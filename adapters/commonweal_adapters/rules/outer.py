@@ -63,7 +63,7 @@ def outer_step(
 
         moved, *kept = step(read(mean), *map(read, before))
         for tensors, values in zip(after, kept, strict=True):
-            # Held to ±2^24 as int64, before a cast could wrap.
+            # Limited to ±2^24 as int64, before a cast could wrap.
             check_range(f"{rule.name} state {chunk.name}", values)
             tensors[chunk.name].reshape(-1)[chunk.begin : chunk.end] = values
         store(out, start, chunk, moved)

@@ -1,4 +1,4 @@
-"""Merges of a higher rank than their inputs, for whoever may publish one: stacking, and the residual of a mean.
+"""Merges of a higher rank than their inputs, for anyone who may publish one: stacking, and the residual of a mean.
 
 A compact's releases all have its spec's rank, so these are no rules of a compact; they are what the stated error of
 those is measured against, and what a base model can be updated with. Each result comes with its own spec. Integers

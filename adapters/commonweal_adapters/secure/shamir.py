@@ -2,7 +2,7 @@
 
 A secret s is the value at 0 of a random polynomial of degree t - 1, and the share at x = 1 … n is its value there: any
 t shares give s, and fewer say nothing about it. Integers of Python; they do not take constant time, which is why
-shares are handled by the secret's owner, a holder that learns its own share anyway, and whoever unmasks.
+shares are handled by the secret's owner, a holder that learns its own share anyway, and anyone who unmasks.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,6 +1,7 @@
 """A compact's choke points: where one party could stop a consortium, or decide for it, with the numbers.
 
-A compact with warnings is valid: a small consortium has few to choose from. Whoever signs should have read them. Pure.
+A compact with warnings is valid: a small consortium has few to choose from. Anyone who signs should have read them.
+Pure.
 """
 
 from collections.abc import Iterator

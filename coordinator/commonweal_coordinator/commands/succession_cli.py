@@ -102,7 +102,7 @@ def succeed(
 ) -> None:
     """Draft the version of the compact under which this standby follows the coordinator that is gone.
 
-    It goes on from the longest history that it finds, in its own mirror and in the copies given. Members sign with
+    It continues from the longest history that it finds, in its own mirror and in the copies given. Members sign with
     `commonweal node amend --invite INVITE`, while `commonweal coordinator run` serves the draft; with enough signatures
     the new log begins, with all that was in the old one.
     """

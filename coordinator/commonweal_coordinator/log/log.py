@@ -17,6 +17,8 @@ and must never come from a backup: it is what tells a store that was rolled back
 not look into entries, knows no clock, and has one writer.
 """
 
+# Long because publishing and recovery run the same code, in an order that is read in one place.
+
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -318,7 +320,7 @@ class Log:
     def _rehash(self, batch: bytes, checkpoint: Checkpoint) -> Frontier:
         """Check the very bytes that will be published against the root that will be signed; return the new frontier.
 
-        Logs have died of one flipped bit between hashing and writing. Once signed, it cannot be mended.
+        Logs have died of one flipped bit between hashing and writing. Once signed, it cannot be fixed.
         """
         frontier = self._frontier.copy()
         old_size, files = _unpack(batch, checkpoint.size)
@@ -422,9 +424,9 @@ class Log:
             raise InconsistentError(f"{what}: wanted a checkpoint of {self._verifier.name} under this key: {e}") from e
 
     def _load(self, checkpoint: Checkpoint) -> None:
-        """Read every tile, re-hash them to the signed root, and re-hash the last bundle, where the next append goes on.
+        """Read every tile, re-hash them to the signed root, and re-hash the last bundle, which the next append extends.
 
-        Older bundles are left to whoever replays the log.
+        Older bundles are left to anyone who replays the log.
         """
         for tile in new_tiles(0, checkpoint.size):
             data = self._read_exactly(tile.path, tile.width * HASH_BYTES)

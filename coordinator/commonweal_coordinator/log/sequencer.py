@@ -65,7 +65,7 @@ class Sequencer:
     """The log, and the state that it stands for. Thread-safe.
 
     Callers wait in a bounded queue; one thread takes what waits, until it has :data:`BATCH_ENTRIES`, as one batch. So
-    the cost of a sync and of a round trip to the witnesses is shared by whoever comes at the same time, and an entry
+    the cost of a sync and of a round trip to the witnesses is shared by anyone who comes at the same time, and an entry
     that comes alone waits for nobody.
     """
 
@@ -141,7 +141,7 @@ class Sequencer:
             StorageError: It could not be made durable.
             UnavailableError: Too many wait, or too few witnesses answer: the same envelope may be sent again.
         """
-        # Signatures are the costly part, and are checked by whoever brings them.
+        # Signatures are the costly part, and are checked by anyone who brings them.
         waiting = _Waiting(data, open_entry(data), check)
         with self._queue:
             if self._closed:

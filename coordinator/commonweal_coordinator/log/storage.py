@@ -22,7 +22,7 @@ STAGING = "staging"
 
 
 class InconsistentError(StorageError):
-    """The store or the lock database is not what was signed last: rolled back, lost, damaged. A person must mend it."""
+    """The store or the lock database is not what was signed last: rolled back, lost, damaged. A person must fix it."""
 
 
 class UnsyncedError(StorageError):
@@ -139,7 +139,7 @@ class DiskStorage:
             elif existing != data:
                 raise InconsistentError(
                     f"{self._root / path}: exists with other bytes; a published file never changes: "
-                    "mend the disk or restore this file"
+                    "fix the disk or restore this file"
                 )
         self._put(missing, 0o444)
         # Of what was there before, the bytes were durable before they got their name; the name may not be yet.
@@ -182,7 +182,7 @@ class DiskStorage:
         except OSError as e:
             raise StorageError(
                 f"{self._root}: {len(files)} files cannot be written: {e.strerror}; "
-                "nothing is lost: mend that (free space, say)"
+                "nothing is lost: fix that (free space, say)"
             ) from e
         self._sync_names(files.keys())
 
@@ -245,8 +245,8 @@ class StorageSource:
 class LockDatabase:
     """The newest signed checkpoint, in an SQLite file of its own: the log's one source of truth.
 
-    Whoever opens it holds an flock on the file beside it, so a second coordinator on the same log is told at once. The
-    kernel drops the flock with the process. SQLite's own exclusive mode would need no second file, but it stops
+    Anyone who opens it holds an flock on the file beside it, so a second coordinator on the same log is told at once.
+    The kernel drops the flock with the process. SQLite's own exclusive mode would need no second file, but it stops
     SQLite from reading the file anew, and then the compare-and-swap would be no net for the case that the lock fails.
     """
 

@@ -1,7 +1,7 @@
 """What keeps a log answering and its checkpoint fresh, without a person. The daemon calls; nothing here has a thread.
 
 A log that has stopped after a failed write is opened anew by the functions of a start: they read everything again and
-hold it to what was signed. Two failures are not mended so. What is not what was signed last stays refused, since going
+hold it to what was signed. Two failures are not fixed so. What is not what was signed last stays refused, since going
 on could fork the log. And after a failed sync Linux may show pages that the disk does not have, so nothing that this
 process reads is a proof; it must end, and say so with its exit code. Nothing with a failed sync ever got its public
 name, and opening writes the lock database anew, so the next start believes nothing that was not synced.
@@ -41,7 +41,7 @@ def reopen(
         What ``open_log`` gives; None if the wait was ended.
 
     Raises:
-        InconsistentError, UnsyncedError: No opening may mend this.
+        InconsistentError, UnsyncedError: No opening may fix this.
         PeerError: The log breaks its own compact.
     """
     pause = FIRST_PAUSE_SECONDS
@@ -105,6 +105,6 @@ class Freshness:
         if now < self._retry_at:
             return
         self._retry_at = now + _WAITING_SECONDS
-        # Whoever sent it was told, and the cosigner has said which witness is missing.
+        # Anyone who sent it was told, and the cosigner has said which witness is missing.
         with suppress(UnavailableError):
             log.refresh()

@@ -4,8 +4,8 @@ A *run* is Flower's word for one piece of carrying: here one round's invitation,
 connected, and the signed answers back. Runs are expendable. Nothing is kept in them that is not in the log, a lost run
 is started anew for the same round, and an answer that comes twice is logged once.
 
-The SuperLink serves nodes, and its control interface, at one address over TLS. Whoever reaches that can start or stop
-runs; a run that this daemon did not start is never carried out, and one that is stopped is started anew.
+The SuperLink serves nodes, and its control interface, at one address over TLS. Anyone who reaches that can start or
+stop runs; a run that this daemon did not start is never carried out, and one that is stopped is started anew.
 """
 
 import logging
@@ -79,7 +79,7 @@ class _Grid(HttpGrid):  # type: ignore[misc]  # flwr is not typed for us
 
 @dataclass(slots=True)
 class _Run:
-    """One run; ``over`` is set by whoever ends it."""
+    """One run; ``over`` is set by anyone who ends it."""
 
     round_number: int
     cohort_size: int

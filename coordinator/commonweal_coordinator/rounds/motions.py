@@ -1,7 +1,7 @@
 """The coordinator's part in motions: it ends those whose time has come, and carries what was voted for.
 
 It decides nothing by that. Any member may end a motion as well, and what comes of it is the fold's; a compact that was
-voted for is in force by its members' ballots, whoever brings it.
+voted for is in force by its members' ballots, no matter who brings it.
 """
 
 import logging

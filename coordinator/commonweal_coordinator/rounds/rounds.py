@@ -67,7 +67,7 @@ def decide(state: State, *, target: int, elapsed_seconds: float, impossible: Col
         target: How many ratified releases are wanted.
         elapsed_seconds: Since this daemon first saw the newest round in its present stage (open, released, or over; in
             a masked round that is open, each of its stages).
-        impossible: Round entries whose recalled release could not be made again.
+        impossible: Round entries whose recalled release could not be recomputed.
     """
     if (again := _recalled(state, impossible)) is not None:
         left = ", ".join(name for name, _ in again.accepted())
@@ -123,7 +123,7 @@ def _masked(r: RoundState, masking: Masking, awaited: Collection[str], elapsed_s
 
 
 def _recalled(state: State, impossible: Collection[Digest]) -> RoundState | None:
-    """The first round whose release is to be made again without an update that the members have recalled."""
+    """The first round whose release is to be recomputed without an update that the members have recalled."""
     return next((r for r in state.rounds if r.wants_release_again and r.leaf not in impossible), None)
 
 
@@ -312,7 +312,7 @@ class RoundDriver:
             self._sequencer.say(self._made(state, r))
         except BlobError as e:
             # The round is long over, so there is nothing to close: the release before it stays in its place.
-            log.error("round %d: its release cannot be made again: %s", r.round.round, e)
+            log.error("round %d: its release cannot be recomputed: %s", r.round.round, e)
             self._impossible.add(r.leaf)
 
     def _made(self, state: State, r: RoundState) -> Release:

@@ -6,8 +6,8 @@
     .partial/<key>/<sha256>   what a member has sent so far of a blob that is not complete; nobody reads it
 
 A name under ``blob/`` never holds other bytes than its digest says, whatever crashes. An unfinished upload survives a
-broken connection, a full disk and a restart, and goes on where it stopped. Each member has few unfinished uploads, each
-of them no larger than declared, in a folder of its own: no member can spoil or crowd out another's. The digest is
+broken connection, a full disk and a restart, and continues where it stopped. Each member has few unfinished uploads,
+each of them no larger than declared, in a folder of its own: no member can spoil or crowd out another's. The digest is
 taken of what lies on the disk, not of what went by, so that it also covers what earlier attempts left.
 
 What it does not do: decide who may upload (``exchange``), or delete complete blobs, which records may name for ever.

@@ -1,7 +1,7 @@
 """The exchange over gRPC: members put blobs, anyone gets them. Content decides names, a signed permit decides entry.
 
 ``Put`` takes a header, then chunks from the header's offset on. Where the stream ends early, or the offset is not where
-the upload stands, the answer says how much is here and the client goes on from there; so a broken connection costs at
+the upload stands, the answer says how much is here and the client continues from there; so a broken connection costs at
 most the chunk in flight. Nothing of a ``Put`` is stored before its permit, its member and its size are checked.
 
 Every call has an end: a client that neither sends nor takes is cut off after ``Limits.call_seconds``, and resumes if it

@@ -1,6 +1,6 @@
 """Errors as gRPC statuses: one table, one way out.
 
-What is wrong with a peer's bytes goes to the peer in full, because it needs the wanted and the got to mend them. What
+What is wrong with a peer's bytes goes to the peer in full, because it needs the wanted and the got to fix them. What
 is wrong on our side goes to our log; the peer reads the class name only, since those messages hold paths.
 """
 
@@ -56,7 +56,7 @@ def abort(context: grpc.ServicerContext, error: CommonwealError, status: grpc.St
     if isinstance(error, PeerError):
         details = refusal(error)
     else:
-        # Being asked too early is everyday; the rest is for the operator to mend.
+        # Being asked too early is everyday; the rest is for the operator to fix.
         log.log(logging.INFO if isinstance(error, UnavailableError) else logging.ERROR, "%s: %s", name, error)
     kind = next(k for k in type(error).__mro__ if k in STATUS)
     context.abort(status or STATUS[kind], details)

@@ -29,7 +29,7 @@ class Admission:
     def check(self, entry: Entry, state: State) -> None:
         """An update counts only once its delta is here, or the round could not be merged; and so for a compact.
 
-        Whoever is to vote on a compact can then read it.
+        Anyone who is to vote on a compact can then read it.
         """
         match entry.statement.predicate:
             case Update(delta=delta):

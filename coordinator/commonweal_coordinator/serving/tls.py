@@ -8,9 +8,9 @@
     server.key.pem      0600
 
 All keys are EC P-256. Loading what is there changes nothing, unless the names differ or the certificate runs out soon:
-then it is made anew under the same authority, so that no invite goes stale. TLS keeps strangers out of the line between
+then it is renewed under the same authority, so that no invite goes stale. TLS keeps strangers out of the line between
 a node and its coordinator; what the records say is proved by signatures and does not rest on it. Renewal happens when a
-daemon starts; there is no revocation: whoever loses ``ca.key.pem`` makes a new authority and sends new invites.
+daemon starts; there is no revocation: anyone who loses ``ca.key.pem`` makes a new authority and sends new invites.
 """
 
 import ipaddress
@@ -33,7 +33,7 @@ from commonweal_protocols.base.keys import write_private
 CA_LIFETIME = timedelta(days=3652)
 SERVER_LIFETIME = timedelta(days=825)
 RENEWAL = timedelta(days=60)
-"""A certificate that runs out within this is made anew."""
+"""A certificate that runs out within this is renewed."""
 _BACKDATED = timedelta(days=1)
 """For nodes whose clock is slow."""
 _DNS_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
@@ -136,7 +136,7 @@ def _load_certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(_read(path))
     except ValueError as e:
-        raise StorageError(f"{path}: not a certificate; move it away and start again to have it made anew") from e
+        raise StorageError(f"{path}: not a certificate; move it away and start again to have it renewed") from e
 
 
 def _read(path: Path) -> bytes:

@@ -3,8 +3,8 @@
 The log's own files may lie elsewhere than the blobs (in an object store); readers cannot tell. Bundles, tiles and blobs
 never change and say so; the checkpoint is always asked for anew (C2SP tlog-tiles). Anything else under the folder is
 not served. The page (``/`` and ``/verify.html``) is one file without any other request, whose script and style are the
-only ones that its policy lets a browser run. Whoever runs this server could serve another page: a reader who does not
-trust it opens a copy from elsewhere, so log and tiles may be read across origins.
+only ones that its policy lets a browser run. Anyone who runs this server could serve another page: a reader who does
+not trust it opens a copy from elsewhere, so log and tiles may be read across origins.
 """
 
 import base64

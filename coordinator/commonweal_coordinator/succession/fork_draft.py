@@ -15,6 +15,7 @@ from commonweal_protocols.statements.invite import Card
 from commonweal_protocols.statements.values import Name
 
 
+# Long because each field of the forked compact is decided here, one after the other.
 def draft_fork(
     replica: Replica,
     name: Name,

@@ -47,7 +47,7 @@ def link_blobs(home: Path) -> None:
 
 
 class Standby:
-    """One mirror. Whatever interrupts it, the next step goes on where the last one was."""
+    """One mirror. Whatever interrupts it, the next step continues where the last one was."""
 
     def __init__(self, home: Path, source: Source, consortium: Digest, min_free_bytes: int) -> None:
         """Set up; nothing is read yet.

@@ -114,7 +114,7 @@ def keep_history(home: Path, history: History) -> None:
 
 
 def carry_blobs(store: BlobStore, history: History, sources: Sequence[Source]) -> tuple[Blob, ...]:
-    """Fetch what the entries name and is not here from whoever has it; returns what nobody has.
+    """Fetch what the entries name and is not here from anyone who has it; returns what nobody has.
 
     Raises:
         StorageError: This disk is full or damaged.
@@ -154,7 +154,7 @@ class Succession:
         return cls(home, consortium) if (home / SUCCESSION).exists() else None
 
     def entries(self) -> list[bytes]:
-        """Return the new log's first batch; the same one each time, whoever signs later.
+        """Return the new log's first batch; the same one each time, no matter who signs later.
 
         Raises:
             RuleError: Signatures are missing; says whose.
@@ -179,7 +179,7 @@ def begin_log(
 ) -> Log:
     """Return a log that begins with these entries, as one step: the one place where a log comes into being.
 
-    After a crash, or where it was not cosigned, the same call again goes on.
+    After a crash, or where it was not cosigned, the same call again continues.
 
     Raises:
         UnavailableError: Too few witnesses answer.

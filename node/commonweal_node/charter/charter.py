@@ -63,7 +63,7 @@ class Charter(Articles):
         )
 
     def digest(self) -> Digest:
-        """The digest of its canonical form: the same for every spelling of one charter."""
+        """The digest of its canonical form: the same for every encoding of one charter."""
         return self.record().digest()
 
     def refusal(self, r: Round) -> str:

@@ -34,7 +34,7 @@ NationalId = Literal[
 
 
 class License(Closed):
-    """Keep rows under these licenses, as their source spells them. A row that names none is dropped."""
+    """Keep rows under these licenses, as their source encodes them. A row that names none is dropped."""
 
     stage: Literal["license"]
     licenses: Annotated[tuple[Label, ...], Field(min_length=1, max_length=20)]

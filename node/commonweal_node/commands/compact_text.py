@@ -12,7 +12,7 @@ _DELTA = 1e-6
 
 
 def describe_terms(compact: Compact) -> Iterator[tuple[str, str]]:
-    """Yield each term's name and what it says, a line each. A line without a name goes on with the term before it."""
+    """Yield each term's name and what it says, a line each. A line without a name continues with the term before it."""
     adapter, quorum = compact.adapter, compact.quorum
     yield "base", f"{printable(compact.base.reference)}, sha256 {compact.base.sha256[:16]}…"
     yield "adapter", f"rank {adapter.rank}, alpha {adapter.alpha}, scaling {adapter.scaling}"
@@ -32,7 +32,7 @@ def describe_terms(compact: Compact) -> Iterator[tuple[str, str]]:
 
 
 def _deltas(compact: Compact) -> Iterator[tuple[str, str]]:
-    """How a delta is spelled."""
+    """How a delta is encoded."""
     encoding, grid = compact.encoding, f"whole steps of 2^-{compact.adapter.grid_bits}"
     if encoding is None:
         yield "deltas", f"every element, in {grid}"

@@ -71,7 +71,7 @@ def add(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Copy rows into the node's own store, in one spelling. A row that breaks the schema is named by file and line."""
+    """Copy rows into the node's own store, in one encoding. A row that breaks the schema is named by file and line."""
     store, mapping = Store(home), parse_mapping(columns or [])
     side = _split(split)
     for path in sources:
@@ -181,7 +181,7 @@ def curate(
     as_json: AsJson = False,
     passphrase_file: Annotated[Path | None, typer.Option(help="The file with the key's passphrase.")] = None,
 ) -> None:
-    """Curate all sources by the charter's data policy, and sign what was done. Goes on where it was interrupted."""
+    """Curate all sources by the charter's data policy, and sign what was done. Continues where it was interrupted."""
     from commonweal_node.rows.engine import is_done, plan, remove_stale, run_stages
     from commonweal_node.rows.finish import Signer, complete, write_reports
 

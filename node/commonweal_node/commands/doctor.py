@@ -1,4 +1,4 @@
-"""``commonweal node doctor``: is this host fit to be a node, and if not, what mends it.
+"""``commonweal node doctor``: is this host fit to be a node, and if not, what fixes it.
 
 Each check looks at one thing and never changes anything.
 """
@@ -38,19 +38,19 @@ _TIMEOUT_SECONDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. ``mend`` says what to do where ``ok`` is false."""
+    """One thing that was looked at. ``fix`` says what to do where ``ok`` is false."""
 
     name: str
     ok: bool
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
-def _guard(name: str, mend: str, look: Callable[[], str]) -> Check:
+def _guard(name: str, fix: str, look: Callable[[], str]) -> Check:
     try:
         return Check(name, True, look())
     except (CommonwealError, OSError, http.client.HTTPException) as e:
-        return Check(name, False, str(e), mend)
+        return Check(name, False, str(e), fix)
 
 
 def _key(path: Path, passphrase: bytes | None) -> str:
@@ -138,6 +138,7 @@ def _clock(invite: Invite) -> str:
     return f"{skew:+.0f} s from the coordinator's"
 
 
+# Long because it is one table: a check a line.
 def examine(
     home: Path,
     config: NodeConfig,

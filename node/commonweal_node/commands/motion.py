@@ -37,7 +37,7 @@ Which = Annotated[str, typer.Argument(help="The beginning of the motion's leaf h
 
 
 class _Terms(BaseModel):
-    """A file of terms that a motion changes: any, as the compact spells them."""
+    """A file of terms that a motion changes: any, as the compact encodes them."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 

@@ -82,7 +82,7 @@ def init(
     ] = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Make this institution's keys, card and settings. Then send card.json to whoever drafts the compact."""
+    """Make this institution's keys, card and settings. Then send card.json to anyone who drafts the compact."""
     from commonweal_node.connection.flower import create_transport_key
     from commonweal_node.connection.witness import create_witness
 
@@ -166,8 +166,9 @@ def amend(
 ) -> None:
     """Read the draft of the compact's next version, see what it changes, and sign it.
 
-    It is held to the log as this host verifies it, and is in force once enough members of both versions have signed.
-    With the invite of a successor this node, running or not, says and cosigns nothing more under the old coordinator.
+    It is checked against the log as this host verifies it, and is in force once enough members of both versions have
+    signed. With the invite of a successor this node, running or not, says and cosigns nothing more under the old
+    coordinator.
     """
     from commonweal_node.connection.keyring import KeyRing
     from commonweal_node.institution.join import change_over, check_amendment_draft, sign_draft, succeeded_by
@@ -277,7 +278,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Check keys, rows, charter, probes, disk, memory, ports, clock and base, and say what mends each.
+    """Check keys, rows, charter, probes, disk, memory, ports, clock and base, and say what fixes each.
 
     Exit 4: something is ill.
     """
@@ -296,7 +297,7 @@ def doctor(
         table = Table("check", "", "found", "what to do")
         for c in checks:
             word = "[green]ok[/]" if c.ok else "[red]ill[/]"
-            table.add_row(c.name, word, escape(c.found), "" if c.ok else escape(c.mend))
+            table.add_row(c.name, word, escape(c.found), "" if c.ok else escape(c.fix))
         Console().print(table)
     if not all(c.ok for c in checks):
         raise typer.Exit(4)

@@ -6,11 +6,13 @@ raised; everything else is an UnavailableError.
 
 Retries: only ``UNAVAILABLE``, a few times, with growing and jittered pauses. Every call here may be repeated safely:
 the same envelope gets the same index, a signature counts once, blobs are named by content. A transfer is resumed rather
-than repeated, and one that is cut off by its deadline goes on as long as bytes move; so a slow link makes a transfer
+than repeated, and one that is cut off by its deadline continues as long as bytes move; so a slow link makes a transfer
 long, and only a dead one makes it fail.
 
 What the coordinator answers is not verified here, but for a blob's digest: proofs and checkpoints are for the caller.
 """
+
+# Long because every call shares one rule of time-outs, retries and resumed transfers.
 
 import hashlib
 import os
@@ -263,7 +265,7 @@ class CoordinatorClient:
         return reply
 
     def _put(self, source: "_Source", header: pb.PutHeader, at: pb.StatReply, report: Progress) -> None:
-        """Send, until the coordinator has it all; each call goes on from what it says it holds."""
+        """Send, until the coordinator has it all; each call continues from what it says it holds."""
         blob = Blob(sha256=header.sha256, size_bytes=header.size_bytes)
         furthest, vain = at.received_bytes, 0
         while not at.complete:
@@ -386,7 +388,7 @@ class _Source:
 
     def __init__(self, source: bytes | Path) -> None:
         self._name = str(source) if isinstance(source, Path) else "blob"
-        # gRPC swallows what its sending thread raises; whoever made the call looks here.
+        # gRPC swallows what its sending thread raises; anyone who made the call looks here.
         self.trouble: StorageError | None = None
         try:
             self._from: bytes | BinaryIO = source.open("rb") if isinstance(source, Path) else source

@@ -23,7 +23,7 @@ _NEXT = "institution.next.pem"
 
 
 class KeyRing:
-    """Both keys. Owned by whoever holds the institution's turn."""
+    """Both keys. Owned by anyone who holds the institution's turn."""
 
     def __init__(self, home: Path, passphrase: bytes | None) -> None:
         """Load the present key.

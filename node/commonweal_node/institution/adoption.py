@@ -1,6 +1,6 @@
 """What a node decides on a release, and on what that rests: this community's own held-out rows, and its charter's bars.
 
-It signs nothing and says nothing: whoever holds the institution's turn does.
+It signs nothing and says nothing: anyone who holds the institution's turn does.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,7 @@ class Deciding:
         """Choose a blend, measure it beside the base, the own adapter and the release alone, and hold it to the bars.
 
         Args:
-            number: The release's round, for whoever watches.
+            number: The release's round, for anyone who watches.
             shared: The release.
             own: The institution's own adapter.
 

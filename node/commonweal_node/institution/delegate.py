@@ -1,8 +1,8 @@
 """Speaking for a consortium in another one: a model side that trains nothing, and gives what that one has released.
 
 Before anything is given, that consortium's log is audited as a whole and every merge in it computed again, as
-``other_consortium`` has it. Whoever doubts it holds the two logs to each other (``commonweal audit foreign``): start +
-delta is the release, byte for byte. The delegate's own held-out rows measure and choose; that is its word alone.
+``other_consortium`` has it. Anyone who doubts it holds the two logs to each other (``commonweal audit foreign``): start
++ delta is the release, byte for byte. The delegate's own held-out rows measure and choose; that is its word alone.
 """
 
 from collections.abc import Callable
@@ -29,14 +29,14 @@ def check_speaks_for(config: NodeConfig, compact: Compact) -> None:
     """Check that settings and compact agree on whether this node speaks for a consortium, and for which.
 
     Raises:
-        ConfigError: They do not; says what mends it.
+        ConfigError: They do not; says what fixes it.
     """
     ours = config.speaks_for.consortium if config.speaks_for else None
     for member in compact.members:
         if member.institution == config.institution and member.consortium != ours:
             raise ConfigError(
                 f"[speaks_for]: wanted {_described(ours)}, as node.toml has it, got {_described(member.consortium)} in "
-                f"the compact, for {config.institution}; mend node.toml, or have the compact drafted with the card "
+                f"the compact, for {config.institution}; fix node.toml, or have the compact drafted with the card "
                 "that commonweal node init made (--speaks-for)"
             )
 
@@ -46,7 +46,7 @@ def _described(consortium: Digest | None) -> str:
 
 
 class Delegate:
-    """A learner (``institution``) in the name of a consortium; owned by whoever holds the institution's turn."""
+    """A learner (``institution``) in the name of a consortium; owned by anyone who holds the institution's turn."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Delegate:
         return self._given.named if self._given else None
 
     def membership(self, adapter: GridTensors) -> None:
-        """Return None: whoever trained the adapter may have measured it."""
+        """Return None: anyone who trained the adapter may have measured it."""
 
     def objection(self, state: State, start: GridTensors, frozen: Literal["A", "B"] | None) -> str:
         """Look for something to give, and say why there is nothing; empty if :meth:`train` will give it.

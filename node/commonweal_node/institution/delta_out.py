@@ -1,4 +1,4 @@
-"""What a node shows of a delta: clipped and noised where the compact says so, and spelled as the compact says.
+"""What a node shows of a delta: clipped and noised where the compact says so, and encoded as the compact says.
 
 The order is fixed: first privacy, since whatever follows is then only a function of what may be shown; then the
 encoding, whose residual stays here and goes into the next round's delta.

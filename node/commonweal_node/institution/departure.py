@@ -47,7 +47,7 @@ Nothing in here has to be believed. Offline, with the auditor's program and no m
 
 It checks every file's digest, every signature, every proof, and that the numbers in the entries' headers have no gap:
 each entry names its author's own number and the hash of the author's entry before. Whom to believe for the log and its
-witnesses, `compact.json` says; whoever knows that from elsewhere gives it: `--policy FILE` (C2SP tlog-policy).
+witnesses, `compact.json` says; anyone who knows that from elsewhere gives it: `--policy FILE` (C2SP tlog-policy).
 
 By hand: SHA-256 of a zero byte and the bytes of `entries/N.dsse` is the leaf hash; the hashes in `entries/N.tlog-proof`
 lead from it to the root of the signed checkpoint at that file's end (RFC 6962, C2SP tlog-proof).
@@ -80,7 +80,7 @@ def write_departure(home: Path, config: NodeConfig, directory: Path) -> Checked:
     """
     if directory.exists():
         raise ConfigError(f"{directory}: exists already; give another --out")
-    follower, source = follow(home)  # so that the log is held to what was seen of it before
+    follower, source = follow(home)  # so that the log is checked against what was seen of it before
     replica, note, said = _said(source, config.institution)
     replica.check_seen(follower.seen[0])
     partial = directory.with_name(f".{directory.name}.partial")

@@ -1,9 +1,11 @@
 """What an institution says, and when: answers to rounds, ratifications, adoptions.
 
-One turn at a time: whoever signs holds the turn, because statements form one chain. Nothing is signed that was not
+One turn at a time: anyone who signs holds the turn, because statements form one chain. Nothing is signed that was not
 checked here: a round against compact and charter, a release by computing it again, an adoption by this community's own
 held-out rows. What was once answered is answered the same again.
 """
+
+# Long because one class owns the one lock under which an institution signs; what it decides is in its neighbours.
 
 import logging
 import threading
@@ -83,7 +85,7 @@ class Consortium(Protocol):
 
 
 class Institution:
-    """One institution in one consortium. Thread-safe: every public method takes the turn."""
+    """One institution in one consortium. Thread-safe: every public method acquires the lock."""
 
     def __init__(
         self,
@@ -270,7 +272,7 @@ class Institution:
             if self._state_data(state) or self._withdraw(state) or self._mask(state):
                 return None
             for r in state.rounds:
-                # Whoever joined later need not compute the releases of all the years before.
+                # Anyone who joined later need not compute the releases of all the years before.
                 due = r.is_pending or (self._name in r.round.cohort and r.incident is None)
                 if r.release is None or r.release.recalled_by is not None:
                     continue
@@ -303,7 +305,7 @@ class Institution:
         return True
 
     def _mask(self, state: State) -> bool:
-        """Say what is due of us in a masked round that is open, but for the update. Whether it was said."""
+        """In an open masked round, submit the message this node owes. Returns True if one was submitted."""
         r = state.open_round
         forget_rounds(self._home, r.leaf if r else None)
         if r is None or r.masking is None or self._name not in r.round.cohort or self._name in r.refusals:

@@ -45,7 +45,7 @@ def _follow(home: Path, invite: Invite) -> Follower:
 def check_amendment_draft(home: Path, invite: Invite) -> tuple[bytes, Compact, State]:
     """Fetch the draft of the compact's next version; returns it with the state, verified here, that it would amend.
 
-    Where it names another coordinator, the history that this one goes on from must have all that was ever seen here.
+    Where it names another coordinator, the history that this one continues from must have all that was ever seen here.
 
     Raises:
         PeerError: There is no such draft, or it cannot follow the compact in force; or the log does not hold.
@@ -101,8 +101,8 @@ def check_draft(
 ) -> tuple[bytes, Compact]:
     """Fetch the draft and check it: the invite's consortium, with us in it, and with the start that its seed makes.
 
-    A draft of a later version is held to the consortium's log, which is read and verified for that. One that forks off
-    another consortium is held to that one's log.
+    A draft of a later version is checked against the consortium's log, which is read and verified for that. One that
+    forks off another consortium is checked against that one's log.
 
     Args:
         home: The node's home.

@@ -62,7 +62,7 @@ def parse_duration(text: str) -> int:
     """Return the seconds of ``30m``, ``36h`` or ``14d``.
 
     Raises:
-        ConfigError: Another spelling.
+        ConfigError: Another encoding.
     """
     found = _DURATION.fullmatch(text)
     if found is None:

@@ -64,7 +64,7 @@ def load_probes(home: Path, charter: Charter, names: Iterable[Name]) -> tuple[Pr
             key = "min_accuracy_millis" if p.measure == "distance" else "max_distance_millis"
             raise ConfigError(
                 f"charter: bars.probes {p.name}: wanted a bar on its {p.measure}, got {key} (its rows have "
-                f"{'dist' if p.measure == 'distance' else 'gold'}: mend the bar or the rows)"
+                f"{'dist' if p.measure == 'distance' else 'gold'}: fix the bar or the rows)"
             )
     return probes
 
@@ -125,7 +125,7 @@ def _asked(value: dict[str, object], where: str) -> tuple[Message, ...]:
     asked = value["messages"]
     if not isinstance(asked, list):
         raise ConfigError(f"{where}: messages: wanted a list that ends with the user, got {kind_of(asked)}")
-    # An answer stands for the options: what goes before it is then held to the rules of rows.
+    # An answer stands for the options: what goes before it must then satisfy the rules of rows.
     return conversation([*asked, {"role": "assistant", "content": "…"}], where)[:-1]
 
 

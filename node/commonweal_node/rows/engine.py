@@ -1,4 +1,4 @@
-"""Run a curation: one stage after the other over shards of rows, so that it can be killed anywhere and goes on.
+"""Run a curation: one stage after the other over shards of rows, so that it can be killed anywhere and continues.
 
 A stage's folder is named by all that its rows follow from: the sources, every stage up to it with its parameters, and
 the versions of what decides. So a stage that is finished is not done again, a stage whose parameters change is done

@@ -67,7 +67,7 @@ def complete(store: Store, sources: list[Source], charter: Charter, stages: list
             manifest = _manifest(sources, charter, stages, left, signer)
             write_atomic(work / "manifest.dsse", sign_manifest(manifest, signer.key), mode=0o600)
             write_reports(work)
-            # An earlier curation's: its rows are gone, and what else is in it is made again.
+            # An earlier curation's: its rows are gone, and what else is in it is recomputed.
             shutil.rmtree(folder, ignore_errors=True)
             # The commit point: a curation's folder is whole from its first moment on.
             work.rename(folder)

@@ -1,7 +1,7 @@
 """What a stage has done, and what it remembers of the rows that it saw: one SQLite file, changed in whole steps.
 
 A shard is done when its line is committed, together with all that the stage remembers of its rows: after a crash at
-any point the stage goes on behind the last shard that is done, as if there had been no crash. One user at a time.
+any point the stage continues behind the last shard that is done, as if there had been no crash. One user at a time.
 """
 
 import json

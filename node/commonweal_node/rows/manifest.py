@@ -86,7 +86,7 @@ def open_manifest(data: bytes) -> tuple[DataManifest, str]:
     """Verify a manifest's envelope and return the manifest, and the public key (hex) that signed it.
 
     Raises:
-        MalformedError: Another form or spelling than :func:`sign_manifest` writes.
+        MalformedError: Another form or encoding than :func:`sign_manifest` writes.
         SignatureError: A signature does not hold.
     """
     verified = verify_envelope(parse_envelope(data))
@@ -116,7 +116,7 @@ def load_manifest(data: Path, institution: Name, home: Path) -> DataManifest | N
 
     Raises:
         ConfigError: The manifest beside the rows is another institution's, or of other rows.
-        MalformedError: It has another form or spelling.
+        MalformedError: It has another form or encoding.
         SignatureError: Its signature does not hold.
         StorageError: It, the rows or the curation key cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Rows: what an institution's own data is made of, and its one spelling. Nothing that is read here leaves the node.
+"""Rows: what an institution's own data is made of, and its one encoding. Nothing that is read here leaves the node.
 
 A row is one line of JSON, of one of three kinds, told apart by its keys:
 
@@ -295,7 +295,7 @@ def _why_no_json(e: Exception) -> str:
 
 
 def format_row(row: Row) -> bytes:
-    """Return a row's one spelling, with its line end; :func:`parse_row` gives the same row back."""
+    """Return a row's one encoding, with its line end; :func:`parse_row` gives the same row back."""
     body = row.body
     meta: dict[str, object] = {}
     if isinstance(body, Example):
@@ -323,7 +323,7 @@ def fits(row: Row) -> bool:
 
 
 def check_fits(row: Row, where: str) -> Row:
-    """Return a row from something else than JSON, whose spelling here may be several times as long.
+    """Return a row from something else than JSON, whose encoding here may be several times as long.
 
     Raises:
         ConfigError: Its line is too long.

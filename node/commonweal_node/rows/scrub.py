@@ -3,7 +3,7 @@
 What is looked for has a form that can be checked: candidates are found by patterns whose work is bounded, and kept if a
 well-kept library says that they hold: phonenumbers (Google's numbering plans), python-stdnum (check digits of IBANs,
 cards and national identifiers), the standard library (addresses of machines). Names, streets and stories are NOT
-found; a person may be known by those alone. Whoever needs that has people read the rows.
+found; a person may be known by those alone. Anyone who needs that has people read the rows.
 
 Guarantees: scrubbing again changes nothing; only counts come out besides the text. Pure. Needs the extra ``data``.
 """

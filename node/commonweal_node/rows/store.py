@@ -3,7 +3,7 @@
 ::
 
     lock                      held by the one command that is changing things
-    shards/SHA256.jsonl       the rows of every source, in one spelling (see ``rows``)
+    shards/SHA256.jsonl       the rows of every source, in one encoding (see ``rows``)
     sources/ID.json           what was added: which shards, in which order
     work/KEY/                 a stage of a curation: what it has done, and the rows that it left (see ``engine``)
     curations/ID/             a whole curation: rows, signed manifest, report
@@ -163,7 +163,7 @@ class Store:
 
         Raises:
             ConfigError: There is no such source.
-            StorageError: A file cannot be read or removed; then the same call goes on.
+            StorageError: A file cannot be read or removed; then the same call continues.
         """
         sources = self._records()
         gone = [s for s in sources if s.name == name]

@@ -55,14 +55,14 @@ MICRO = 1_000_000
 
 
 class Board(Protocol):
-    """Who is told what goes on: fields of ``NodeStatus``, by name."""
+    """Who is told what happens: fields of ``NodeStatus``, by name."""
 
     def set(self, **fields: object) -> None:
         """Change fields."""
 
 
 class Learner:
-    """Owned by whoever holds the institution's turn; not thread-safe."""
+    """Owned by anyone who holds the institution's turn; not thread-safe."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class Learner:
 
             def report(p: Progress) -> None:
                 if self._stopping.is_set():
-                    raise UnavailableError("training: the node is stopping; it goes on from the last checkpoint")
+                    raise UnavailableError("training: the node is stopping; it continues from the last checkpoint")
                 self._tell(what, p)
                 if events is not None:
                     events.add(p)

@@ -109,14 +109,14 @@ def check_memory(demand: Demand, batch_tokens: int, available_bytes: int, proces
         return needed
     fits = (available_bytes - demand.fixed_bytes()) // demand.token_bytes()
     if fits >= _LEAST_BATCH_TOKENS:
-        mend = f"lower batch_tokens to {fits // 64 * 64} in node.toml"
+        fix = f"lower batch_tokens to {fits // 64 * 64} in node.toml"
     elif not demand.checkpointing:
-        mend = "set gradient_checkpointing = true in node.toml"
+        fix = "set gradient_checkpointing = true in node.toml"
     else:
-        mend = "take a smaller base model or a larger machine"
+        fix = "take a smaller base model or a larger machine"
     each = f" for each of {processes} processes" if processes > 1 else ""
     raise ConfigError(
-        f"training: wanted {needed / 1e9:.1f} GB of memory{each}, got {available_bytes / 1e9:.1f} GB free: {mend}"
+        f"training: wanted {needed / 1e9:.1f} GB of memory{each}, got {available_bytes / 1e9:.1f} GB free: {fix}"
     )
 
 

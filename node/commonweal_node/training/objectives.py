@@ -2,7 +2,7 @@
 
 An objective's loss for a step is a mean over its own rows of that step: over supervised tokens, or over pairs. It is
 given in parts that sum to that mean, each no larger than a batch, so memory does not grow with the step. A part is
-computed by whoever calls it, so that several processes can share a step. Reads no file.
+computed by anyone who calls it, so that several processes can share a step. Reads no file.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ class Objective(Protocol):
         """Return parts whose sum is the mean loss over the rows ``chosen``, in nats."""
 
     def identity(self) -> bytes:
-        """Return a digest of rows and parameters: a training goes on from a checkpoint only where this is the same."""
+        """Return a digest of rows and parameters: a training resumes from a checkpoint where this is the same."""
 
 
 def choose_objectives(weights: ObjectiveWeights, rows: TrainingRows) -> list[Objective]:

@@ -1,7 +1,7 @@
 """A team of several processes, over torch.distributed: the one module that knows it, and ``accelerate``.
 
 What is said goes over gloo between CPUs as text and raw numbers; nothing is pickled. Gradients go the way of the
-device: gloo, or NCCL between GPUs. Neither is encrypted, and whoever reaches the launcher's port could join: this is
+device: gloo, or NCCL between GPUs. Neither is encrypted, and anyone who reaches the launcher's port could join: this is
 for one host, or a private network.
 
 A process that has died closes its connections, which the others notice at their next word to it; they then end too, so
@@ -90,7 +90,7 @@ class Processes:
         except RuntimeError as e:
             self._broken = (
                 f"processes: wanted an answer of all {self.size}, got none: one of them has ended or is out of reach "
-                f"(see what it said last, and start all of them again; a training goes on from its checkpoint): {e}"
+                f"(see what it said last, and start all of them again; a training continues from its checkpoint): {e}"
             )
             raise UnavailableError(self._broken) from e
 
@@ -135,13 +135,13 @@ class Processes:
             raise UnavailableError("training: process 0 has ended it")
         return result
 
-    def agree(self, what: str, digest: bytes, mend: str) -> None:
+    def agree(self, what: str, digest: bytes, fix: str) -> None:
         """See :class:`team.Team`."""
         found = self._gather(digest)
         if odd := [k for k in range(self.size) if found[k] != found[0]]:
             names = ", ".join(f"process {k} on {self._hosts[k]}" for k in odd)
             raise ConfigError(
-                f"{what}: wanted the same in every process as in process 0, got another in {names}: {mend}"
+                f"{what}: wanted the same in every process as in process 0, got another in {names}: {fix}"
             )
 
     def spread(self, data: bytes, seconds: float | None = None) -> bytes:

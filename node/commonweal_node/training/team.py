@@ -52,11 +52,11 @@ class Team(Protocol):
             UnavailableError: In a worker, that ``action`` raised in process 0, where what it raised passes through.
         """
 
-    def agree(self, what: str, digest: bytes, mend: str) -> None:
+    def agree(self, what: str, digest: bytes, fix: str) -> None:
         """Hold the 32 bytes of all processes to be the same.
 
         Raises:
-            ConfigError: In every process: they are not. It names those that differ from process 0, and says ``mend``.
+            ConfigError: In every process: they are not. It names those that differ from process 0, and says ``fix``.
         """
 
     def spread(self, data: bytes, seconds: float | None = None) -> bytes:
@@ -100,7 +100,7 @@ class Alone:
         """See :class:`Team`."""
         return action()
 
-    def agree(self, what: str, digest: bytes, mend: str) -> None:
+    def agree(self, what: str, digest: bytes, fix: str) -> None:
         """See :class:`Team`."""
 
     def spread(self, data: bytes, seconds: float | None = None) -> bytes:

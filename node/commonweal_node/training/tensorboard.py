@@ -1,7 +1,7 @@
 """A training's course for TensorBoard: losses, tokens per second and learning rate of each step, and held-out losses.
 
 The event file lies below ``runs/``, beside the training's report, and holds numbers, names of objectives and times,
-and nothing of a row. A training that was killed and goes on begins another file, whose first event hides what the
+and nothing of a row. A training that was killed and continues begins another file, whose first event hides what the
 killed one wrote from that step on. Off unless ``tensorboard`` is set. Needs the extra ``tensorboard``.
 """
 

@@ -84,6 +84,7 @@ class Trained:
     course: Course
 
 
+# Long because the steps of one training loop share what they change.
 def train_adapter(
     model: AdaptedModel,
     start: AdapterTensors,
@@ -109,7 +110,7 @@ def train_adapter(
         on_progress: Called after each step, in process 0. To cancel, raise from it: the exception passes through
             unchanged, and the other processes end with an UnavailableError.
         batch_tokens: See ``BATCH_TOKENS``; another number rounds otherwise, so it is part of what fixes the bytes.
-        checkpoint: Where process 0 goes on from and writes to; None: a killed run begins anew.
+        checkpoint: Where process 0 continues from and writes to; None: a killed run begins anew.
         early_stop: None: all steps are taken.
         frozen: The factor that stays what it is in ``start``, bit for bit.
         team: The processes that share the work.

@@ -1,7 +1,7 @@
 """The audit: replay a log from its public records alone, and re-compute every release to the same bytes.
 
 What is checked, in this order: the first entry founds the consortium that was asked for; every entry is in its one
-spelling, signed, in its author's chain and allowed by the compact (``replica``); the checkpoint is signed by the log
+encoding, signed, in its author's chain and allowed by the compact (``replica``); the checkpoint is signed by the log
 key that the founders named, cosigned by their quorum of witnesses, and is of these entries; nothing that this auditor,
 or another, saw earlier is gone or changed; every blob that a release names is there; every release is the merge of its
 inputs. The report is a pure function of the records (no clock, no path, no host), so two auditors of one log hold
@@ -108,7 +108,7 @@ class _Audit:
         return self.replica.state if self.replica.size else None
 
     def blame_coordinator(self, sentence: str, index: int | None = None) -> None:
-        """Add a finding against whoever sequenced and published the records."""
+        """Add a finding against anyone who sequenced and published the records."""
         state = self.state
         name = state.compact.coordinator.name if state else "unknown"
         key = state.compact.coordinator.key if state else "0" * 64
@@ -223,7 +223,7 @@ class _Audit:
             self.blame_coordinator(str(e))
 
     def _witnesses(self) -> list[CosignatureVerifier]:
-        """Whoever should have prevented a fork: by the history that is shown here, and by the one that was seen."""
+        """Anyone who should have prevented a fork: by the history that is shown here, and by the one that was seen."""
         states = [s for s in (self.state, self.memory.state if self.memory else None) if s is not None]
         return [w.verifier for state in states for w in policy_of(state.compact).witnesses]
 

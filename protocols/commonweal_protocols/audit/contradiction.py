@@ -77,7 +77,7 @@ def read_published(source: Source, note: bytes, log: Verifier, begun: Tree) -> P
 def contradicts(
     published: Published, note: bytes, own: Tree | None, witnesses: Sequence[CosignatureVerifier]
 ) -> Contradiction | None:
-    """Compare a checkpoint that was seen to the published one; None if the published history goes on from it.
+    """Compare a checkpoint that was seen to the published one; None if the published history continues from it.
 
     Args:
         published: What the log says now.

@@ -1,4 +1,4 @@
-"""Portable evidence: a small file that convicts a log's key by signatures alone, offline, whoever hands it over.
+"""Portable evidence: a small file that convicts a log's key by signatures alone, offline, no matter who hands it over.
 
 Two kinds, each accusing exactly one key, the log's::
 
@@ -103,7 +103,7 @@ def prove_fork(old: bytes, new: bytes, tree: Tree, log: Verifier) -> ForkEvidenc
     if prefix == small.root:
         return None
     if small.size == large.size:
-        # One fork has one file, whoever saw which side first.
+        # One fork has one file, no matter who saw which side first.
         first, second = (old, new) if small.root < large.root else (new, old)
         return ForkEvidence(first, second)
     return ForkEvidence(old, new, prefix, tuple(tree.consistency_path(small.size, large.size)))
@@ -139,7 +139,7 @@ def parse_evidence(data: bytes) -> Evidence:
     """Parse evidence that nobody has verified.
 
     Raises:
-        MalformedError: Another format, another spelling, or above a bound.
+        MalformedError: Another format, another encoding, or above a bound.
     """
     if len(data) > MAX_EVIDENCE_BYTES:
         raise MalformedError(f"evidence: wanted at most {MAX_EVIDENCE_BYTES} bytes, got {len(data)}")
@@ -152,7 +152,7 @@ def parse_evidence(data: bytes) -> Evidence:
     else:
         raise MalformedError(f"evidence: wanted {_FORK.decode()} or {_ENTRY.decode()}, got {kind[:80]!r}")
     if format_evidence(evidence) != data:
-        raise MalformedError("evidence: these bytes are another spelling of it")
+        raise MalformedError("evidence: these bytes are another encoding of it")
     return evidence
 
 
@@ -191,7 +191,7 @@ def _parse_entries(data: bytes) -> EntryEvidence:
             raise MalformedError(f"entry evidence: wanted an entry line, got {text[:80]!r}")
         end = b"" if i + 3 == len(parts) else b"\n"
         parsed = parse_proof(b"\n\n".join([proof_head, *note]) + end)
-        # Without the unauthenticated line that a proof may carry: evidence has one spelling.
+        # Without the unauthenticated line that a proof may carry: evidence has one encoding.
         proof = format_proof(parsed.index, parsed.path, parsed.checkpoint_note)
         entries.append(LoggedEntry(parse_base64(text.removeprefix("entry ")), proof))
     return EntryEvidence(tuple(entries))

@@ -124,7 +124,7 @@ def _check_contribution(
     if update.num_examples != wanted:
         raise RuleError(f"num_examples: wanted {wanted}, as its contributors say, got {update.num_examples}")
     if recompute is None:
-        return "; the bytes were not made again"
+        return "; the bytes were not recomputed"
     start, delta = read_blob(source, r.round.start), read_blob(source, update.delta)
     got = digest_of(recompute.recompute_trained(here.compact.adapter, start, delta))
     if got != named.release.adapter.sha256:

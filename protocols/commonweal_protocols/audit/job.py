@@ -116,7 +116,7 @@ class Auditor:
             self._memory, self._full = outcome.memory, False
             if job.memory is not None:
                 save_memory(job.memory, outcome.memory)
-        # What failed may be mended under the same checkpoint (a blob that was missing), so it is looked at again.
+        # What failed may be fixed under the same checkpoint (a blob that was missing), so it is looked at again.
         self._note = outcome.note if outcome.memory is not None else None
         write_outputs(job.outputs, outcome, self._now)
         return outcome

@@ -9,7 +9,7 @@ One file, of mode 0600::
 
 On load the digest is compared, the leaf hashes are hashed into a tree again, and that tree must have the root in the
 checkpoint, which must be signed by the log: a damaged file is noticed and never believed. It is no defence against
-somebody who writes as this auditor; whoever fears that audits in full.
+somebody who writes as this auditor; anyone who fears that audits in full.
 
 The state is a cache of what this program's fold says, so another program (another version, or another shape of the
 state) does not believe it; the checkpoint and the leaf hashes are believed by every program, because the log's
@@ -67,7 +67,7 @@ class Memory:
     journal: tuple[Line, ...]
     """One line for each entry, by index."""
     recomputed: frozenset[Digest]
-    """The adapters that this auditor has made again to the same bytes."""
+    """The adapters that this auditor has recomputed to the same bytes."""
     state: State | None
     """None if another program wrote it: then everything is replayed."""
 

@@ -4,6 +4,8 @@ The page is self-contained: no script, no request, no font. It is a pure functio
 that somebody else wrote goes through ``html_page``, which escapes it.
 """
 
+# Long because it is one page, top to bottom, with one sentence for each kind of entry.
+
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -36,7 +38,7 @@ KINDS = {
     "rejection": "a contribution is set aside",
     "incident": "a round ends without a valid release",
     "release": "a shared adapter is published",
-    "ratification": "a member stands by a release",
+    "ratification": "a member ratifies a release",
     "adoption": "an institution decides for itself",
     "foreignadoption": "an institution decides on another consortium's release",
     "datamanifest": "an institution states what its rows went through",
@@ -63,7 +65,7 @@ _WEIGHTS = {
 _DECISIONS = {"adopt": "uses it", "blend": "blends it with its own", "refuse": "does not use it"}
 _CHECKS = {
     "recomputed": "We made this adapter again from the contributions below, and got exactly the published bytes.",
-    "digests only": "Its files are exactly those that were signed. The merge itself was not made again in this audit.",
+    "digests only": "Its files are exactly those that were signed. The merge itself was not recomputed in this audit.",
     "failed": "It does NOT hold: see the findings.",
 }
 
@@ -154,9 +156,9 @@ def _head(report: Report, name: str) -> Html:
         title = "The records hold"
         text = f"All {report.size:,} signed entries of this consortium's history were replayed, first to last. "
         if count and made == count:
-            text += f"Each of its {count} published adapters was made again from what it names: to the same bytes."
+            text += f"Each of its {count} published adapters was recomputed from what it names: to the same bytes."
         elif count:
-            text += f"The files of its {count} published adapters are those that were signed; {made} were made again."
+            text += f"The files of its {count} published adapters are those that were signed; {made} were recomputed."
         else:
             text += "No adapter has been published yet."
     else:
@@ -380,7 +382,7 @@ def _history(record: _Record, outcome: Outcome) -> Html:
         el(
             "p",
             "Entries can only be added. Each one is bound to the root below: change, drop or swap one, and the root is "
-            "another. The log has signed this root, and whoever keeps it can tell if another history is ever shown.",
+            "another. The log has signed this root, and anyone who keeps it can tell if another history is ever shown.",
         ),
         table("Entries by kind", ("What it says", "How many"), counts),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""An audit's report: the verdict, and what it rests on, in one spelling. No I/O, no clock."""
+"""An audit's report: the verdict, and what it rests on, in one encoding. No I/O, no clock."""
 
 from typing import Literal
 
@@ -118,11 +118,11 @@ class Report(Closed):
     findings: tuple[Finding, ...]
 
     def to_bytes(self) -> bytes:
-        """The report's one spelling (RFC 8785), and a line end."""
+        """The report's one encoding (RFC 8785), and a line end."""
         return canonical.encode(self.model_dump(mode="json")) + b"\n"
 
     def sha256(self) -> Digest:
-        """The digest of that spelling: what a verdict names."""
+        """The digest of that encoding: what a verdict names."""
         return digest_of(self.to_bytes())
 
 

@@ -93,7 +93,7 @@ def _founding(after: State) -> Iterator[Told]:
     if (fork := compact.forked_from) is not None:
         yield Told(
             "fork",
-            f"It goes on from the first {fork.at.size} entries of the log {fork.at.origin}, of the consortium "
+            f"It continues from the first {fork.at.size} entries of the log {fork.at.origin}, of the consortium "
             f"{fork.consortium[:16]}…, and starts from {_started(fork.release_leaf)}.",
         )
 
@@ -319,7 +319,7 @@ def _round(
 
 def _decided(said: Decision, release: str) -> str:
     what = {"adopt": "uses", "blend": "blends with its own", "refuse": "does not use"}[said.decision]
-    held = f"; held to {'; '.join(map(describe_probe, said.probes))}" if said.probes else ""
+    held = f"; checked against {'; '.join(map(describe_probe, said.probes))}" if said.probes else ""
     return f"{what} {release}: {said.reason}{held}"
 
 
@@ -339,7 +339,7 @@ def _masking(said: Advertisement | SealedShares | Confirmation | Reveal | StageE
 
 
 def _ratification(number: int, who: str, before: State, after: State) -> Iterator[Told]:
-    yield Told("ratification", f"{who} has made the release of round {number} again and stands by it.", is_routine=True)
+    yield Told("ratification", f"{who} has recomputed the release of round {number} and ratifies it.", is_routine=True)
     was, now = before.rounds[number - 1].release, after.rounds[number - 1].release
     if was is not None and now is not None and now.is_ratified and not was.is_ratified:
         yield Told("ratified", f"The release of round {number} is valid: {_names(now.ratified_by)} stand by it.")

@@ -1,7 +1,7 @@
 """Reading a log for its story, and writing the story down so that every claim can be checked by itself.
 
 A claim comes with its entry (the DSSE envelope as it stands in the log) and a tlog-proof of it under the log's newest
-cosigned checkpoint: whoever knows the log's key and its witnesses needs nothing else.
+cosigned checkpoint: anyone who knows the log's key and its witnesses needs nothing else.
 """
 
 from collections.abc import Iterable
@@ -56,7 +56,7 @@ def read_story(source: Source) -> Story:
 
 
 def story_json(stories: Iterable[Story]) -> bytes:
-    """Return some logs' stories in one spelling (RFC 8785), and a line end."""
+    """Return some logs' stories in one encoding (RFC 8785), and a line end."""
     logs: list[Json] = [_log(story) for story in stories]
     return canonical.encode({"format": FORMAT, "logs": logs}) + b"\n"
 

@@ -10,7 +10,7 @@ Predicate ``https://slsa.dev/verification_summary/v1`` (SLSA 1.1), whose fields 
     verificationResult  PASSED or FAILED
     verifiedLevels      one of COMMONWEAL_RECOMPUTED, COMMONWEAL_DIGESTS_ONLY, FAILED
 
-Any consumer of such summaries can read one. This module reads only the spelling that it writes, so a verdict means one
+Any consumer of such summaries can read one. This module reads only the encoding that it writes, so a verdict means one
 thing. The report itself has no clock in it: two auditors' verdicts can be compared by the report's digest. No I/O.
 """
 
@@ -37,7 +37,7 @@ _AUDITOR, _CONSORTIUM = "urn:commonweal:auditor:", "urn:commonweal:consortium:"
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 Level = Literal["COMMONWEAL_RECOMPUTED", "COMMONWEAL_DIGESTS_ONLY", "FAILED"]
-"""What was verified: every release made again (there may be none yet), or only their files' digests."""
+"""What was verified: every release recomputed (there may be none yet), or only their files' digests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class AuditedTree:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What an auditor stands by. ``tree`` is None where the log's checkpoint did not hold."""
+    """What an auditor vouches for. ``tree`` is None where the log's checkpoint did not hold."""
 
     auditor: PublicKey
     consortium: Digest
@@ -129,7 +129,7 @@ def open_verdict(data: bytes, auditor: PublicKey) -> Verdict:
         auditor: The key whose verdict it should be.
 
     Raises:
-        MalformedError: Another form or spelling than :func:`sign_verdict` writes.
+        MalformedError: Another form or encoding than :func:`sign_verdict` writes.
         SignatureError: Not signed by this key alone, or it names another auditor.
     """
     verified = verify_envelope(parse_envelope(data))

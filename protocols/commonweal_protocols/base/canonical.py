@@ -1,7 +1,7 @@
-"""One accepted byte spelling for each value.
+"""One accepted byte encoding for each value.
 
-Encodes RFC 8785 (JCS) and parses strictly: parse, re-encode, compare. Python's own parsers accept several spellings
-of one value (``int("+1_0")``, a repeated JSON key, ``b64decode("AB==")``); whoever signs bytes must not.
+Encodes RFC 8785 (JCS) and parses strictly: parse, re-encode, compare. Python's own parsers accept several encodings
+of one value (``int("+1_0")``, a repeated JSON key, ``b64decode("AB==")``); anyone who signs bytes must not.
 No I/O, no clock.
 """
 
@@ -16,7 +16,7 @@ import rfc8785
 from commonweal_protocols.base.errors import MalformedError
 
 Json = None | bool | int | str | list["Json"] | dict[str, "Json"]
-"""A JSON value as records use it: no floating-point numbers, so that no number has two spellings."""
+"""A JSON value as records use it: no floating-point numbers, so that no number has two encodings."""
 
 # Of ASCII, and of any text, it writes the same bytes as rfc8785, several times faster.
 _PLAIN = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -74,7 +74,7 @@ def parse(data: bytes, *, max_bytes: int) -> Json:
     """Parse bytes that must be their own RFC 8785 encoding.
 
     Raises:
-        MalformedError: Larger than ``max_bytes``, not JSON, a float, a repeated key, or any other spelling.
+        MalformedError: Larger than ``max_bytes``, not JSON, a float, a repeated key, or any other encoding.
     """
     if len(data) > max_bytes:
         raise MalformedError(f"canonical JSON: wanted at most {max_bytes} bytes, got {len(data)}")
@@ -92,7 +92,7 @@ def parse(data: bytes, *, max_bytes: int) -> Json:
     except (ValueError, RecursionError) as e:
         raise MalformedError(f"canonical JSON: {e}") from e
     if again != data:
-        raise MalformedError("canonical JSON: these bytes are another spelling of the value; wanted RFC 8785")
+        raise MalformedError("canonical JSON: these bytes are another encoding of the value; wanted RFC 8785")
     return value
 
 
@@ -100,7 +100,7 @@ def parse_decimal(text: str) -> int:
     """Parse an unsigned decimal below 2^63 without sign, zeros in front, or foreign digits.
 
     Raises:
-        MalformedError: Any other spelling.
+        MalformedError: Any other encoding.
     """
     if not _DECIMAL.fullmatch(text) or (value := int(text)) >= 1 << 63:
         raise MalformedError(f"decimal: wanted 0 to 2^63 - 1 in plain digits, got {text[:40]!r}")
@@ -108,10 +108,10 @@ def parse_decimal(text: str) -> int:
 
 
 def parse_base64(text: str, *, size: int | None = None) -> bytes:
-    """Parse padded base64 (RFC 4648 section 4) in its one canonical spelling.
+    """Parse padded base64 (RFC 4648 section 4) in its one canonical encoding.
 
     Raises:
-        MalformedError: Another spelling, or not ``size`` bytes where a size is given.
+        MalformedError: Another encoding, or not ``size`` bytes where a size is given.
     """
     try:
         value = binascii.a2b_base64(text, strict_mode=True)
@@ -120,7 +120,7 @@ def parse_base64(text: str, *, size: int | None = None) -> bytes:
     # Strict mode passes over unused low bits that are not zero, and padding behind a whole group; we must not.
     end = text.endswith("=") + text.endswith("==")
     if len(text) % 4 or (end and text[-1 - end] not in _PADDED[end]):
-        raise MalformedError("base64: not the canonical spelling")
+        raise MalformedError("base64: not the canonical encoding")
     if size is not None and len(value) != size:
         raise MalformedError(f"base64: wanted {size} bytes, got {len(value)}")
     return value
@@ -130,7 +130,7 @@ def parse_digest(text: str) -> bytes:
     """Parse 64 lower-case hex digits as the 32 bytes of a SHA-256.
 
     Raises:
-        MalformedError: Any other spelling.
+        MalformedError: Any other encoding.
     """
     if not _HEX32.fullmatch(text):
         raise MalformedError(f"sha256: wanted 64 lower-case hex digits, got {text[:70]!r}")

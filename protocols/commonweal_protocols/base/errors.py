@@ -4,7 +4,7 @@
 
     CommonwealError
     ├── PeerError            somebody else's bytes are bad: reject them, keep running
-    │   ├── MalformedError   not the one accepted spelling, a closed schema broken, a bound exceeded
+    │   ├── MalformedError   not the one accepted encoding, a closed schema broken, a bound exceeded
     │   ├── SignatureError   a signature, key or threshold does not hold
     │   ├── LogError         an inclusion or consistency proof, a gap, a fork, a rollback
     │   ├── RuleError        well-formed and signed, but the compact does not allow it now
@@ -16,7 +16,7 @@
         ├── UnavailableError another daemon does not answer; worth another try
         └── BaseModelError   the base model cannot be had, or its digest differs
 
-A message reads ``thing: wanted X, got Y`` and says how to mend it where that is known. Anything else that escapes is
+A message reads ``thing: wanted X, got Y`` and says how to fix it where that is known. Anything else that escapes is
 a bug and crashes loudly.
 """
 
@@ -30,7 +30,7 @@ class PeerError(CommonwealError):
 
 
 class MalformedError(PeerError):
-    """Not the one accepted spelling of a value, or a bound is exceeded."""
+    """Not the one accepted encoding of a value, or a bound is exceeded."""
 
 
 class SignatureError(PeerError):

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic_core import CoreSchema
 
 SORTED = AfterValidator(lambda mapping: dict(sorted(mapping.items())))
-"""For a field that is a mapping with ASCII keys: held sorted, as a record's fields are, it has one spelling."""
+"""For a field that is a mapping with ASCII keys: held sorted, as a record's fields are, it has one encoding."""
 
 
 class Closed(BaseModel):

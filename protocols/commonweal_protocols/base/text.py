@@ -2,5 +2,5 @@
 
 
 def printable(text: str) -> str:
-    """Return a text as one line that cannot move the cursor of whoever reads it: white space as spaces, else ``?``."""
+    """Return a text as one line that cannot move its reader's cursor: white space as spaces, else ``?``."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)

@@ -96,7 +96,7 @@ def check_signers(
 def check_amendment(
     current: Compact, digest: Digest, compact: Compact, retired: Mapping[PublicKey, Retired], index: int
 ) -> None:
-    """Check that ``compact`` may be the next version, whoever has signed it.
+    """Check that ``compact`` may be the next version, no matter who has signed it.
 
     Args:
         current: The version in force, with its members' present keys.
@@ -137,7 +137,7 @@ def check_amendment(
 
 
 def _check_succession(current: Compact, compact: Compact, index: int) -> None:
-    """A log has one key for its life, so whoever has another is another coordinator, with another log."""
+    """A log has one key for its life, so anyone who has another is another coordinator, with another log."""
     old, new = current.coordinator, compact.coordinator
     if (new.name, new.log) == (old.name, old.log):
         if compact.succeeds is not None:
@@ -170,7 +170,7 @@ def ended_keys(
 
 
 def successors(current: Compact, compact: Compact) -> dict[PublicKey, PublicKey]:
-    """Return which new key stands where an old one stood: an owner's chain of statements goes on under it."""
+    """Return which new key stands where an old one stood: an owner's chain of statements continues under it."""
     keys = {owner: key for key, owner in _keys(compact).items()}
     return {key: keys[owner] for key, owner in _keys(current).items() if keys.get(owner, key) != key}
 

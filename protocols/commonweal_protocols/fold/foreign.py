@@ -1,7 +1,7 @@
 """The fold's part that is about other consortia: what a member may say here of their releases. Pure.
 
-No log can vouch for another. What is folded is what the member says that it has verified, in a form that whoever has
-the other log's records can hold to them (``provenance``).
+No log can vouch for another. What is folded is what the member says that it has verified, in a form that anyone who has
+the other log's records can check against them (``provenance``).
 """
 
 from dataclasses import replace

@@ -100,7 +100,7 @@ def _set_aside(state: State, key: Retired, version: int) -> State:
         return index is not None and key.suspect_from_index is not None and index >= key.suspect_from_index
 
     if r.is_open and r.masking is not None and name in r.masking.advertised:
-        # The masks of all hang together, and whoever has that key may have said what is in them.
+        # The masks of all hang together, and anyone who has that key may have said what is in them.
         why = f"masked together with {name}, whose key version {version} revoked"
         return with_round(state, replace(r, incident=why))
     answer = suspect(r.answered_at.get(name))
@@ -164,7 +164,7 @@ def leave(state: State, name: Name, exit_: Exit) -> State:
     if exit_.institution != name:
         raise RuleError(f"exit: wanted institution {name} (the author), got {exit_.institution}")
     if len(state.compact.members) == 1:
-        raise RuleError(f"exit: {name} is the last member; a consortium ends when nobody goes on with it")
+        raise RuleError(f"exit: {name} is the last member; a consortium ends when nobody continues with it")
     key = state.key(name)
     if key is None:
         return state

@@ -4,7 +4,7 @@
     open ──sealed ballot*──▶ opening ──opened ballot*──▶ closed              where ballots are secret
 
 A closing ends a stage when everybody has acted, or when a quorum of witnesses says that the motion's time has come.
-Nothing is decided by whoever closes: the outcome is a function of the ballots before that.
+Nothing is decided by anyone who closes: the outcome is a function of the ballots before that.
 """
 
 from dataclasses import replace

@@ -267,7 +267,7 @@ def _released(state: State, kind: str, number: int, leaf: Digest) -> tuple[Round
 
 
 def on_ratification(state: State, name: Name, ratification: Ratification) -> State:
-    """A member stands by a release.
+    """A member ratifies a release.
 
     Raises:
         RuleError: Not in this state, or not by the compact.

@@ -51,7 +51,7 @@ class LoggedRelease:
 
     @property
     def is_ratified(self) -> bool:
-        """Whether the members' quorum stands by it, and it was not withdrawn."""
+        """Whether the members' quorum ratifies it, and it was not withdrawn."""
         return len(self.ratified_by) >= self.quorum and self.recalled_by is None
 
 
@@ -231,7 +231,7 @@ class State:
     def awaited(self, r: RoundState) -> tuple[Name, ...]:
         """The cohort members from whom an answer may still come: nobody waits for who has left, or whose key expired.
 
-        Whoever has a key again is awaited again.
+        Anyone who has a key again is awaited again.
         """
         able = self.able()
         return tuple(n for n in r.unanswered() if n in able)

@@ -4,8 +4,9 @@ Yes or no: a motion passes if the yes reach a number that was fixed beforehand. 
 of those who voted, so an absent or withheld ballot can only keep things as they are.
 
 Which of several: instant run-off. Each ballot counts for the first of its alternatives that is still in the race;
-whoever has more than half of the ballots that still count wins; else all that have the fewest leave at once, and it is
-counted again. Where everything that is left would leave at once it is a tie, and nobody wins: chance decides nothing.
+anyone who has more than half of the ballots that still count wins; else all that have the fewest leave at once, and it
+is counted again. Where everything that is left would leave at once it is a tie, and nobody wins: chance decides
+nothing.
 """
 
 from collections.abc import Mapping, Sequence

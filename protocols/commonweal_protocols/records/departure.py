@@ -51,7 +51,7 @@ class Departure(Closed):
     """Everything else."""
 
     def to_bytes(self) -> bytes:
-        """The manifest's one spelling (RFC 8785), and a line end."""
+        """The manifest's one encoding (RFC 8785), and a line end."""
         return canonical.encode(self.model_dump(mode="json")) + b"\n"
 
 
@@ -138,7 +138,7 @@ def _manifest(directory: Path) -> Departure:
     except ValidationError as e:
         raise MalformedError(f"{MANIFEST}: {e.errors(include_url=False)[0]['msg']}") from e
     if departure.to_bytes() != data:
-        raise MalformedError(f"{MANIFEST}: wanted its one spelling, got another")
+        raise MalformedError(f"{MANIFEST}: wanted its one encoding, got another")
     return departure
 
 

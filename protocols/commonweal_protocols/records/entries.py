@@ -44,7 +44,7 @@ def open_entries(bundles: Iterable[Sequence[bytes]], checker: Checker) -> Iterat
     turn: after every entry before it.
 
     Raises:
-        MalformedError: An entry is not in its one accepted spelling.
+        MalformedError: An entry is not in its one accepted encoding.
         SignatureError: A signature does not hold.
         UnavailableError: See :class:`checker.Checker`.
         CommonwealError: What reading a bundle raises.

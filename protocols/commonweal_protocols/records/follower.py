@@ -2,7 +2,7 @@
 
 What was once verified must stay in the log. The memory is on disk before anything is signed on the strength of it, so
 a coordinator that rolls back or forks is caught even across restarts, and a node then signs nothing. That holds across
-logs too: where another coordinator goes on under a log of its own, everything that was seen of the old one must have
+logs too: where another coordinator continues under a log of its own, everything that was seen of the old one must have
 been carried over. The copy is what such a successor starts from when the old coordinator is gone.
 """
 
@@ -64,7 +64,7 @@ class Follower:
         return (self._seen,) if self._seen else ()
 
     def check_carried(self, seen: Seen) -> None:
-        """Check that what was verified here goes on from a checkpoint that was seen, of this log or of one before it.
+        """Check that what was verified here continues from a checkpoint that was seen, of this log or of one before it.
 
         Raises:
             LogError: It does not: something is missing or another, or this history was never in that log.

@@ -1,7 +1,7 @@
 """A fork: another consortium that begins where an old one stood. What it may say of that, and how it is checked. Pure.
 
 A fork names the old log's tree at the place where the ways part, and the release that it takes over as its start.
-That place need not be one at which the old log signed: whoever has the old records replays all of them, up to a
+That place need not be one at which the old log signed: anyone who has the old records replays all of them, up to a
 checkpoint that is signed and cosigned, and hashes the first entries again. So the old log's own signature stands behind
 every fork, and no note has to be kept for each of its entries.
 """

@@ -1,6 +1,6 @@
 """A copy of a log's public records in a folder of our own, as any reader of records expects them (see ``records``).
 
-Whoever keeps one can show the whole history when the log's own host is gone. What is added has been verified by the
+Anyone who keeps one can show the whole history when the log's own host is gone. What is added has been verified by the
 caller; here it only becomes durable, and in an order in which the checkpoint never names what is not there yet. Blobs
 are the caller's concern.
 """

@@ -1,8 +1,8 @@
 """Where another consortium's release comes from: naming it, and holding a name to the other log's own history. Pure.
 
-A consortium has no root above it, so its log cannot vouch for what is said in another. Whoever names a release says up
-to which checkpoint it has verified the other log; whoever doubts it replays that log to the same place, and finds the
-same name or says what differs.
+A consortium has no root above it, so its log cannot vouch for what is said in another. Anyone who names a release says
+up to which checkpoint it has verified the other log; anyone who doubts it replays that log to the same place, and finds
+the same name or says what differs.
 """
 
 from commonweal_protocols.base.errors import RuleError

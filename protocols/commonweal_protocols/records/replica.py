@@ -1,7 +1,7 @@
 """A replica: a log's tree and the consortium's state, grown together one entry at a time.
 
 The coordinator before it sequences, a node that follows and an auditor that replays all add entries here, so all three
-apply the same checks in the same order: spelling, signatures, the fold, and each author's ``seen`` against this very
+apply the same checks in the same order: encoding, signatures, the fold, and each author's ``seen`` against this very
 history. No I/O.
 """
 

@@ -73,7 +73,7 @@ class Pool:
     """
 
     def __init__(self, jobs: int) -> None:
-        self._lock = threading.Lock()  # held to choose a worker, and to start one
+        self._lock = threading.Lock()  # acquired to choose a worker, and to start one
         self._workers: list[_Worker | None] = [None] * jobs
 
     @property
@@ -97,7 +97,7 @@ class Pool:
         return wait
 
     def close(self) -> None:
-        """End every worker; whoever still waits gets an UnavailableError."""
+        """End every worker; anyone who still waits gets an UnavailableError."""
         with self._lock:
             for worker in self._workers:
                 if worker is not None:
@@ -141,8 +141,8 @@ class _Worker:
             with contextlib.suppress(OSError):
                 fcntl.fcntl(self._stdin.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self.is_broken = False
-        self._sending = threading.Lock()  # held to write a frame, and to number it
-        self._receiving = threading.Lock()  # held to read an answer
+        self._sending = threading.Lock()  # acquired to write a frame, and to number it
+        self._receiving = threading.Lock()  # acquired to read an answer
         self._asked = 0
         self._received = 0
         self._counts: deque[int] = deque()  # claims in each frame that is not answered yet

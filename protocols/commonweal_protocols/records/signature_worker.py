@@ -97,7 +97,7 @@ def answer(claims: Sequence[Claim]) -> bytes:
 
 def main() -> int:
     """Answer until there is no more to read; 1 if what was read is not of the form."""
-    # Ctrl-C reaches the whole group of processes; whoever started this one ends it by closing its input.
+    # Ctrl-C reaches the whole group of processes; anyone who started this one ends it by closing its input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # All workers wait for the one process that started them, so it comes first where they share a core.
     os.nice(1)

@@ -2,7 +2,7 @@
 
 A charter is read in **parts**, each under a name of its own: its clauses by their ids, and the terms of :data:`TERMS`.
 What is compared, published or sealed is a part. Weights and bars are integers with their unit in the name, so a charter
-has one spelling (``canonical``) and one digest.
+has one encoding (``canonical``) and one digest.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ Millis = Annotated[int, Field(ge=0, le=1000)]
 TERMS = ("community", "bars", "objectives", "data-policy", "dissent")
 """The parts that are no clauses."""
 MAX_SAFETY_ITEMS = 20
-"""The floor is what all hold to; a long one is a rulebook that somebody else has written."""
+"""The floor is what all must satisfy; a long one is a rulebook that somebody else has written."""
 
 
 # -- where a clause comes from
@@ -235,7 +235,7 @@ class CharterRecord(Articles):
     data_policy: DataTerms
 
     def digest(self) -> Digest:
-        """The SHA-256 of its canonical JSON: the same for every spelling of one charter."""
+        """The SHA-256 of its canonical JSON: the same for every encoding of one charter."""
         return digest_of(canonical.encode(self.model_dump(mode="json")))
 
     def parts(self) -> dict[str, Json]:

@@ -113,7 +113,7 @@ class Member(Closed):
     expires_at_index: Natural | None = None
     """The first index of the log at which this key may sign no more; None: it does not expire."""
     consortium: Digest | None = None
-    """Where the member is a consortium: whoever holds the key speaks for that one, and gives its releases alone."""
+    """Where the member is a consortium: anyone who holds the key speaks for that one, and gives its releases alone."""
 
 
 class Coordinator(Closed):
@@ -185,7 +185,7 @@ class Compact(Closed):
     round_deadline_seconds: Annotated[int, Field(ge=10, le=30 * 86_400)]
     max_update_bytes: Annotated[int, Field(ge=1024, le=MAX_BLOB_BYTES)]
     encoding: Encoding | None = None
-    """How deltas are spelled in the exchange; None: as plain integers. What is merged is on the grid all the same."""
+    """How deltas are encoded in the exchange; None: as plain integers. What is merged is on the grid all the same."""
     privacy: PrivacyTerms | None = None
     """The clip and the noise that each member puts on its delta, and how much of that it may spend."""
     secure: SecureTerms | None = None
@@ -234,7 +234,7 @@ class Compact(Closed):
         exact = self.secure is None and self.privacy is None and (self.encoding or EXACT) == EXACT
         if nested and not exact:
             raise ValueError(
-                f"members: {nested[0]} is a consortium, whose updates are held to its releases; wanted no secure and "
+                f"members: {nested[0]} is a consortium, whose updates must be its releases; wanted no secure and "
                 "no privacy terms, and an encoding that keeps every bit"
             )
         if self.quorum.witnesses > len(self.witnesses):

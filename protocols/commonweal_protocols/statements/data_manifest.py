@@ -1,6 +1,6 @@
 """The manifest of a curation: what was done to a community's rows, in counts and keyed digests, and not a word of them.
 
-Every digest of rows or of the charter in it is an HMAC-SHA256 under a key that stays on the node: whoever sees the
+Every digest of rows or of the charter in it is an HMAC-SHA256 under a key that stays on the node: anyone who sees the
 manifest cannot try texts against it, however short they are. Digests are of all rows of a stage, never of one. Reasons
 and parameters are words of the program or of the charter; of what a trait is known by, only the number is told. Pure.
 """

@@ -1,4 +1,4 @@
-"""How deltas are spelled for the wire: the compact's choice, and nothing of its arithmetic. No numpy, no I/O."""
+"""How deltas are encoded for the wire: the compact's choice, and nothing of its arithmetic. No numpy, no I/O."""
 
 from typing import Annotated, Literal
 
@@ -12,7 +12,7 @@ class Encoding(Closed):
 
     ``bits``: 8 and 4 share one integer scale, in grid steps, among about 64 kept elements; 32 is the integer itself.
     ``keep_millis``: of each 1000 elements of a tensor, the largest so many are sent and the others are 0.
-    ``Encoding(bits=32)`` is the plain delta, spelled in this container.
+    ``Encoding(bits=32)`` is the plain delta, encoded in this container.
     """
 
     bits: Literal[4, 8, 32]

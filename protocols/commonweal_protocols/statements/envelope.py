@@ -20,7 +20,7 @@ from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
-# Nothing in an envelope ever needs an escape, so its RFC 8785 spelling is a regular language: what matches, and has
+# Nothing in an envelope ever needs an escape, so its RFC 8785 encoding is a regular language: what matches, and has
 # canonical base64 in it, is what ``format_envelope`` writes.
 _SIGNATURE = re.compile(rb'\{"keyid":"([0-9a-f]{64})","sig":"([A-Za-z0-9+/]{86}==)"\}')
 _ITEM = _SIGNATURE.pattern.replace(b"(", b"(?:")
@@ -95,19 +95,19 @@ def parse_envelope(data: bytes) -> UnverifiedEnvelope:
     """Parse an envelope without checking a signature.
 
     Raises:
-        MalformedError: Not the one accepted spelling, another payload type, or larger than an entry may be.
+        MalformedError: Not the one accepted encoding, another payload type, or larger than an entry may be.
     """
     if len(data) > MAX_ENTRY_BYTES:
         raise MalformedError(f"envelope: wanted at most {MAX_ENTRY_BYTES} bytes, got {len(data)}")
     if (form := _FORM.fullmatch(data)) is None:
         raise MalformedError(
-            f"envelope: wanted canonical JSON of the form {_SHOWN}; got another value, or another spelling of the value"
+            f"envelope: wanted canonical JSON of the form {_SHOWN}; got another value, or another encoding of the value"
         )
     payload, items = form.groups()
     signatures = tuple(
         Signature(key.decode(), parse_base64(value.decode(), size=64)) for key, value in _SIGNATURE.findall(items)
     )
-    # Order and distinctness are part of the one spelling.
+    # Order and distinctness are part of the one encoding.
     keys = [s.key for s in signatures]
     if keys != sorted(set(keys)):
         raise MalformedError("envelope: wanted one or more signatures, of distinct keys and sorted by key")

@@ -67,7 +67,7 @@ class Charter(Closed):
         return self
 
     def digest(self) -> Digest:
-        """By what the next version, and whoever imports a clause, names this one."""
+        """By what the next version, and anyone who imports a clause, names this one."""
         return canonical.digest_of(self.to_canonical())
 
     def subject(self) -> Subject:

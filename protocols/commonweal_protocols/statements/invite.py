@@ -1,7 +1,7 @@
 """What institutions and coordinators hand each other before there is a log: a card, and an invite.
 
-Both are small JSON files carried by whatever way the people trust. Neither is secret; whoever swaps one is caught when
-the compact is signed, since that names every key, and the invite's consortium is the digest of that very compact.
+Both are small JSON files carried by whatever way the people trust. Neither is secret; anyone who swaps one is caught
+when the compact is signed, since that names every key, and the invite's consortium is the digest of that very compact.
 """
 
 from pathlib import Path
@@ -53,14 +53,14 @@ class _File(Closed):
 
 
 class Card(_File):
-    """An institution's card: its name and its public key, for whoever drafts a compact."""
+    """An institution's card: its name and its public key, for anyone who drafts a compact."""
 
     institution: Name
     key: PublicKey
     witness: Witness | None = None
     """The witness that its node offers to be."""
     consortium: Digest | None = None
-    """Where it is a consortium: that one. Whoever has the key speaks for it, and gives its releases alone."""
+    """Where it is a consortium: that one. Anyone who has the key speaks for it, and gives its releases alone."""
 
     def member(self) -> Member:
         """Return it as a compact has it."""

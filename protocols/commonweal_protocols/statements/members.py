@@ -25,7 +25,7 @@ class Identity(Closed):
 class Rotation(Closed):
     """A member or the coordinator puts a new key in the place of its own. Signed by both keys, the old and the new.
 
-    It stands in the author's chain like any other statement, and the chain goes on under the new key.
+    It stands in the author's chain like any other statement, and the chain continues under the new key.
     """
 
     URI: ClassVar[str] = "urn:commonweal:rotation:v1"

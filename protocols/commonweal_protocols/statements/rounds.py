@@ -12,7 +12,7 @@ from commonweal_protocols.statements.values import Blob, Count, Digest, Micronat
 
 
 class ForeignRelease(Closed):
-    """A ratified release of another consortium, as whoever names it has verified it: what finds and proves it again.
+    """A ratified release of another consortium, as anyone who names it has verified it: what finds and proves it again.
 
     ``at`` is the checkpoint of the other log up to which it was audited; the release stood ratified there.
     """
@@ -123,7 +123,7 @@ class Input(Closed):
 
 
 class Figures(Closed):
-    """What whoever re-computes a release finds of it, published so that it can be held to that.
+    """What anyone who re-computes a release finds of it, published so that it can be checked against that.
 
     ``error_micros``: how far the adapter is from the exact merge of the products, as a share of that merge; None where
     that is zero and the adapter is not. ``diversity_micros``: how far apart the deltas lie. ``counted_micros``: how
@@ -158,7 +158,7 @@ class Release(Closed):
 
 
 class Ratification(Closed):
-    """A member re-computed a release, got the same bytes, and stands by it."""
+    """A member re-computed a release, got the same bytes, and ratifies it."""
 
     URI: ClassVar[str] = "urn:commonweal:ratification:v1"
     round: Count

@@ -53,7 +53,7 @@ def objection(
     Args:
         terms: The compact's.
         rule: Its rule of aggregation.
-        encoding: How its deltas are spelled.
+        encoding: How its deltas are encoded.
         updates: The fewest updates that it lets be merged.
         members: How many there are.
         vector_bytes: What a masked vector takes.
@@ -84,7 +84,7 @@ def neighbourhoods(names: Collection[str], seed: bytes, terms: SecureTerms) -> M
 
     Args:
         names: The members that take part.
-        seed: What the order depends on. Whoever chooses it chooses the graph.
+        seed: What the order depends on. Anyone who chooses it chooses the graph.
         terms: The compact's.
     """
     reach = terms.neighbours // 2

@@ -104,12 +104,12 @@ def parse_statement(payload: bytes) -> Statement:
     """Parse the bytes of a statement whose signatures the caller has verified.
 
     What a statement may say follows from its header and body, and it is written in one way: so that these bytes are
-    what :meth:`Statement.payload` writes proves at once the spelling, the type, the subject, and that nothing more is
+    what :meth:`Statement.payload` writes proves at once the encoding, the type, the subject, and that nothing more is
     in them.
 
     Raises:
         MalformedError: An unknown predicate, a closed schema broken, a subject that is not what the predicate says,
-            or another spelling.
+            or another encoding.
     """
     if len(payload) > MAX_ENTRY_BYTES:
         raise MalformedError(f"statement: wanted at most {MAX_ENTRY_BYTES} bytes, got {len(payload)}")
@@ -128,7 +128,7 @@ def parse_statement(payload: bytes) -> Statement:
         raise MalformedError(f"statement {uri}: wanted a header on everything but a compact")
     if statement.payload() != payload:
         raise MalformedError(
-            f"statement {uri}: wanted the canonical JSON of its header and body; got another spelling, or a type or "
+            f"statement {uri}: wanted the canonical JSON of its header and body; got another encoding, or a type or "
             "subject that is not what its predicate says"
         )
     return statement
@@ -138,7 +138,7 @@ def open_entry(data: bytes) -> Entry:
     """Parse a log entry and verify its signatures.
 
     Raises:
-        MalformedError: Not the one accepted spelling.
+        MalformedError: Not the one accepted encoding.
         SignatureError: A signature does not hold.
     """
     verified = verify_envelope(parse_envelope(data))
@@ -152,7 +152,7 @@ def open_entry(data: bytes) -> Entry:
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Whoever signs statements: a key, and the place of the next one in its chain."""
+    """Anyone who signs statements: a key, and the place of the next one in its chain."""
 
     key: Ed25519PrivateKey
     consortium: Digest

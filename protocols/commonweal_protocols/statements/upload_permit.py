@@ -12,7 +12,7 @@ envelope's signature covers a DSSE encoding, which begins with ``DSSEv1``.
 
 A permit has no nonce and no date, because a replay does no harm: it allows only the very bytes that the member vouched
 for, once they are there the exchange takes no more, and an unfinished upload counts against the same member's few
-places. Whoever replays one without the bytes can at most make that member send them again.
+places. Anyone who replays one without the bytes can at most make that member send them again.
 
 Pure: no I/O, no clock.
 """

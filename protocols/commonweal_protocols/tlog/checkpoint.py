@@ -46,10 +46,10 @@ def check_origin(origin: str) -> None:
 def parse_checkpoint(text: str) -> Checkpoint:
     """Parse the text of a note whose signature the caller has verified.
 
-    One claim has one accepted spelling, so all who saw the same claim hold the same bytes.
+    One claim has one accepted encoding, so all who saw the same claim hold the same bytes.
 
     Raises:
-        MalformedError: Not exactly three lines in that spelling, or size 0 with another root than the empty tree's.
+        MalformedError: Not exactly three lines in that encoding, or size 0 with another root than the empty tree's.
     """
     lines = text.split("\n")
     if len(lines) != 4 or lines[3]:

@@ -9,7 +9,7 @@
 
 Ed25519 is always there; ML-DSA-44 is a second line beside it for those who want it. The Ed25519 message does not hold
 the cosigner's name, so one key is for one witness and for nothing else. What is signed is a checkpoint that was parsed
-and is spelled anew, never bytes that were received. No I/O, no clock: the caller gives the time.
+and is encoded anew, never bytes that were received. No I/O, no clock: the caller gives the time.
 """
 
 import struct
@@ -66,7 +66,7 @@ class CosignatureVerifier:
 
     @property
     def vkey(self) -> str:
-        """The public spelling for policies and configuration files."""
+        """The public encoding for policies and configuration files."""
         return encode_vkey(self.name, self.key)
 
     def verify(self, text: str, signature: bytes) -> int:
@@ -103,10 +103,10 @@ def make_cosignature_verifier(name: str, public_key: Ed25519PublicKey | MLDSA44P
 
 
 def parse_cosigner_vkey(text: str) -> CosignatureVerifier:
-    """Parse a witness's verifier key, of either type, in its one accepted spelling.
+    """Parse a witness's verifier key, of either type, in its one accepted encoding.
 
     Raises:
-        MalformedError: Another spelling, another signature type than 04 or 06, a key of another length, or a key ID
+        MalformedError: Another encoding, another signature type than 04 or 06, a key of another length, or a key ID
             that is not the key's.
     """
     name, key = decode_vkey(text)

@@ -126,7 +126,7 @@ def make_key_id(name: str, key: bytes) -> bytes:
 
 
 def encode_vkey(name: str, key: bytes) -> str:
-    """Return the one spelling of a verifier key of any type (signed-note, "Verifier keys").
+    """Return the one encoding of a verifier key of any type (signed-note, "Verifier keys").
 
     Raises:
         MalformedError: See :func:`check_key_name`.
@@ -136,13 +136,13 @@ def encode_vkey(name: str, key: bytes) -> str:
 
 
 def decode_vkey(text: str) -> tuple[str, bytes]:
-    """Parse a verifier key of any type in its one accepted spelling; the public key is looked at by nobody yet.
+    """Parse a verifier key of any type in its one accepted encoding; the public key is looked at by nobody yet.
 
     Returns:
         The name, and the signature type's byte with the public key behind it.
 
     Raises:
-        MalformedError: Another spelling, no key, or a key ID that is not the key's.
+        MalformedError: Another encoding, no key, or a key ID that is not the key's.
     """
     parts = text.split("+", 2)
     if len(parts) != 3:
@@ -169,7 +169,7 @@ def make_verifier(name: str, public_key: Ed25519PublicKey) -> Verifier:
 
 
 def format_vkey(name: str, public_key: bytes) -> str:
-    """Return a log's verifier key: its public spelling for configuration files.
+    """Return a log's verifier key: its public encoding for configuration files.
 
     Args:
         name: The key's name; for a log, its origin.
@@ -185,12 +185,12 @@ def format_vkey(name: str, public_key: bytes) -> str:
 
 
 def parse_vkey(text: str) -> Verifier:
-    """Parse a log's verifier key in its one accepted spelling.
+    """Parse a log's verifier key in its one accepted encoding.
 
     A witness's is ``cosignature.parse_cosigner_vkey``'s: one key has one role, so neither takes the other's.
 
     Raises:
-        MalformedError: Another spelling, another signature type than 0x01, or a key ID that is not the key's.
+        MalformedError: Another encoding, another signature type than 0x01, or a key ID that is not the key's.
     """
     name, key = decode_vkey(text)
     if key[0] != ED25519 or len(key) != 33:
@@ -270,7 +270,7 @@ def open_note(data: bytes, verifiers: Sequence[NoteVerifier]) -> OpenedNote:
     """Verify a note and return its text.
 
     A line of an unknown (name, key ID) is ignored, and so is the second line of one key. Two verifiers with another
-    name but the same public key count as two signers: whoever counts towards a threshold must refuse that in its own
+    name but the same public key count as two signers: anyone who counts towards a threshold must refuse that in its own
     configuration, as ``policy`` does.
 
     Raises:

@@ -46,7 +46,7 @@ def parse_proof(data: bytes) -> TlogProof:
     """Parse a proof that nobody has verified.
 
     Raises:
-        MalformedError: Another format, another spelling, or above a bound.
+        MalformedError: Another format, another encoding, or above a bound.
     """
     if len(data) > MAX_PROOF_BYTES:
         raise MalformedError(f"proof: wanted at most {MAX_PROOF_BYTES} bytes, got {len(data)}")

@@ -186,7 +186,7 @@ class Collector:
     """Asks a policy's witnesses in parallel, and remembers between calls what each has cosigned.
 
     The memory is in this process only; without it the first request to a witness costs a second one. A witness that
-    stands lower than it was heard to cosign has lost its store: it is refused until this is made anew.
+    stands lower than it was heard to cosign has lost its store: it is refused until this is recreated.
     One collection at a time; a slow witness holds up nobody but itself.
     """
 

@@ -106,7 +106,7 @@ class WitnessStore:
         try:
             create_database(path, (table, ()))
         except FileExistsError as e:
-            raise StorageError(f"{path}: a witness's store is there already; it is never made anew") from e
+            raise StorageError(f"{path}: a witness's store is there already; it is never recreated") from e
         except (OSError, sqlite3.Error) as e:
             raise StorageError(f"{path}: the witness's store cannot be made: {e}") from e
 
@@ -163,7 +163,7 @@ class WitnessStore:
         # After a failed sync the kernel may call the next one a success though the bytes are gone: only a fresh start,
         # which reads the file, knows what is there.
         if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _PASSING:
-            self._broken = f"{error}; mend the disk and start again"
+            self._broken = f"{error}; fix the disk and start again"
         return StorageError(f"{self._path}: the witness's store failed, nothing is cosigned: {error}")
 
 

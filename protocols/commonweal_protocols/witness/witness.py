@@ -53,7 +53,7 @@ def format_request(old_size: int, path: Sequence[bytes], note: bytes) -> bytes:
 
 
 def parse_request(body: bytes) -> AddCheckpoint:
-    """Parse a request in its one spelling; nothing is verified.
+    """Parse a request in its one encoding; nothing is verified.
 
     Raises:
         MalformedError: Another form, or above a bound.
@@ -211,7 +211,7 @@ class Witness:
             at = int(self._clock())
             if stored and at < stored.at:
                 raise StorageError(f"clock: wanted at least {stored.at}, when {claim.origin} was cosigned, got {at}")
-            # Spelled anew from what was parsed, and with those lines only that were verified.
+            # Encoded anew from what was parsed, and with those lines only that were verified.
             lines = "".join(cosign(claim, self.name, key, at=at) for key in self._keys)
             note = f"{claim.text()}\n{''.join(line.line for line in opened.lines)}{lines}".encode()
             slot.write(Stored(claim.origin, claim.size, claim.root, at, note))

@@ -1,0 +1,80 @@
+"""The house rules that a program can check: lengths, file names, and the words that we do not use.
+
+A file over 400 lines or a function over 60 is split where there is a seam; where there is none, one comment that begins
+with ``# Long because`` says so: near the top of the file, or on the line above the function or its first line.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("protocols", "adapters", "node", "coordinator")
+MAX_FILE_LINES, MAX_FUNCTION_LINES, TOP_LINES = 400, 60, 40
+REASON = "# Long because "
+FIELD_NOUNS = {"packing", "mixing", "keyring", "delta_encoding"}
+"""Names that end as a participle does and are the field's nouns."""
+BANNED = re.compile(
+    r"\b(spelling|spelled|mend(s|ed|ing)?|held to|made again|made anew|stands by|takes? the turn|whoever"
+    r"|comes to nothing|due of us|goes on)\b",
+    re.IGNORECASE,
+)
+"""Words of a private dialect: canonical encoding, fix, check against, recompute, ratify, lock, anyone who, continue."""
+
+
+def product() -> list[Path]:
+    """Every module of the four rooms that a person has written."""
+    return [p for room in ROOMS for p in sorted((ROOT / room).rglob("*.py")) if "_pb2" not in p.name]
+
+
+def prose() -> list[Path]:
+    """Every file whose words a user or a contributor reads; a community's own words are its own."""
+    pages = [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]
+    rooms = [p for room in ROOMS for kind in ("*.md", "*.html") for p in (ROOT / room).rglob(kind)]
+    return [*product(), *sorted(pages), *sorted(rooms), *sorted((ROOT / "deploy").glob("**/*.py"))]
+
+
+def too_long(source: str) -> Iterator[str]:
+    lines = source.splitlines()
+    if len(lines) > MAX_FILE_LINES and not any(line.startswith(REASON) for line in lines[:TOP_LINES]):
+        yield f"{len(lines)} lines"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+            length = node.end_lineno - node.lineno + 1
+            above = lines[node.lineno - 2 : node.body[0].end_lineno]
+            if length > MAX_FUNCTION_LINES and not any(line.strip().startswith(REASON) for line in above):
+                yield f"{node.name}: {length} lines"
+
+
+def banned(text: str) -> list[str]:
+    return [f"line {text.count(chr(10), 0, m.start()) + 1}: {m[0]!r}" for m in BANNED.finditer(text)]
+
+
+def participles(names: list[str]) -> list[str]:
+    return [name for name in names if name.endswith("ing") and name not in FIELD_NOUNS]
+
+
+def test_files_and_functions_are_short_or_say_why_not() -> None:
+    assert [f"{p.relative_to(ROOT)}: {found}" for p in product() for found in too_long(p.read_text("utf-8"))] == []
+
+
+def test_no_file_is_named_by_a_participle() -> None:
+    assert participles([p.stem for p in product()]) == []
+
+
+@pytest.mark.parametrize("path", prose(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_words_are_the_fields(path: Path) -> None:
+    assert banned(path.read_text("utf-8")) == []
+
+
+def test_each_rule_finds_what_breaks_it() -> None:
+    body = "".join(f"    x = {i}\n" for i in range(MAX_FUNCTION_LINES))
+    assert list(too_long(f"def f():\n{body}")) == [f"f: {MAX_FUNCTION_LINES + 1} lines"]
+    assert list(too_long(f"{REASON}of the table.\ndef f():\n{body}")) == []
+    assert list(too_long("x = 1\n" * (MAX_FILE_LINES + 1))) == [f"{MAX_FILE_LINES + 1} lines"]
+    assert list(too_long(f"{REASON}of the table.\n" + "x = 1\n" * MAX_FILE_LINES)) == []
+    assert participles(["speaking", "packing", "ring"]) == ["speaking", "ring"]
+    assert banned("It holds.\nIts one Spelling is mended.") == ["line 2: 'Spelling'", "line 2: 'mended'"]
