@@ -19,7 +19,8 @@ from tests.kit.federation import NAMES, Federation, key_of
 from tests.protocols.test_deliberation import ballot, close, moved, voted
 
 ROOT = Path(__file__).parents[2]
-TABLE = re.search(r"\n\| threat \|.*?\n\n", (ROOT / "SECURITY.md").read_text("utf-8"), re.DOTALL)
+SECURITY = (ROOT / "SECURITY.md").read_text("utf-8")
+TABLE = re.search(r"\n\| threat \|.*?\n\n", SECURITY, re.DOTALL)
 ROWS = TABLE[0].strip().splitlines()[2:] if TABLE else []
 NAMED = [(row.split("|")[1].strip(), name) for row in ROWS for name in re.findall(r"`(test_\w+::test_\w+)`", row)]
 THREATS = (
@@ -43,8 +44,8 @@ def test_the_table_has_every_threat_and_each_row_names_a_test() -> None:
     assert {threat for threat, _ in NAMED} == set(THREATS)
 
 
-@pytest.mark.parametrize(("threat", "name"), NAMED, ids=[n for _, n in NAMED])
-def test_every_test_that_the_table_names_is_there(threat: str, name: str) -> None:
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`(test_\w+::test_\w+)`", SECURITY))))
+def test_every_test_that_a_table_names_is_there(name: str) -> None:
     module, function = name.split("::")
     tree = ast.parse(next((ROOT / "tests").rglob(f"{module}.py")).read_text("utf-8"))
     assert function in {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
