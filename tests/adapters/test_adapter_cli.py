@@ -19,7 +19,7 @@ from commonweal_adapters.rules.plural import distance_micros
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import BlobError
 from commonweal_protocols.statements.delta_encoding import Encoding
-from tests.adapters.test_encode import delta, equal
+from tests.kit.encodings import delta, equal
 from tests.kit.federation import TINY, two_rounds
 from tests.protocols.test_cli import Terminal, program
 from tests.test_rooms import _run as run_blocked

@@ -38,8 +38,9 @@ from commonweal_protocols.statements.values import Seen
 from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint
 from commonweal_protocols.tlog.note import make_verifier
 from commonweal_protocols.tlog.proof import open_proof
-from tests.coordinator.test_log import Fault, Place, faulty, files_below, full_disk, unknown
 from tests.kit.federation import NAMES, ORIGIN, Federation, key_of
+from tests.kit.log_faults import Fault, faulty, full_disk, unknown
+from tests.kit.log_place import Place, files_below
 
 
 @dataclass

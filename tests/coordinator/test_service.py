@@ -38,10 +38,11 @@ from commonweal_protocols.wire import commonweal_pb2 as pb
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 from tests.bench.measure import make_entries
 from tests.coordinator.test_exchange import serving
-from tests.coordinator.test_log import Fault, Place, faulty, files_below, full_disk
 from tests.coordinator.test_sequencer import REFUSED, Hub, founded
 from tests.kit.federation import NAMES, ORIGIN, Federation, blob_of, key_of
 from tests.kit.launch import free_port
+from tests.kit.log_faults import Fault, faulty, full_disk
+from tests.kit.log_place import Place, files_below
 
 
 @pytest.fixture(scope="module")
