@@ -21,10 +21,8 @@ from commonweal_protocols.base.errors import BlobError
 from commonweal_protocols.statements.delta_encoding import Encoding
 from tests.kit.encodings import delta, equal
 from tests.kit.federation import TINY, two_rounds
-from tests.protocols.test_cli import Terminal, program
+from tests.kit.terminal import Terminal
 from tests.test_rooms import _run as run_blocked
-
-__all__ = ["program"]  # a fixture
 
 NAMES = ("clinic", "school", "coop")
 SORTED = TINY.model_copy(update={"modules": tuple(sorted(TINY.modules, key=lambda m: m.name)), "seed": 0})

@@ -5,7 +5,6 @@ import hashlib
 import io
 import os
 import signal
-import socket
 import stat
 import time
 import tomllib
@@ -41,16 +40,10 @@ from commonweal_protocols.wire.flower import (
     write_answer,
     write_invitation,
 )
+from tests.kit.launch import free_port
 
 # flwr 1.42 names its authorities to httpx in a way that httpx wants changed.
 pytestmark = pytest.mark.filterwarnings("ignore:`verify=<str>` is deprecated:DeprecationWarning")
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
 
 
 def letter(content: RecordDict) -> Message:

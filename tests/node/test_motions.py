@@ -34,13 +34,11 @@ from commonweal_protocols.tlog.merkle import leaf_hash
 from commonweal_protocols.tlog.note import format_vkey
 from commonweal_protocols.tlog.proof import open_cosigned_proof
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
-from tests.coordinator.test_exchange import serving
-from tests.coordinator.test_sequencer import Hub, founded, identity
 from tests.kit.federation import NAMES, Federation, blob_of, key_of, save_key
-from tests.protocols.test_cli import Terminal, program
+from tests.kit.grpc_server import serving
+from tests.kit.hub import Hub, founded, identity
+from tests.kit.terminal import Terminal
 from tests.protocols.test_deliberation import a_motion, ballot, close, propose
-
-__all__ = ["program"]  # a fixture
 
 DAY = 86_400
 
