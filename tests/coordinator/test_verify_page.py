@@ -62,8 +62,8 @@ from commonweal_protocols.tlog.note import encode_vkey, format_vkey, open_note, 
 from commonweal_protocols.tlog.proof import format_proof, open_proof, parse_proof
 from commonweal_protocols.tlog.tiles import encode_bundle
 from tests.kit.federation import NAMES, ORIGIN, Federation, data_manifest, key_of, two_rounds
+from tests.kit.ring import ring
 from tests.kit.secure import masked_round
-from tests.protocols.test_provenance import ring
 
 PAGE = Path(commonweal_coordinator.__file__).parent / "pages/verify.html"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -23,9 +23,9 @@ from commonweal_protocols.statements.rules import FactorMean
 from commonweal_protocols.statements.values import Blob
 from tests.kit.federation import Federation, save_key
 from tests.kit.hub import Hub, founded
+from tests.kit.institution import Table
 from tests.kit.round_desk import Engine
 from tests.kit.secure import delta_of
-from tests.node.test_institution import Table
 
 FOUR = ("clinic", "coop", "farm", "school")
 SECURE = {"neighbours": 100, "threshold_millis": 667}
