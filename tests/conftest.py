@@ -1,4 +1,7 @@
-"""The whole suite runs with the network off, but for loopback: the kernel says so, for child processes too."""
+"""What holds for every test: no network but loopback, which the kernel sees to, for child processes too.
+
+Fixtures that tests of several rooms ask for come from the kit, and each test finds them here.
+"""
 
 import ctypes
 import errno
@@ -9,6 +12,10 @@ import struct
 
 import pytest
 from hypothesis import settings
+
+pytest.register_assert_rewrite("tests.kit")
+from tests.kit.terminal import program as program  # noqa: E402 - after its asserts are to be rewritten
+from tests.kit.tls import tls as tls  # noqa: E402
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1

@@ -3,26 +3,11 @@
 import ast
 import graphlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "transformers", "peft", "numpy", "safetensors", "grpc", "flwr", "google.protobuf")
-
-_BLOCKED = f"""
-import sys
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if any(name == h or name.startswith(h + ".") for h in {HEAVY!r}):
-            raise ModuleNotFoundError(f"blocked: {{name}}", name=name)
-sys.meta_path.insert(0, Block())
-"""
-
-
-def _run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", _BLOCKED + code], capture_output=True, text=True, check=False)
+from tests.kit.blocked_imports import run_blocked
 
 
 def test_every_protocols_module_but_wire_imports_without_a_heavy_package() -> None:
@@ -34,7 +19,7 @@ for name in names:
     importlib.import_module(name)
 print(json.dumps(names))
 """
-    done = _run(code)
+    done = run_blocked(code)
     assert done.returncode == 0, done.stderr
     assert {f"commonweal_protocols.{m}" for m in ("audit.audit", "audit.cli", "cli", "fold.fold")} <= set(
         json.loads(done.stdout)
@@ -42,25 +27,25 @@ print(json.dumps(names))
 
 
 def test_the_block_blocks() -> None:
-    assert "blocked: numpy" in _run("import numpy").stderr
+    assert "blocked: numpy" in run_blocked("import numpy").stderr
 
 
 @pytest.mark.parametrize("args", [["--help"], ["audit", "run", "--help"], ["witness", "run", "--help"]])
 def test_help_needs_no_extra(args: list[str]) -> None:
-    done = _run(f"from commonweal_protocols.cli import run; sys.exit(run({args!r}))")
+    done = run_blocked(f"from commonweal_protocols.cli import run; sys.exit(run({args!r}))")
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
 
 
 @pytest.mark.parametrize("args", [["node", "join", "invite.json"], ["coordinator", "--help"]])
 def test_a_missing_extra_exits_3_and_names_the_command_that_fixes_it(args: list[str]) -> None:
-    done = _run(f"from commonweal_protocols.cli import run; sys.exit(run({args!r}))")
+    done = run_blocked(f"from commonweal_protocols.cli import run; sys.exit(run({args!r}))")
     assert done.returncode == 3
     assert f"pip install 'commonweal[{args[0]}]'" in done.stderr
 
 
 def test_an_audit_without_the_arithmetic_says_what_to_install(tmp_path: object) -> None:
-    done = _run(
+    done = run_blocked(
         f"from commonweal_protocols.cli import run; sys.exit(run(['audit', 'run', '--dir', {str(tmp_path)!r}]))"
     )
     assert done.returncode == 3

@@ -57,12 +57,34 @@ def participles(names: list[str]) -> list[str]:
     return [name for name in names if name.endswith("ing") and name not in FIELD_NOUNS]
 
 
+def imported_tests(source: str) -> Iterator[str]:
+    """Every test module that is imported here, or whose names are."""
+    for node in ast.walk(ast.parse(source)):
+        found = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
+            found = [f"{node.module}.{name}" for name in found]
+        yield from (name for name in found if name.startswith("tests.") and ".test_" in name)
+
+
 def test_files_and_functions_are_short_or_say_why_not() -> None:
     assert [f"{p.relative_to(ROOT)}: {found}" for p in product() for found in too_long(p.read_text("utf-8"))] == []
 
 
 def test_no_file_is_named_by_a_participle() -> None:
+    shared = "from tests.kit.town import Town\nimport tests.kit.town\n"
+    assert list(imported_tests(shared)) == []
+    shared = "def f():\n    from tests.a.test_b import c, d\nfrom tests.a import test_b\nimport tests.test_b as e\n"
+    assert sorted(imported_tests(shared)) == ["tests.a.test_b", "tests.a.test_b.c", "tests.a.test_b.d", "tests.test_b"]
     assert participles([p.stem for p in product()]) == []
+
+
+def test_no_test_module_imports_another() -> None:
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    assert [
+        f"{p.relative_to(ROOT)} imports {name}: move what they share into tests/kit/"
+        for p in files
+        for name in imported_tests(p.read_text("utf-8"))
+    ] == []
 
 
 @pytest.mark.parametrize("path", prose(), ids=lambda p: str(p.relative_to(ROOT)))

@@ -19,12 +19,10 @@ from commonweal_adapters.rules.plural import distance_micros
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import BlobError
 from commonweal_protocols.statements.delta_encoding import Encoding
-from tests.adapters.test_encode import delta, equal
+from tests.kit.blocked_imports import run_blocked
+from tests.kit.encodings import delta, equal
 from tests.kit.federation import TINY, two_rounds
-from tests.protocols.test_cli import Terminal, program
-from tests.test_rooms import _run as run_blocked
-
-__all__ = ["program"]  # a fixture
+from tests.kit.terminal import Terminal
 
 NAMES = ("clinic", "school", "coop")
 SORTED = TINY.model_copy(update={"modules": tuple(sorted(TINY.modules, key=lambda m: m.name)), "seed": 0})

@@ -13,7 +13,7 @@ from commonweal_adapters.files.encode import read_encoded
 from commonweal_adapters.files.feedback import encode_with_feedback, load_residual, no_residual, save_residual
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.statements.delta_encoding import Encoding
-from tests.adapters.test_encode import delta, encodings, equal
+from tests.kit.encodings import delta, encodings, equal
 from tests.kit.federation import TINY
 
 COARSE = Encoding(bits=4, keep_millis=100)

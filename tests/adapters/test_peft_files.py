@@ -18,7 +18,7 @@ from commonweal_adapters.files.lora_file import tensor_shapes
 from commonweal_adapters.files.peft_files import CONFIG, WEIGHTS, find_spec, load_adapter, save_adapter
 from commonweal_protocols.base.errors import BlobError, ConfigError
 from commonweal_protocols.statements.compact import AdapterSpec, LoraModule
-from tests.adapters.test_encode import delta, equal
+from tests.kit.encodings import delta, equal
 from tests.kit.federation import TINY
 
 SHAPES = tensor_shapes(TINY)

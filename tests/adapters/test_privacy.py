@@ -15,7 +15,7 @@ from commonweal_adapters.exact.discrete_gaussian import MAX_SIGMA, discrete_gaus
 from commonweal_adapters.exact.privacy import clip, privatise, squared_norm
 from commonweal_adapters.files.delta import LIMIT, GridTensors, read_delta, write_delta
 from commonweal_protocols.statements.privacy_budget import PrivacyTerms
-from tests.adapters.test_encode import delta, equal
+from tests.kit.encodings import delta, equal
 from tests.kit.federation import TINY
 
 

@@ -38,6 +38,7 @@ from commonweal_protocols.statements.upload_permit import sign_permit, verify_pe
 from commonweal_protocols.statements.values import Blob
 from commonweal_protocols.wire import commonweal_pb2 as pb
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
+from tests.kit.grpc_server import serving
 
 MEMBER, OTHER_MEMBER, STRANGER = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1, 2, 3))
 CONSORTIUM = "c" * 64
@@ -47,11 +48,6 @@ FIVE_MB = os.urandom(5_000_000)
 
 def blob_of(data: bytes) -> Blob:
     return Blob(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
-
-
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
-    return load_or_create_tls(tmp_path_factory.mktemp("tls"), ["127.0.0.1"])
 
 
 @dataclass
@@ -95,19 +91,6 @@ class World:
             grpc.secure_channel(self.address, credentials, [("grpc.max_send_message_length", 8 << 20)])
         )
         return rpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def serving(tls: TlsFiles, register: Callable[[grpc.Server], None]) -> Iterator[str]:
-    server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", 2 << 20)])
-    register(server)
-    credentials = grpc.ssl_server_credentials([(tls.key.read_bytes(), tls.chain.read_bytes())])
-    port = server.add_secure_port("127.0.0.1:0", credentials)
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(0).wait()
 
 
 Open = Callable[..., AbstractContextManager[World]]

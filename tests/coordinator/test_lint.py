@@ -5,8 +5,8 @@ import pytest
 from commonweal_coordinator.commands.lint import choke_points
 from commonweal_protocols.statements.compact import Compact, Quorum
 from commonweal_protocols.statements.rules import AnyRule, Capped, FactorMean, MinimaxFair
-from tests.coordinator.test_successor import heir
 from tests.kit.federation import Federation
+from tests.kit.succession import heir
 
 SOUND = ("a", "b", "c", "d")
 

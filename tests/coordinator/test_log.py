@@ -1,13 +1,10 @@
 """The log's sequencer: whatever fails, wherever it is killed, what was answered stays answered.
 
-Trees, tiles and paths are computed here a second time, straight from RFC 6962 and C2SP tlog-tiles.
-
 Run as a program (``python -m tests.coordinator.test_log``) this module is the victim: it appends, and kills
 itself at a given call.
 """
 
 import errno
-import hashlib
 import itertools
 import json
 import os
@@ -17,160 +14,39 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing
 from pathlib import Path
-from typing import Literal, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from commonweal_coordinator.log.log import Log, Sequenced
-from commonweal_coordinator.log.storage import DiskStorage, LockDatabase, Storage
+from commonweal_coordinator.log.storage import LockDatabase
 from commonweal_protocols.base.errors import CommonwealError, ConfigError, MalformedError, StorageError
-from commonweal_protocols.records.source import DirectorySource, read_checkpoint, read_entries
+from commonweal_protocols.records.source import DirectorySource, read_entries
 from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint
-from commonweal_protocols.tlog.merkle import Frontier
-from commonweal_protocols.tlog.note import format_vkey, parse_vkey, sign_note
+from commonweal_protocols.tlog.note import sign_note
 from commonweal_protocols.tlog.proof import open_proof
+from tests.kit.launch import ROOT
+from tests.kit.log_faults import FAULTS, Fault, Outcome, failing, faulty, full_disk, unknown
+from tests.kit.log_place import (
+    KEY,
+    ORIGIN,
+    OTHER_KEY,
+    VERIFIER,
+    Place,
+    entries,
+    entry,
+    expected_tiles,
+    files_below,
+    leaf,
+    mth,
+)
 
-ORIGIN = "log.test/sequencer"
-KEY, OTHER_KEY = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1, 2))
-VERIFIER = parse_vkey(format_vkey(ORIGIN, KEY.public_key().public_bytes_raw()))
-ROOT = Path(__file__).parents[2]
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-def entry(n: int) -> bytes:
-    return b"entry %d " % n * (1 + n % 5)
-
-
-def entries(start: int, end: int) -> list[bytes]:
-    return [entry(n) for n in range(start, end)]
-
-
-# -- a second opinion
-
-
-def leaf(data: bytes) -> bytes:
-    return hashlib.sha256(b"\0" + data).digest()
-
-
-def mth(leaves: Sequence[bytes]) -> bytes:
-    """RFC 6962 section 2.1, as it is written there."""
-    if len(leaves) < 2:
-        return leaves[0] if leaves else hashlib.sha256(b"").digest()
-    k = 1
-    while 2 * k < len(leaves):
-        k *= 2
-    return hashlib.sha256(b"\1" + mth(leaves[:k]) + mth(leaves[k:])).digest()
-
-
-def expected_tiles(held: Sequence[bytes]) -> dict[str, bytes]:
-    """Every tile and bundle of a tree of fewer than 256 000 entries, by path."""
-    files: dict[str, bytes] = {}
-    row, span, level = [leaf(e) for e in held], 1, 0
-    while row:
-        for n in range(-(-len(row) // 256)):
-            part = row[256 * n : 256 * n + 256]
-            name = f"{n:03d}" + (f".p/{len(part)}" if len(part) < 256 else "")
-            files[f"tile/{level}/{name}"] = b"".join(part)
-            if level == 0:
-                files[f"tile/entries/{name}"] = b"".join(
-                    len(e).to_bytes(2, "big") + e for e in held[256 * n : 256 * n + 256]
-                )
-        row = [mth(row[i : i + 256]) for i in range(0, len(row) - 255, 256)]
-        span, level = span * 256, level + 1
-    return files
-
-
-def files_below(directory: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
-
-
-@dataclass
-class Place:
-    """Where a log lies, and the proofs that it has answered with."""
-
-    home: Path
-    receipts: list[tuple[bytes, Sequenced]] = field(default_factory=list)
-
-    @property
-    def public(self) -> Path:
-        return self.home / "public"
-
-    @property
-    def lock(self) -> Path:
-        return self.home / "private/lock.db"
-
-    def create(self, *batches: Sequence[bytes]) -> "Place":
-        with closing(Log.create(self.public, self.lock, ORIGIN, KEY)) as log:
-            for batch in batches:
-                self.append(log, batch)
-        return self
-
-    def append(self, log: Log, batch: Sequence[bytes]) -> list[Sequenced]:
-        answers = log.append(batch)
-        self.receipts += zip(batch, answers, strict=True)
-        return answers
-
-    def open(self) -> Log:
-        return Log.open(self.public, self.lock, ORIGIN, KEY)
-
-    def copy(self, home: Path) -> "Place":
-        shutil.copytree(self.home, home)
-        return Place(home, [*self.receipts])
-
-    def snapshot(self) -> dict[str, bytes]:
-        """Every byte that counts; SQLite's shared memory and the flock's empty file come and go."""
-        return {p: data for p, data in files_below(self.home).items() if not p.endswith((".flock", "-shm"))}
-
-    def audit(self, held: Sequence[bytes], *, every: int = 1) -> None:
-        """Check all that is public against ``held``, and every ``every``-th receipt."""
-        note = read_checkpoint(DirectorySource(self.public))
-        assert open_checkpoint(note, VERIFIER) == Checkpoint(ORIGIN, len(held), mth([leaf(e) for e in held]))
-        frontier = Frontier()
-        read = list(read_entries(DirectorySource(self.public), 0, len(held)))
-        for data in read:
-            frontier.append(leaf(data))
-        assert read == list(held)
-        assert frontier.root() == open_checkpoint(note, VERIFIER).root
-        files = files_below(self.public)
-        assert files.pop("checkpoint") == note
-        wanted = expected_tiles(held)
-        assert {p: files.get(p) for p in wanted} == wanted
-        for path, data in files.items():
-            if path not in wanted:
-                # Only earlier widths of a tile that is partial still.
-                now = next(p for p in wanted if p.split(".p/")[0] == path.split(".p/")[0])
-                assert ".p/" in now
-                assert wanted[now].startswith(data)
-        for data, answer in self.receipts[::every]:
-            index, seen = open_proof(answer.proof, data, VERIFIER)
-            assert held[index] == data
-            assert index == answer.index
-            assert seen.root == mth([leaf(e) for e in held[: seen.size]]), "what was seen is the present tree's start"
-
-    def audit_open(self, held: Sequence[bytes], *, every: int = 1) -> None:
-        """Open the log, check that it holds ``held`` and still answers and grows; leave it one entry larger."""
-        with closing(self.open()) as log:
-            self.audit(held, every=every)
-            assert log.size == len(held)
-            for data, earlier in self.receipts[::every]:
-                found = log.find(data)
-                assert found is not None
-                assert found.index == earlier.index
-                assert open_proof(found.proof, data, VERIFIER) == (
-                    earlier.index,
-                    open_checkpoint(log.checkpoint, VERIFIER),
-                )
-            more = b"one more after %d" % len(held)
-            (answer,) = self.append(log, [more])
-            assert answer.index == len(held)
-            self.audit([*held, more], every=every)
 
 
 @pytest.fixture
@@ -416,111 +292,6 @@ def test_a_recovery_makes_durable_what_the_crash_may_have_left_in_memory(
 # -- faults
 
 
-Outcome = Literal["again", "anew"]
-
-
-@dataclass
-class Fault:
-    """One failing write: the error comes before the effect (lost) or after it (kept). Strikes once."""
-
-    write: str
-    effect: str
-    error: Exception
-    strikes: int = 0
-    calls: int = 0
-
-    def around(self, write: str, action: Callable[[], None]) -> None:
-        self.calls += 1
-        if write != self.write or self.strikes:
-            action()
-            return
-        self.strikes += 1
-        if self.effect == "kept":
-            action()
-        raise self.error
-
-
-class FaultyStorage:
-    """A disk of which one write fails."""
-
-    def __init__(self, disk: Storage, fault: Fault) -> None:
-        self._disk = disk
-        self._fault = fault
-
-    def begin(self) -> None:
-        self._disk.begin()
-
-    def read(self, path: str) -> bytes | None:
-        return self._disk.read(path)
-
-    def staged(self) -> list[str]:
-        return self._disk.staged()
-
-    def stage(self, path: str, data: bytes) -> None:
-        self._fault.around("stage", lambda: self._disk.stage(path, data))
-
-    def create(self, files: Mapping[str, bytes]) -> None:
-        if self._fault.effect == "half" and not self._fault.strikes:
-            self._disk.create(dict(list(files.items())[: len(files) // 2]))
-        self._fault.around("create", lambda: self._disk.create(files))
-
-    def replace(self, path: str, data: bytes) -> None:
-        self._fault.around("replace", lambda: self._disk.replace(path, data))
-
-    def prune(self, path: str) -> None:
-        self._fault.around("prune", lambda: self._disk.prune(path))
-
-    def discard(self, path: str) -> None:
-        self._fault.around("discard", lambda: self._disk.discard(path))
-
-
-class FaultyLock(LockDatabase):
-    """A lock database whose swap fails."""
-
-    def __init__(self, path: Path, fault: Fault) -> None:
-        super().__init__(path)
-        self._fault = fault
-
-    def swap(self, old: bytes, new: bytes) -> None:
-        self._fault.around("swap", lambda: super(FaultyLock, self).swap(old, new))
-
-
-def faulty(place: Place, fault: Fault, origin: str = ORIGIN, key: Ed25519PrivateKey = KEY) -> Log:
-    lock = FaultyLock(place.lock, fault)
-    try:
-        return Log(FaultyStorage(DiskStorage(place.public), fault), lock, origin, key)
-    except BaseException:
-        lock.close()
-        raise
-
-
-def full_disk() -> OSError:
-    return OSError(errno.ENOSPC, "No space left on device")
-
-
-def unknown() -> StorageError:
-    return StorageError("the disk went away")
-
-
-FAULTS: list[tuple[str, str, Callable[[], Exception], Outcome, bool, str]] = [
-    ("stage", "lost", full_disk, "again", False, "a full disk: nobody saw anything, the tree is as it was"),
-    ("stage", "kept", full_disk, "again", False, "and so even if the file could not be removed"),
-    ("stage", "lost", unknown, "anew", False, "not committed: the staged file is swept at the next start"),
-    ("stage", "kept", unknown, "anew", False, "the same, with a staged file there to sweep"),
-    ("swap", "lost", unknown, "anew", False, "nobody knows, and the next start finds the old checkpoint"),
-    ("swap", "kept", unknown, "anew", True, "nobody knows, and the next start finds the new one and the staged file"),
-    ("create", "lost", unknown, "anew", True, "committed: the next start applies it"),
-    ("create", "half", unknown, "anew", True, "the files that are there already are the same"),
-    ("create", "kept", unknown, "anew", True, "all files there, the checkpoint is not"),
-    ("replace", "lost", unknown, "anew", True, "the same"),
-    ("replace", "kept", unknown, "anew", True, "published, but not known to be: the next start publishes again"),
-    ("prune", "lost", unknown, "anew", True, "only waste is left"),
-    ("prune", "kept", unknown, "anew", True, "only the staged file is left"),
-    ("discard", "lost", unknown, "anew", True, "the same"),
-    ("discard", "kept", unknown, "anew", True, "everything is done, and only we do not know"),
-]
-
-
 @pytest.mark.parametrize(("write", "effect", "error", "outcome", "entered", "why"), FAULTS)
 def test_a_failed_write_either_may_be_tried_again_or_stops_the_log_until_it_is_opened_anew(
     place: Place, write: str, effect: str, error: Callable[[], Exception], outcome: Outcome, entered: bool, why: str
@@ -585,26 +356,6 @@ def test_a_first_start_that_is_cut_off_is_finished_by_opening(place: Place, effe
     with pytest.raises(StorageError, match="the disk went away"):
         faulty(place, Fault("replace", effect, unknown()))
     place.audit_open([])
-
-
-@contextmanager
-def failing(name: str, fragment: str, error: OSError, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Let ``os.<name>`` fail, in mid-write, on files whose path has ``fragment`` in it; yields the paths."""
-    real, struck = getattr(os, name), list[str]()
-
-    def call(fd: int, *data: memoryview) -> int:
-        path = os.readlink(f"/proc/self/fd/{fd}")
-        if fragment not in path:
-            return int(real(fd, *data) or 0)
-        if data and path not in struck and len(data[0]) > 1:
-            struck.append(path)
-            return int(real(fd, data[0][: len(data[0]) // 2]))  # what a disk that fills up does first
-        struck.append(path)
-        raise error
-
-    with monkeypatch.context() as m:
-        m.setattr(os, name, call)
-        yield struck
 
 
 def test_a_full_disk_at_staging_leaves_no_file_and_a_log_that_goes_on(

@@ -29,7 +29,8 @@ from commonweal_coordinator.log.log import Log, Sequenced
 from commonweal_coordinator.log.storage import DiskStorage
 from commonweal_protocols.base.errors import StorageError
 from commonweal_protocols.tlog.proof import open_proof
-from tests.coordinator.test_log import KEY, ORIGIN, ROOT, VERIFIER, Place, entries
+from tests.kit.launch import ROOT
+from tests.kit.log_place import KEY, ORIGIN, VERIFIER, Place, entries
 
 OLD, NEW = entries(0, 250), entries(250, 260)
 BATCHES = NEW[:7], NEW[7:]  # the first fills a tile, and answers before the second begins

@@ -1,7 +1,6 @@
 """Rounds: the policy as a table, and the driver over a real log."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -15,10 +14,8 @@ from commonweal_adapters.files.delta import LIMIT, GridTensors, write_delta
 from commonweal_adapters.files.lora_file import tensor_shapes
 from commonweal_coordinator.rounds import rounds
 from commonweal_coordinator.rounds.rounds import RoundDriver, Step, decide
-from commonweal_coordinator.serving.blobs import BlobStore
 from commonweal_protocols.audit.audit import audit
 from commonweal_protocols.base.errors import StorageError
-from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.source import DirectorySource, read_entries
 from commonweal_protocols.statements.compact import AdapterSpec, Quorum
@@ -26,9 +23,9 @@ from commonweal_protocols.statements.delta_encoding import Encoding
 from commonweal_protocols.statements.governance import Exit
 from commonweal_protocols.statements.rounds import Incident, Input, Refusal, Rejection, Release, Round
 from commonweal_protocols.statements.rules import FactorMean
-from commonweal_protocols.statements.statement import open_entry
-from tests.coordinator.test_sequencer import Hub, founded
 from tests.kit.federation import NAMES, TINY, Federation
+from tests.kit.hub import founded
+from tests.kit.round_desk import Desk
 
 # -- the policy
 
@@ -352,51 +349,6 @@ def test_the_longest_reasons_still_fit_an_incident() -> None:
 
 
 # -- the driver
-
-
-@dataclass
-class Desk:
-    """A hub with rounds: members submit, time passes when the test says so, and the driver steps."""
-
-    hub: Hub
-    target: int = 1
-    now: float = 1000.0
-    steps: list[Step] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.blobs = BlobStore(self.hub.public)
-        self.restart()
-
-    def restart(self) -> None:
-        """The driver anew, as after a kill: only the log and the blobs are left."""
-        self.driver = RoundDriver(
-            self.hub.sequencer,
-            self.blobs,
-            self.target,
-            lambda _, step: self.steps.append(step),
-            lambda: self.now,
-        )
-
-    def step(self) -> str:
-        self.driver.step()
-        self.hub.catch_up()
-        return self.steps[-1].act
-
-    def update(self, name: str, delta: bytes | None = None) -> None:
-        update = self.hub.f.update(name, delta)
-        self.blobs.put_bytes(self.hub.f.blobs[update.delta.sha256])
-        self.hub.say(name, update)
-
-    def ratify(self, *names: str) -> None:
-        for name in names:
-            self.hub.say(name, self.hub.f.ratification())
-
-    def said(self) -> list[object]:
-        """What the coordinator has stated, and nobody else under its key."""
-        source, size = DirectorySource(self.hub.public), self.hub.sequencer.state.size
-        opened = [open_entry(data) for data in read_entries(source, 0, size)]
-        key = public_hex(self.hub.f.coordinator)
-        return [e.statement.predicate for e in opened if e.signers == (key,)]
 
 
 @pytest.fixture

@@ -5,97 +5,40 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from commonweal_coordinator.log import sequencer as sequencing
-from commonweal_coordinator.log.log import Cosign, Log, Sequenced, no_witness
+from commonweal_coordinator.log.log import Log, Sequenced, no_witness
 from commonweal_coordinator.log.sequencer import Sequencer
 from commonweal_protocols.base.errors import (
     BlobError,
-    ChainConflictError,
     ConfigError,
     LogError,
-    MalformedError,
     PeerError,
     RuleError,
     SignatureError,
     StorageError,
     UnavailableError,
 )
-from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.replica import Replica
 from commonweal_protocols.records.source import DirectorySource, read_entries
 from commonweal_protocols.statements.compact import Compact
-from commonweal_protocols.statements.members import Identity
-from commonweal_protocols.statements.registry import Predicate
 from commonweal_protocols.statements.rounds import Incident
 from commonweal_protocols.statements.statement import Author, Entry, open_entry
-from commonweal_protocols.statements.values import Seen
 from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint
 from commonweal_protocols.tlog.note import make_verifier
 from commonweal_protocols.tlog.proof import open_proof
-from tests.coordinator.test_log import Fault, Place, faulty, files_below, full_disk, unknown
 from tests.kit.federation import NAMES, ORIGIN, Federation, key_of
-
-
-@dataclass
-class Hub:
-    """A founded coordinator on a disk, and the federation that talks to it."""
-
-    f: Federation
-    home: Path
-    log: Log
-    sequencer: Sequencer
-
-    @property
-    def public(self) -> Path:
-        return self.home / "public"
-
-    def catch_up(self) -> None:
-        """Let the federation read what is new in the public records."""
-        for data in read_entries(DirectorySource(self.public), len(self.f.entries), self.sequencer.state.size):
-            self.f.add(data)
-
-    def say(self, who: str, predicate: Predicate) -> Sequenced:
-        """Submit the next statement of ``who``."""
-        self.catch_up()
-        answer = self.sequencer.submit(self.f.signed(who, predicate))
-        self.catch_up()
-        return answer
-
-    def announce(self) -> None:
-        for name in NAMES:
-            self.say(name, identity(name))
-
-    def proven(self, data: bytes, answer: Sequenced) -> None:
-        verifier = make_verifier(ORIGIN, self.f.log_key.public_key())
-        index, checkpoint = open_proof(answer.proof, data, verifier)
-        assert index == answer.index
-        held = list(read_entries(DirectorySource(self.public), 0, checkpoint.size))
-        assert held[index] == data
-
-    def restart(self) -> None:
-        """Open everything anew, as a daemon that was killed does."""
-        self.sequencer.close()
-        self.log = Log.open(self.public, self.home / "lock.db", ORIGIN, self.f.log_key)
-        self.sequencer = Sequencer.load(self.log, DirectorySource(self.public), self.f.coordinator)
-
-
-@contextmanager
-def founded(home: Path, f: Federation | None = None, cosign: Cosign = no_witness) -> Iterator[Hub]:
-    f = f or Federation()
-    log = Log.create(home / "public", home / "lock.db", ORIGIN, f.log_key, cosign)
-    hub = Hub(f, home, log, Sequencer(log, Replica(), f.coordinator))
-    try:
-        for data in f.entries:
-            hub.sequencer.submit(data)
-        yield hub
-    finally:
-        hub.sequencer.close()
+from tests.kit.hub import Hub, founded, identity
+from tests.kit.log_faults import Fault, faulty, full_disk, unknown
+from tests.kit.log_place import Place, files_below
+from tests.kit.refused_entries import (
+    REFUSED,
+    a_stranger,
+)
 
 
 @pytest.fixture
@@ -104,80 +47,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
         yield h
 
 
-def identity(name: str, letter: str = "A") -> Identity:
-    return Identity(institution=name, transport_key=letter * 44)
-
-
 # -- refusals
-
-
-def garbage(f: Federation) -> bytes:
-    return b'{"payload": 1}'
-
-
-def a_flipped_signature(f: Federation) -> bytes:
-    good = f.signed("school", identity("school"))
-    at = good.rindex(b'"sig":"') + 7
-    return good[:at] + (b"B" if good[at : at + 1] == b"A" else b"A") + good[at + 1 :]
-
-
-def a_stranger(f: Federation) -> bytes:
-    return Author(key_of("stranger"), f.state.consortium).sign(identity("stranger"), seq=0, prev=None, seen=())
-
-
-def another_institutions_name(f: Federation) -> bytes:
-    return f.signed("school", identity("clinic"))
-
-
-def an_update_for_a_round_that_is_not_open(f: Federation) -> bytes:
-    return f.signed("school", f.update("school").model_copy(update={"round": 2}))
-
-
-def a_second_update_for_one_round(f: Federation) -> bytes:
-    return f.signed("clinic", f.update("clinic", b"another delta"))
-
-
-def a_members_rejection(f: Federation) -> bytes:
-    return f.signed("coop", Incident(round=1, round_leaf=f.state.rounds[0].leaf, reason="because"))
-
-
-def another_consortium(f: Federation) -> bytes:
-    chain = f.state.chain(public_hex(f.keys["school"]))
-    author = Author(f.keys["school"], "0" * 64)
-    return author.sign(f.update("school"), seq=chain.seq + 1, prev=chain.leaf, seen=())
-
-
-def a_gap(f: Federation) -> bytes:
-    chain = f.state.chain(public_hex(f.keys["school"]))
-    author = Author(f.keys["school"], f.state.consortium)
-    return author.sign(f.update("school"), seq=chain.seq + 2, prev=chain.leaf, seen=())
-
-
-def a_log_that_was_seen_longer(f: Federation) -> bytes:
-    chain = f.state.chain(public_hex(f.keys["school"]))
-    author = Author(f.keys["school"], f.state.consortium)
-    seen = Seen(origin=ORIGIN, size=99, root="0" * 64)
-    return author.sign(f.update("school"), seq=chain.seq + 1, prev=chain.leaf, seen=(seen,))
-
-
-def a_second_compact(f: Federation) -> bytes:
-    f.compact = f.compact.model_copy(update={"max_update_bytes": 4096})
-    return f.founding()
-
-
-REFUSED: list[tuple[Callable[[Federation], bytes], type[PeerError], str]] = [
-    (garbage, MalformedError, "another encoding of the value"),
-    (a_flipped_signature, SignatureError, f"does not hold under key {public_hex(key_of('school'))}"),
-    (a_stranger, RuleError, f"identity: wanted a member as the author, got key {public_hex(key_of('stranger'))}"),
-    (another_institutions_name, RuleError, r"identity: wanted institution school \(the author\), got clinic"),
-    (an_update_for_a_round_that_is_not_open, RuleError, "update: wanted an open round 2, but round 1 is open"),
-    (a_second_update_for_one_round, RuleError, "update: clinic has answered round 1 already"),
-    (a_members_rejection, RuleError, "incident: wanted the coordinator as the author, got key"),
-    (another_consortium, RuleError, "update: wanted consortium [0-9a-f]{64}, got 0{64}"),
-    (a_gap, ChainConflictError, "update: wanted number 1 in the chain of school, got 2"),
-    (a_log_that_was_seen_longer, LogError, "rolled back: 99 entries were seen, 6 are here"),
-    (a_second_compact, RuleError, "compact: wanted version 2, got 1"),
-]
 
 
 @pytest.mark.parametrize(("make", "kind", "message"), REFUSED, ids=[make.__name__ for make, _, _ in REFUSED])

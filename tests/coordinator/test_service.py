@@ -37,16 +37,13 @@ from commonweal_protocols.tlog.proof import open_proof
 from commonweal_protocols.wire import commonweal_pb2 as pb
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 from tests.bench.measure import make_entries
-from tests.coordinator.test_exchange import serving
-from tests.coordinator.test_log import Fault, Place, faulty, files_below, full_disk
-from tests.coordinator.test_sequencer import REFUSED, Hub, founded
 from tests.kit.federation import NAMES, ORIGIN, Federation, blob_of, key_of
+from tests.kit.grpc_server import serving
+from tests.kit.hub import Hub, founded
 from tests.kit.launch import free_port
-
-
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
-    return load_or_create_tls(tmp_path_factory.mktemp("tls"), ["127.0.0.1"])
+from tests.kit.log_faults import Fault, faulty, full_disk
+from tests.kit.log_place import Place, files_below
+from tests.kit.refused_entries import REFUSED
 
 
 @dataclass

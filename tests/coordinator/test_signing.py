@@ -25,6 +25,7 @@ from commonweal_protocols.statements.invite import Card
 from commonweal_protocols.statements.members import Identity
 from commonweal_protocols.statements.statement import Header, Statement
 from tests.kit.federation import NAMES, TINY, Federation, key_of
+from tests.kit.succession import signed
 
 
 @pytest.fixture
@@ -38,10 +39,6 @@ def founding(f: Federation, tmp_path: Path) -> Draft:
     made = Draft(tmp_path / "founding")
     assert consortium == made.digest == digest_of(made.payload) == f.state.consortium
     return made
-
-
-def signed(founding: Draft, *names: str) -> bytes:
-    return format_envelope(founding.payload, [sign(founding.payload, key_of(n)) for n in names])
 
 
 # -- signatures

@@ -21,20 +21,8 @@ from commonweal_protocols.base.errors import ConfigError, LogError, StorageError
 from commonweal_protocols.records.source import read_checkpoint, read_entries
 from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint
 from commonweal_protocols.tlog.proof import open_proof
-from tests.coordinator.test_log import (
-    FAULTS,
-    KEY,
-    ORIGIN,
-    VERIFIER,
-    Fault,
-    FaultyLock,
-    FaultyStorage,
-    entries,
-    entry,
-    expected_tiles,
-    leaf,
-    mth,
-)
+from tests.kit.log_faults import FAULTS, Fault, FaultyLock, FaultyStorage
+from tests.kit.log_place import KEY, ORIGIN, VERIFIER, entries, entry, expected_tiles, leaf, mth
 from tests.kit.s3 import CREDENTIALS, S3, serve_s3
 
 Open = Callable[[], Storage]

@@ -11,9 +11,7 @@ from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.invite import CoordinatorCard, Invite
 from commonweal_protocols.statements.statement import parse_statement
 from tests.kit.federation import two_rounds
-from tests.protocols.test_cli import Terminal, program
-
-__all__ = ["program"]
+from tests.kit.terminal import Terminal
 
 
 @pytest.fixture

@@ -28,22 +28,11 @@ from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import LogError, PeerError, RuleError, UnavailableError
 from commonweal_protocols.records.replay import replay
 from commonweal_protocols.records.source import DirectorySource
-from commonweal_protocols.statements.compact import Coordinator
 from commonweal_protocols.statements.members import Identity
 from commonweal_protocols.statements.statement import blobs_of
-from commonweal_protocols.tlog.note import format_vkey
-from tests.coordinator.test_signing import signed
-from tests.kit.federation import Federation, key_of, two_rounds
+from tests.kit.federation import Federation, two_rounds
 from tests.kit.shelf import Shelf, beginning, note_of, shelf
-
-OTHER = "log.test/other"
-LOG_KEY = key_of("other log")
-
-
-def heir(name: str = "heir") -> Coordinator:
-    log = format_vkey(OTHER, LOG_KEY.public_key().public_bytes_raw())
-    key = key_of(name).public_key().public_bytes_raw().hex()
-    return Coordinator(name=name, key=key, log=log)
+from tests.kit.succession import LOG_KEY, OTHER, heir, signed
 
 
 def history_of(f: Federation) -> History:

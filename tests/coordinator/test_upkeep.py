@@ -16,9 +16,10 @@ from commonweal_coordinator.log.upkeep import MAX_PAUSE_SECONDS, Freshness, reop
 from commonweal_protocols.base.errors import StorageError, UnavailableError
 from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint
 from commonweal_protocols.tlog.proof import open_proof
-from tests.coordinator.test_log import KEY, VERIFIER, Fault, FaultyLock, FaultyStorage, Place, entries, failing, unknown
-from tests.coordinator.test_log import ORIGIN as LOG_ORIGIN
 from tests.kit.federation import ORIGIN, Federation
+from tests.kit.log_faults import Fault, FaultyLock, FaultyStorage, failing, unknown
+from tests.kit.log_place import KEY, VERIFIER, Place, entries
+from tests.kit.log_place import ORIGIN as LOG_ORIGIN
 from tests.kit.witnesses import Clock
 
 

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
 import commonweal_coordinator
 from commonweal_coordinator.log.log import Log
-from commonweal_coordinator.serving.tls import TlsFiles, load_or_create_tls
+from commonweal_coordinator.serving.tls import TlsFiles
 from commonweal_coordinator.serving.web import RecordsServer
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.canonical import Json
@@ -62,8 +62,8 @@ from commonweal_protocols.tlog.note import encode_vkey, format_vkey, open_note, 
 from commonweal_protocols.tlog.proof import format_proof, open_proof, parse_proof
 from commonweal_protocols.tlog.tiles import encode_bundle
 from tests.kit.federation import NAMES, ORIGIN, Federation, data_manifest, key_of, two_rounds
+from tests.kit.ring import ring
 from tests.kit.secure import masked_round
-from tests.protocols.test_provenance import ring
 
 PAGE = Path(commonweal_coordinator.__file__).parent / "pages/verify.html"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -233,11 +233,6 @@ class Steps:
 
     def said(self, step: str) -> str:
         return next(said for name, state, said in self.all if name == step and state != "holds")
-
-
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
-    return load_or_create_tls(tmp_path_factory.mktemp("tls"), ["127.0.0.1"])
 
 
 @dataclass

@@ -13,9 +13,9 @@ from commonweal_protocols.records.source import DirectorySource
 from commonweal_protocols.statements.compact import Coordinator
 from commonweal_protocols.tlog.checkpoint import Checkpoint
 from commonweal_protocols.tlog.note import format_vkey, sign_note
-from tests.coordinator.test_successor import LOG_KEY, OTHER, heir
 from tests.kit.federation import ORIGIN, Federation, key_of, two_rounds
 from tests.kit.shelf import beginning, note_of, tree_of
+from tests.kit.succession import LOG_KEY, OTHER, heir
 
 
 def succeed(f: Federation, by: Coordinator | None = None) -> None:

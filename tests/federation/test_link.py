@@ -19,8 +19,8 @@ from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.statements.invite import Invite
 from commonweal_protocols.statements.values import Blob, Digest
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
-from tests.coordinator.test_exchange import serving
 from tests.kit.federation import blob_of, key_of, save_key
+from tests.kit.grpc_server import serving
 from tests.kit.processes import free_ports
 
 CONSORTIUM = "ab" * 32

@@ -15,9 +15,9 @@ from commonweal_protocols.statements.governance import Exit, Recall
 from commonweal_protocols.statements.privacy_budget import PrivacyTerms, cost_micro_rho
 from commonweal_protocols.statements.rounds import Figures, Refusal, Release
 from commonweal_protocols.statements.secure_messages import Advertisement, StageEnd
+from tests.kit.deliberation import a_motion
 from tests.kit.federation import TINY, Federation
 from tests.kit.masked import FOUR, SECURE, Masked, masked
-from tests.protocols.test_deliberation import a_motion
 
 DEADLINE = 600
 

@@ -14,11 +14,11 @@ from commonweal_protocols.base.errors import BlobError, RuleError
 from commonweal_protocols.statements.adoption import Adoption
 from commonweal_protocols.statements.governance import Exit, Recall
 from commonweal_protocols.statements.rounds import Ratification, Release
-from tests.coordinator.test_rounds import Desk
-from tests.coordinator.test_sequencer import founded, identity
+from tests.kit.deliberation import a_motion, ballot, closing, recalled, with_a_release
 from tests.kit.federation import NAMES, TINY, Federation
-from tests.node.test_institution import NAME, SHARED, Node, Table
-from tests.protocols.test_deliberation import a_motion, ballot, closing, recalled, with_a_release
+from tests.kit.hub import founded, identity
+from tests.kit.institution import NAME, SHARED, Node, Table
+from tests.kit.round_desk import Desk
 
 # -- the coordinator
 

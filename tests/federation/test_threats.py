@@ -15,8 +15,8 @@ from commonweal_protocols.statements.compact import Quorum
 from commonweal_protocols.statements.rounds import Update
 from commonweal_protocols.statements.rules import FactorMean
 from commonweal_protocols.statements.statement import Author
+from tests.kit.deliberation import ballot, close, moved, voted
 from tests.kit.federation import NAMES, Federation, key_of
-from tests.protocols.test_deliberation import ballot, close, moved, voted
 
 ROOT = Path(__file__).parents[2]
 SECURITY = (ROOT / "SECURITY.md").read_text("utf-8")

@@ -34,10 +34,10 @@ from commonweal_protocols.tlog.tiles import encode_bundle
 from commonweal_protocols.witness.witness import format_request
 from tests.fuzz.targets import CHECKPOINT, ENTRIES, KEY, LOG, NOTE, PERMIT, SIGNER, TREE, VKEY, permit_fields
 from tests.kit.federation import TINY, data_manifest, key_of, two_rounds
+from tests.kit.ring import contributed, ring
+from tests.kit.secure_messages import HEADER, MESSAGES
 from tests.kit.shelf import shelf
 from tests.kit.year import a_year
-from tests.protocols.test_provenance import contributed, ring
-from tests.protocols.test_secure_messages import HEADER, MESSAGES
 
 CORPUS = Path(__file__).parent / "corpus"
 FOUND = "found-"

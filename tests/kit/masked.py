@@ -21,10 +21,10 @@ from commonweal_protocols.records.source import DirectorySource
 from commonweal_protocols.statements.compact import Quorum, Recipe
 from commonweal_protocols.statements.rules import FactorMean
 from commonweal_protocols.statements.values import Blob
-from tests.coordinator.test_sequencer import Hub, founded
 from tests.kit.federation import Federation, save_key
+from tests.kit.hub import Hub, founded
+from tests.kit.institution import Table
 from tests.kit.secure import delta_of
-from tests.node.test_institution import Table
 
 FOUR = ("clinic", "coop", "farm", "school")
 SECURE = {"neighbours": 100, "threshold_millis": 667}

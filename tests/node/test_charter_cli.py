@@ -39,13 +39,11 @@ from commonweal_protocols.statements.invite import Invite
 from commonweal_protocols.statements.members import Identity
 from commonweal_protocols.statements.registry import Predicate
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
-from tests.coordinator.test_exchange import serving
-from tests.coordinator.test_sequencer import Hub, founded
 from tests.kit.federation import key_of, save_key
+from tests.kit.grpc_server import serving
+from tests.kit.hub import Hub, founded
+from tests.kit.terminal import Terminal
 from tests.kit.voices import HERE
-from tests.protocols.test_cli import Terminal, program
-
-__all__ = ["program"]  # a fixture
 
 VALLEY = """\
 # The valley's charter; this line stays.

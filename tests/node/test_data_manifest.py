@@ -23,7 +23,7 @@ from commonweal_protocols.statements.statement import Header, Statement, open_en
 from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 from tests.kit.community_rows import CANARY, EMAIL, write_charter, write_sources
 from tests.kit.federation import Federation, data_manifest
-from tests.node.test_institution import NAME, Node
+from tests.kit.institution import NAME, Node
 
 MANIFEST = data_manifest("clinic")
 HEADER = Header(consortium="c" * 64, seq=3, prev="b" * 64, seen=())

@@ -26,12 +26,12 @@ from commonweal_protocols.statements.rounds import Incident, Refusal, Update
 from commonweal_protocols.statements.statement import open_entry
 from commonweal_protocols.statements.values import MAX_COUNT, Blob
 from commonweal_protocols.tlog.note import sign_note
+from tests.kit.deliberation import recalled
 from tests.kit.federation import TINY, Federation, key_of, save_key
+from tests.kit.institution import OWN, SHARED, Line, Table, finish, said_in
+from tests.kit.memory_source import follower, served
+from tests.kit.ring import RING, ring, union
 from tests.kit.shelf import Shelf, shelf
-from tests.node.test_institution import OWN, SHARED, Line, Table, finish, said_in
-from tests.protocols.test_deliberation import recalled
-from tests.protocols.test_follow import follower, served
-from tests.protocols.test_provenance import RING, ring, union
 
 NAME = "delta"
 

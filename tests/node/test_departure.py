@@ -23,10 +23,7 @@ from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.tlog.note import format_vkey, parse_vkey
 from commonweal_protocols.tlog.policy import NO_QUORUM, Policy, PolicyLog, format_policy
 from tests.kit.federation import NAMES, ORIGIN, Federation, key_of, save_key
-from tests.node.test_motions import Town, town
-from tests.protocols.test_cli import program
-
-__all__ = ["program", "town"]  # fixtures
+from tests.kit.town import Town
 
 
 @pytest.fixture

@@ -1,15 +1,7 @@
 """The doctor: each check finds what is ill, names it, and says what fixes it."""
 
-import email.utils
-import http.server
 import json
 import shutil
-import socket
-import ssl
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,55 +17,9 @@ from commonweal_protocols.base.keys import create_key_file
 from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.invite import Invite
 from tests.kit.federation import Federation, changed
-
-ROW = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
-
-
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
-    return load_or_create_tls(tmp_path_factory.mktemp("tls"), ["127.0.0.1"])
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
-
-
-@contextmanager
-def coordinator(tls: TlsFiles, date: Callable[[], str | None], status: int = 200) -> Iterator[int]:
-    """A real HTTPS server whose Date header says what the test wants; yields its port."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        """Answers every HEAD alike."""
-
-        def do_HEAD(self) -> None:
-            self.send_response_only(status)
-            if (said := date()) is not None:
-                self.send_header("Date", said)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tls.chain, tls.key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server.server_address[1]
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def ahead(seconds: float) -> Callable[[], str]:
-    """A server clock that is so far ahead of ours."""
-    return lambda: email.utils.formatdate(time.time() + seconds, usegmt=True)
+from tests.kit.https_clock import ahead, coordinator
+from tests.kit.launch import free_port
+from tests.kit.rows import ROW
 
 
 @dataclass

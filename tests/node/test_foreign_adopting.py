@@ -17,11 +17,11 @@ from commonweal_protocols.base.errors import LogError, RuleError
 from commonweal_protocols.records.provenance import name_release
 from commonweal_protocols.statements.adoption import ForeignAdoption
 from commonweal_protocols.statements.statement import open_entry
+from tests.kit.deliberation import recalled
 from tests.kit.federation import TINY, Federation, two_rounds
+from tests.kit.institution import BASE, Table
+from tests.kit.ring import RING, ring
 from tests.kit.shelf import shelf
-from tests.node.test_institution import BASE, Table
-from tests.protocols.test_deliberation import recalled
-from tests.protocols.test_provenance import RING, ring
 
 BLEND = BlendWeights(500, 500)
 

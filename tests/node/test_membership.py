@@ -1,32 +1,24 @@
 """The membership figure: its arithmetic against counting, and what it says of rows that were learnt by heart."""
 
 import json
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from commonweal_adapters.files.delta import read_adapter
 from commonweal_adapters.recompute import recompute_start
-from commonweal_node.charter.objective_weights import ObjectiveWeights
-from commonweal_node.config import NodeConfig
 from commonweal_node.connection.status import StatusBoard
-from commonweal_node.model.base_model import detect_adapter_spec, folder_digest
 from commonweal_node.model.heldout import example_losses, heldout_batches, heldout_loss
 from commonweal_node.model.lora import AdaptedModel
 from commonweal_node.model.tokens import tokenise
 from commonweal_node.probes.membership_attack import MIN_ROWS, MembershipAttack, roc_area
-from commonweal_node.training.learner import Learner
 from commonweal_node.training.objectives import TokenObjective
 from commonweal_node.training.train import train_adapter
-from commonweal_protocols.statements.compact import BaseModelRef, Recipe
-from tests.kit.federation import Federation
-from tests.kit.tiny_model import EXAMPLES, example, random_adapter, save_tiny_base, tiny_base
+from commonweal_protocols.statements.compact import Recipe
+from tests.kit.learner import BASE, SPEC, learner
+from tests.kit.tiny_model import EXAMPLES, example, random_adapter, tiny_base
 
-BASE = tiny_base()
-SPEC = detect_adapter_spec(BASE, rank=4, alpha=8)
 MODEL = AdaptedModel(tiny_base(), SPEC)
 
 
@@ -65,25 +57,6 @@ def test_rows_learnt_by_heart_are_told_from_others_and_an_untrained_adapter_tell
     # B = 0 is the base itself: nothing is told, though some rows are easier than others.
     assert attack.measure(start).auc == 0.5
     assert roc_area(*(example_losses(MODEL, None, part) for part in (rows[:8], rows[8:]))).auc != 0.5
-
-
-def learner(home: Path, train_rows: int, board: StatusBoard, **settings: object) -> Learner:
-    """A whole model side over a tiny base, with so many training rows and eight held-out ones to report on."""
-    save_tiny_base(home / "base")
-    rows = [
-        {
-            "messages": [{"role": "user", "content": f"what of {i}?"}, {"role": "assistant", "content": f"{i * 7}"}],
-            "split": "train" if i < train_rows else "heldout",
-        }
-        for i in range(train_rows + 16)
-    ]
-    (home / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    given = {"institution": "clinic", "data": home / "rows.jsonl", "cache": home / "cache"}
-    config = NodeConfig.model_validate(given | {"threads": torch.get_num_threads()} | settings)
-    base = BaseModelRef(reference=f"path:{home / 'base'}", sha256=folder_digest(home / "base"))
-    recipe = Recipe(steps=3, batch_size=2, learning_rate_micros=5000, max_tokens=160)
-    terms = Federation().compact.model_copy(update={"base": base, "adapter": SPEC, "recipe": recipe})
-    return Learner(terms, config, ObjectiveWeights(), home, board, threading.Event())
 
 
 def test_the_figure_that_is_sent_is_the_one_that_the_report_and_the_status_tell(tmp_path: Path) -> None:

@@ -5,15 +5,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from commonweal_node.rows.row import (
-    Body,
-    Example,
-    Message,
     Pair,
     Row,
-    Text,
     format_row,
     parse_row,
     read_examples,
@@ -21,6 +16,7 @@ from commonweal_node.rows.row import (
     read_texts,
 )
 from commonweal_protocols.base.errors import ConfigError
+from tests.kit.rows import ROWS, conversation
 
 USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 PAIR = {"prompt": "p", "chosen": "good", "rejected": "bad"}
@@ -127,31 +123,6 @@ def test_a_file_without_rows_of_the_split_is_refused(tmp_path: Path) -> None:
         read_texts(path, "train")
     with pytest.raises(ConfigError, match=r"missing\.jsonl: wanted a readable file, got: No such file"):
         read_examples(tmp_path / "missing.jsonl", "train")
-
-
-WORDS = st.text(min_size=1, max_size=12).filter(lambda t: t.strip() and t.encode(errors="ignore").decode() == t)
-TURNS = st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3)
-
-
-def conversation(turns: list[tuple[str, str]], system: str | None, group: str | None) -> Example:
-    said = [Message("system", system)] if system else []
-    for user, assistant in turns:
-        said += [Message("user", user), Message("assistant", assistant)]
-    return Example(tuple(said), group or turns[0][0])
-
-
-BODIES: st.SearchStrategy[Body] = st.one_of(
-    st.builds(conversation, TURNS, st.none() | WORDS, st.none() | WORDS),
-    st.builds(Text, WORDS, WORDS),
-    st.builds(Pair, WORDS, WORDS, WORDS, WORDS).filter(lambda p: p.chosen != p.rejected),
-)
-ROWS = st.builds(
-    Row,
-    BODIES,
-    st.sampled_from([None, "train", "heldout"]),
-    st.just("") | WORDS,
-    st.lists(WORDS, max_size=2).map(tuple),
-)
 
 
 @given(ROWS)

@@ -28,7 +28,7 @@ from commonweal_node.rows.revise import Reviser
 from commonweal_node.rows.row import Example, Message, Pair, Row, Text, format_row, implied_group
 from commonweal_node.rows.stages import by_language, make_stage
 from commonweal_node.rows.traits import copies, make_measure
-from tests.node.test_rows import ROWS
+from tests.kit.rows import ROWS
 
 PRINCIPLES = ("ask before advising", "say what others do, too")
 

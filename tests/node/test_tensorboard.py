@@ -15,7 +15,7 @@ from commonweal_node.training.tensorboard import EventFile
 from commonweal_node.training.train import Progress
 from commonweal_protocols.base.errors import ConfigError, StorageError
 from commonweal_protocols.statements.compact import Recipe
-from tests.node.test_membership import SPEC, learner
+from tests.kit.learner import SPEC, learner
 
 RECIPE = Recipe(steps=4, batch_size=2, learning_rate_micros=50_000, max_tokens=160)
 

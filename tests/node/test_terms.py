@@ -7,7 +7,7 @@ from commonweal_protocols.statements.compact import Compact, Quorum
 from commonweal_protocols.statements.privacy_budget import epsilon
 from commonweal_protocols.statements.secure_terms import SecureTerms, neighbourhoods
 from tests.kit.federation import Federation, changed
-from tests.protocols.test_provenance import union
+from tests.kit.ring import union
 
 
 def shown(compact: Compact, term: str) -> str:

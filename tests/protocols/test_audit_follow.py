@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -24,9 +25,9 @@ from commonweal_protocols.base.webhook import MAX_BODY_BYTES, check_webhook, pos
 from commonweal_protocols.cli import run
 from tests.kit.federation import two_rounds
 from tests.kit.shelf import Shelf, beginning, shelf
-from tests.protocols.test_verdict import NOW
 
 F = two_rounds()
+NOW = datetime(2026, 11, 24, 12, 30, tzinfo=UTC)
 
 
 class Stage:

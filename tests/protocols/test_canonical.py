@@ -11,12 +11,7 @@ from hypothesis import strategies as st
 
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.errors import MalformedError
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=20,
-)
+from tests.kit.json_values import JSON
 
 
 @given(JSON)

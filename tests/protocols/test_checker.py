@@ -23,6 +23,7 @@ from commonweal_protocols.records.signature_pool import (
 from commonweal_protocols.statements.envelope import UnverifiedEnvelope, Verified, format_envelope, parse_envelope, sign
 from tests.kit.federation import key_of
 from tests.kit.proc import descendants, is_alive
+from tests.kit.worker import worker_that
 
 
 def envelope(payload: bytes, *names: str, forged: bool = False) -> UnverifiedEnvelope:
@@ -116,14 +117,6 @@ def test_a_worker_that_is_dead_already_is_an_error_by_name_or_is_replaced() -> N
         with pytest.raises(UnavailableError, match=f"signature worker {worker}: "):
             pool.begin(GOOD)()
         assert pool.begin([BAD])() == [None]
-
-
-def worker_that(does: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have another program run where the worker should."""
-    program = tmp_path / "python"
-    program.write_text(f"#!{sys.executable}\nimport sys\n{does}\n")
-    program.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(program))
 
 
 @pytest.mark.parametrize(

@@ -28,36 +28,16 @@ from commonweal_node.model.base_model import folder_digest
 from commonweal_protocols.base import errors
 from commonweal_protocols.base.keys import load_key_file, public_hex
 from commonweal_protocols.base.status_file import save_status
-from commonweal_protocols.cli import GROUPS, root, run
+from commonweal_protocols.cli import GROUPS, root
 from commonweal_protocols.statements.invite import Card, Invite
 from tests.kit.federation import NAMES, Federation, changed, key_of
-from tests.node.test_doctor import ROW, ahead, coordinator, free_port, tls
-
-__all__ = ["tls"]  # a fixture
+from tests.kit.https_clock import ahead, coordinator
+from tests.kit.launch import free_port
+from tests.kit.rows import ROW
+from tests.kit.terminal import Terminal
 
 REPOSITORY = Path(__file__).parents[2]
 PROGRAM = Path(sys.executable).with_name("commonweal")
-
-
-@dataclass
-class Terminal:
-    """The program run in this process, and what it has printed."""
-
-    capsys: pytest.CaptureFixture[str]
-    out: str = ""
-    err: str = ""
-
-    def __call__(self, *args: str | Path) -> int:
-        self.capsys.readouterr()
-        code = run([str(a) for a in args])
-        self.out, self.err = self.capsys.readouterr()
-        return code
-
-
-@pytest.fixture
-def program(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    monkeypatch.setenv("COLUMNS", "500")
-    return Terminal(capsys)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from commonweal_protocols.records.signature_pool import Checker, InProcess, Pool
 from commonweal_protocols.statements.envelope import format_envelope, sign, sign_envelope
 from commonweal_protocols.statements.statement import Entry, open_entry
 from tests.kit.federation import Federation, key_of
-from tests.protocols.test_checker import worker_that
+from tests.kit.worker import worker_that
 
 
 def some_entries() -> list[bytes]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from commonweal_adapters import recompute
-from commonweal_adapters.files.delta import GridTensors, make_delta, read_adapter, read_delta, write_delta
+from commonweal_adapters.files.delta import GridTensors, read_delta, write_delta
 from commonweal_protocols.audit.audit import examine
 from commonweal_protocols.audit.cli import app
 from commonweal_protocols.audit.foreign_job import check_foreign
@@ -19,56 +19,17 @@ from commonweal_protocols.audit.page import render_html
 from commonweal_protocols.audit.story_job import read_story
 from commonweal_protocols.audit.text import print_report
 from commonweal_protocols.base.errors import ConfigError, RuleError, SignatureError
-from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.amendment import with_key
 from commonweal_protocols.records.provenance import check_release, name_release
 from commonweal_protocols.records.replay import replay_at
 from commonweal_protocols.statements.compact import Member
 from commonweal_protocols.statements.rounds import ForeignRelease
-from commonweal_protocols.statements.rules import Svd
 from commonweal_protocols.statements.values import Blob, Seen
 from commonweal_protocols.tlog.note import sign_note
+from tests.kit.deliberation import recalled
 from tests.kit.federation import NAMES, TINY, Federation, key_of, two_rounds
+from tests.kit.ring import RING, contributed, ring, union
 from tests.kit.shelf import shelf
-from tests.protocols.test_deliberation import recalled
-
-RING = "log.test/ring"
-
-
-def ring(rounds: int = 1) -> Federation:
-    """Another consortium with other keys and another rule; one of its two members has a name of the first."""
-    f = Federation(names=("clinic", "library"), origin=RING, realm="ring ", rule=Svd(weights="examples"))
-    f.announce()
-    for _ in range(rounds):
-        f.run_round()
-    return f
-
-
-def union(of: str, **terms: object) -> Federation:
-    """A consortium of which one member, ``delta``, is a consortium."""
-    names = ("coop", "delta", "school")
-    members = [{"institution": n, "key": public_hex(key_of(f"union {n}"))} for n in names]
-    members[1]["consortium"] = of
-    return Federation(names=names, origin="log.test/union", realm="union ", terms={"members": members, **terms})
-
-
-def contributed(inner: Federation, delta: bytes | None = None, **other: object) -> Federation:
-    """A round to which a consortium contributes its newest release."""
-    outer = union(inner.state.consortium)
-    outer.announce()
-    outer.open_round()
-    named = name_release(inner.replica)
-    start = read_adapter(outer.blobs[outer.state.next_start().sha256], TINY)
-    theirs = make_delta(start, read_adapter(inner.blobs[named.adapter.sha256], TINY), TINY)
-    update = outer.update("delta", write_delta(theirs, TINY) if delta is None else delta)
-    examples = sum(u.update.num_examples for u in inner.state.rounds[-1].updates.values())
-    outer.say("delta", update.model_copy(update={"release": named, "num_examples": examples, **other}))
-    outer.say("coop", outer.update("coop"))
-    outer.say("hub", outer.release())
-    for name in outer.names:
-        outer.say(name, outer.ratification())
-    return outer
-
 
 # -- naming a release
 

@@ -11,7 +11,7 @@ from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.tlog.merkle import leaf_hash
 from commonweal_protocols.tlog.proof import open_cosigned_proof
 from tests.kit.federation import Federation
-from tests.node.test_institution import NAME, Node
+from tests.kit.institution import NAME, Node
 
 
 def receipts(node: Node) -> set[str]:

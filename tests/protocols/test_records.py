@@ -36,7 +36,7 @@ from commonweal_protocols.records.source import (
     unverified_size,
 )
 from commonweal_protocols.statements.values import Blob
-from tests.coordinator.test_log import Place, entries, expected_tiles, files_below
+from tests.kit.log_place import Place, entries, expected_tiles, files_below
 
 SECRET = b"nobody's business"
 

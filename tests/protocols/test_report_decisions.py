@@ -12,8 +12,8 @@ from commonweal_protocols.audit.report import EndedKey, Report
 from commonweal_protocols.audit.text import print_report
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.records.source import DirectorySource
+from tests.kit.deliberation import ballot, close, propose, recalled, with_a_release
 from tests.kit.federation import NAMES, Federation, key_of
-from tests.protocols.test_deliberation import ballot, close, propose, recalled, with_a_release
 
 WHY = "<b>a prayer book</b> is no outlier"
 

@@ -6,30 +6,18 @@ import pytest
 
 from commonweal_protocols.statements.registry import PREDICATES, Predicate
 from commonweal_protocols.statements.secure_messages import (
-    Advertisement,
     Confirmation,
     Reveal,
     RevealedShare,
-    SealedShare,
     SealedShares,
     StageEnd,
 )
 from commonweal_protocols.statements.secure_terms import MAX_NEIGHBOURS
-from commonweal_protocols.statements.statement import Author, Header, Statement, open_entry, parse_statement
+from commonweal_protocols.statements.statement import Author, Statement, open_entry, parse_statement
 from commonweal_protocols.statements.values import Seen
 from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 from tests.kit.federation import key_of
-
-LEAF = "1f" * 32
-SHARE = SealedShare(holder="coop", box="0" * 164, mask_commitment="1" * 64, self_commitment="2" * 64)
-MESSAGES: list[Predicate] = [
-    Advertisement(round=1, round_leaf=LEAF, mask_key="ab" * 32, box_key="cd" * 32),
-    SealedShares(round=1, round_leaf=LEAF, advertised="a" * 64, seed_commitment="b" * 64, shares=(SHARE,)),
-    Confirmation(round=1, round_leaf=LEAF, survivors=("clinic", "coop")),
-    Reveal(round=1, round_leaf=LEAF, shares=(RevealedShare(owner="coop", of="mask", share="0" * 66),)),
-    StageEnd(round=1, round_leaf=LEAF, stage="seal", speakers=("clinic", "coop")),
-]
-HEADER = Header(consortium="c0" * 32, seq=1, prev="ab" * 32, seen=())
+from tests.kit.secure_messages import HEADER, LEAF, MESSAGES, SHARE
 
 
 @pytest.mark.parametrize("said", MESSAGES, ids=lambda m: type(m).__name__)

@@ -22,7 +22,7 @@ from commonweal_protocols.statements.statement import Header, Statement, open_en
 from commonweal_protocols.statements.values import Seen
 from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 from tests.kit.federation import Federation, key_of, two_rounds
-from tests.protocols.test_canonical import JSON
+from tests.kit.json_values import JSON
 
 STATEMENT = Statement(
     Header(consortium="c" * 64, seq=3, prev="d" * 64, seen=()), Identity(institution="clinic", transport_key="A" * 44)
