@@ -32,10 +32,10 @@ _WrongUsage = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 def _resolve(args: list[str]) -> tuple[Any, Any, list[str]]:
     """Return the command, its parent's context, and the arguments that are left for it."""
     command: Any = root
-    context = typer.Context(root, info_name="commonweal")
+    context: Any = typer.Context(root, info_name="commonweal")
     while isinstance(command, TyperGroup) and args:
-        name, found, args = command.resolve_command(context, args)
-        command, context = found, typer.Context(found, parent=context, info_name=name)
+        name, command, args = command.resolve_command(context, args)
+        context = typer.Context(command, parent=context, info_name=name)
     return command, context.parent, args
 
 
@@ -47,13 +47,10 @@ def parse_line(text: str) -> None:
 
 def parse_named(text: str) -> None:
     """Check the name and the options of a command that may lack arguments."""
-    words = re.match(r"[a-z -]+?(?=$| -| [^a-z])", text)
-    command, _, rest = _resolve(words[0].split() if words else [])
+    command, _, _ = _resolve(re.sub(r"[][]", "", text).split())
     known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
     if unknown := sorted(set(_OPTION.findall(text)) - known):
         raise typer.BadParameter(f"no such option: {unknown}")
-    if isinstance(command, TyperGroup) and rest:
-        raise typer.BadParameter(f"no such command: {rest}")
 
 
 def commands(page: str) -> Iterator[tuple[int, Any, str]]:
@@ -101,7 +98,9 @@ def test_the_pages_have_commands_of_both_kinds() -> None:
         ("commonweal vote cast MOTION yes no", "unexpected extra argument"),
         ("accelerate launch --multi_gpu -m commonweal_protocols node run --nonsense", "No such option"),
         ("See `commonweal vote nonsense`.", "No such command"),
+        ("See `commonweal nonsense invite.json`.", "No such command"),
         ("See `commonweal node status --nonsense`.", "no such option"),
+        ("See `commonweal node status [--nonsense]`.", "no such option"),
         ("See `commonweal node join --fork-source RECORDS --nonsense`.", "no such option"),
     ],
 )
