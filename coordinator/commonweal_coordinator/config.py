@@ -43,7 +43,7 @@ class CoordinatorConfig(BaseModel):
     records_port: Port = 7401
     """HTTPS: the public records."""
     fleet_port: Port = 7402
-    """Flower: invitations and answers. Its control interface is served here too (see the room's README)."""
+    """Flower: invitations and answers. Its control interface is served here too, so let only members' addresses in."""
     log: LogSettings = LogSettings()
     rounds: Annotated[int, Field(ge=0)] = 0
     """Open rounds until this many releases are ratified; 0 opens none."""
