@@ -63,6 +63,7 @@ class Node:
         self._probes = load_probes(home, self._charter, [b.probe for b in self._charter.bars.probes])
         self._board = StatusBoard(home, config.institution)
         self._stopping = threading.Event()
+        self._is_quiet = False
         (home / "run").mkdir(mode=0o700, exist_ok=True)
         self._link = Link(home, self._keys, self._board)
 
@@ -200,10 +201,14 @@ class Node:
         return Delegate(learner, name, whose.consortium, source, ours=compact, home=home, on_progress=tell)
 
     def _tend(self, institution: Institution, follower: Follower) -> None:
-        """Do what is due; where nothing was, wait for the log to grow."""
+        """Do what is due; where nothing was, wait for the log to grow.
+
+        A decision waits until the log has been quiet for so long: the next round may open as soon as a release is
+        ratified, and the others wait for the answer to it.
+        """
         before = follower.size
         try:
-            adoption = institution.tend()
+            adoption = institution.tend(may_decide=self._is_quiet)
             if adoption is not None:
                 self._board.set(
                     phase="waiting",
@@ -213,7 +218,8 @@ class Node:
                     heldout=adoption.heldout,
                 )
             self._board.set(trouble="")
-            if follower.size == before:
+            self._is_quiet = follower.size == before
+            if self._is_quiet:
                 self._link.wait_for_checkpoint(follower.size, _WAIT_SECONDS)
         except UnavailableError as e:
             self._board.set(trouble=str(e))

@@ -9,20 +9,13 @@ from hypothesis import strategies as st
 
 from commonweal_adapters.exact.gram import gram
 from commonweal_adapters.files.delta import GridTensors
-from commonweal_adapters.files.source import Delta, Held
 from commonweal_adapters.rules.plural import (
     clusters,
     cosine_micros,
     distance_micros,
     diversity_micros,
-    interference,
 )
 from tests.kit.deltas import a_round, matrix
-
-
-def vectors(*rows: list[int]) -> tuple[GridTensors, list[Delta]]:
-    made = [GridTensors({"a": np.array([r], np.int32)}) for r in rows]
-    return made[0], [Delta(f"i{k}", 1, Held(g)) for k, g in enumerate(made)]
 
 
 def inner(*rows: list[int]) -> list[list[int]]:
@@ -52,25 +45,18 @@ def test_figures_are_their_formulas_in_floats(seed: int) -> None:
     spread = 1 - (rows.mean(axis=0) ** 2).sum() / (rows**2).sum(axis=1).mean()
     assert abs(diversity_micros(exact) - spread * 1e6) <= 1
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    made = interference(start, [d.rows for d in deltas], exact)
-    np.testing.assert_allclose(made.cosine_micros, unit @ unit.T * 1e6, rtol=0, atol=1.001)
-    for i, a in enumerate(rows):
-        for j, b in enumerate(rows):
-            both = (a != 0) & (b != 0)
-            assert made.conflict_micros[i][j] == int((a * b < 0).sum()) * 10**6 // int(both.sum())
-
-
-def test_a_delta_of_zeros_conflicts_with_nobody() -> None:
-    start, deltas = vectors([1, -1], [0, 0], [-2, 2])
-    made = interference(start, [d.rows for d in deltas], inner([1, -1], [0, 0], [-2, 2]))
-    assert made.cosine_micros == ((10**6, 0, -(10**6)), (0, 0, 0), (-(10**6), 0, 10**6))
-    assert made.conflict_micros == ((0, 0, 10**6), (0, 0, 0), (10**6, 0, 0))
+    cosines = [[cosine_micros(exact, i, j) for j in range(4)] for i in range(4)]
+    np.testing.assert_allclose(cosines, unit @ unit.T * 1e6, rtol=0, atol=1.001)
 
 
 def test_cosines_are_cut_off_towards_zero_on_both_sides() -> None:
     exact = inner([3, 0], [1, 1], [-1, 1])
     assert cosine_micros(exact, 0, 1) == 707_106
     assert cosine_micros(exact, 0, 2) == -707_106
+
+
+def test_a_delta_of_zeros_is_like_nobody() -> None:
+    assert [cosine_micros(inner([1, -1], [0, 0]), 1, j) for j in range(2)] == [0, 0]
 
 
 def test_like_communities_form_groups_and_a_stranger_stays_alone() -> None:

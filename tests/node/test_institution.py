@@ -443,6 +443,16 @@ def test_others_wait_for_an_answer_and_nobody_for_a_decision(f: Federation, node
     assert node.said() == [Identity, Update, Ratification, Update, Adoption]
 
 
+def test_a_decision_waits_for_as_long_as_the_caller_says(f: Federation, node: Node) -> None:
+    node.tend()
+    finish(f, "school")
+    node.tend()
+    for _ in range(2):
+        assert node.institution.tend(may_decide=False) is None
+    assert node.said() == [Identity, Update, Ratification]
+    assert node.institution.tend(may_decide=True) is not None
+
+
 def test_a_release_is_ratified_first_and_decided_upon_only_once_the_quorum_stands_by_it(
     f: Federation, node: Node
 ) -> None:

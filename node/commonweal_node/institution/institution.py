@@ -194,9 +194,11 @@ class Institution:
         start, frozen = self._adapter(state, r.round.start), _frozen(r.round.rule)
         if reason := self._learner.objection(state, start, frozen):
             return Refusal(round=number, round_leaf=r.leaf, reason=reason)
+        self._on_phase("evaluating", number, "the start")
         before = self._learner.heldout(start, start, SHARED, f"round {number}: the start")
         self._on_phase("training", number, f"round {number}")
         trained = self._learner.train(start, r.round.recipe, f"round {number}", frozen)
+        self._on_phase("evaluating", number, "own update")
         membership = self._learner.membership(trained)
         if reason := self._exposure(membership):
             return Refusal(round=number, round_leaf=r.leaf, reason=reason)
@@ -246,8 +248,11 @@ class Institution:
 
     # -- tending
 
-    def tend(self) -> Adoption | None:
+    def tend(self, *, may_decide: bool = True) -> Adoption | None:
         """Do the next thing that is due: announce oneself, ratify, answer, or decide. Returns a decision, if one fell.
+
+        Args:
+            may_decide: Whether a decision on a release may be made now; it takes long, and holds up all else.
 
         Raises:
             PeerError: The log does not hold, or a release is not the merge of its inputs: nothing is signed.
@@ -282,7 +287,7 @@ class Institution:
             self._submit_answer(state)
             return None
         newest = state.ratified()
-        if newest is not None and self._is_to_decide(state, newest):
+        if may_decide and newest is not None and self._is_to_decide(state, newest):
             return self._adopt(state, newest)
         return None
 
