@@ -17,8 +17,8 @@ from commonweal_node.commands.evaluate import evaluate
 from commonweal_node.commands.train import Terms
 from commonweal_node.config import load_config
 from commonweal_node.daemon import Node
-from commonweal_node.institution.adoption import BASE, OWN, SHARED
 from commonweal_node.institution.answer_store import Answers
+from commonweal_node.institution.choice import BASE, OWN, SHARED
 from commonweal_node.model.base_model import detect_adapter_spec, folder_digest
 from commonweal_node.model.blend import BlendWeights, blend, export_peft
 from commonweal_node.model.lora import AdaptedModel

@@ -10,11 +10,11 @@ from typing import Protocol
 
 from commonweal_adapters.files.delta import GridTensors
 from commonweal_node.charter.charter import Charter
+from commonweal_node.institution.choice import BASE, OWN, SHARED, Candidate, CandidateKey, Choice, Pool, choose
 from commonweal_node.model.blend import BlendWeights
+from commonweal_node.model.row_losses import RowLosses
 from commonweal_node.probes.probe import Probe
 from commonweal_protocols.statements.adoption import Decision, HeldoutLoss, ProbeResult
-
-BASE, SHARED, OWN = BlendWeights(0, 0), BlendWeights(1000, 0), BlendWeights(0, 1000)
 
 
 class Evaluator(Protocol):
@@ -26,11 +26,20 @@ class Evaluator(Protocol):
     def probe(self, probe: Probe, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> int:
         """Return what a probe measures under a blend, in millionths."""
 
-    def choose(self, shared: GridTensors, own: GridTensors) -> BlendWeights:
-        """Return the best blend on held-out rows that are not the reported ones."""
+    def choosing(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> RowLosses:
+        """Return the losses under a blend on the held-out rows that are not the reported ones."""
 
     def export(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, directory: Path) -> None:
         """Write a blend as a PEFT adapter folder."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decided:
+    """A decision on a release, what serves from then on, and what the choice rests on."""
+
+    decision: Decision
+    serves: Candidate
+    choice: Choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,53 +51,58 @@ class Deciding:
     evaluator: Evaluator
     on_phase: Callable[[str, int, str], None]
 
-    def decide(self, number: int, shared: GridTensors, own: GridTensors) -> tuple[Decision, BlendWeights]:
-        """Choose a blend, measure it beside the base, the own adapter and the release alone, and hold it to the bars.
+    def decide(self, number: int, pool: Pool, current: CandidateKey | None = None) -> Decided:
+        """Choose among all candidates, measure what was chosen beside others, and hold it to the bars.
 
         Args:
-            number: The release's round, for anyone who watches.
-            shared: The release.
-            own: The institution's own adapter.
-
-        Returns:
-            The decision, and the blend that serves if it is not a refusal.
+            number: The release's round; it is in the pool.
+            pool: What there is to choose from.
+            current: What serves now; None where nothing does.
 
         Raises:
             LocalError: Something cannot be measured.
         """
-        self.on_phase("evaluating", number, "choosing a blend")
-        blend = self.evaluator.choose(shared, own)
-        choices = (("base", BASE), ("local", OWN), ("shared", SHARED), ("blend", blend))
-        losses = {what: self.evaluator.heldout(shared, own, b, f"release {number}: {what}") for what, b in choices}
+        self.on_phase("evaluating", number, "choosing what serves")
+        found = choose(pool, current, self._choosing)
+        serves, this = found.serves, pool.releases[number]
+        own = found.own.own if found.own else pool.start
+        told = (
+            ("base", pool.start, pool.start, BASE),
+            ("local", pool.start, own, OWN if found.own else BASE),
+            ("shared", this, pool.start, SHARED),
+            ("blend", serves.shared, serves.own, serves.blend),
+        )
+        losses = {what: self.evaluator.heldout(a, b, w, f"release {number}: {what}") for what, a, b, w in told}
         heldout = HeldoutLoss(
             base_micronats=losses["base"],
             local_micronats=losses["local"],
             shared_micronats=losses["shared"],
             blend_micronats=losses["blend"],
         )
-        probes = tuple(self._measured(p, number, shared, own, choices) for p in self.probes)
+        probes = tuple(self._measured(p, number, told) for p in self.probes)
         reason = self.charter.objection(heldout, probes)
+        if reason and serves.key.serving.kind in ("release", "blend"):
+            serves = found.current or found.own or pool.singles()[0]
+        used = not reason and serves.uses(number)
         decision = Decision(
-            decision="refuse" if reason or blend.shared_millis == 0 else "adopt" if blend == SHARED else "blend",
-            shared_millis=0 if reason else blend.shared_millis,
-            own_millis=0 if reason else blend.own_millis,
+            decision="refuse" if not used else "adopt" if serves.key.serving.kind == "release" else "blend",
+            shared_millis=serves.key.shared_millis if used else 0,
+            own_millis=serves.key.own_millis if used else 0,
             heldout=heldout,
             probes=probes,
-            reason=reason or _why(blend),
+            reason=reason or _why(serves, number),
         )
-        return decision, blend
+        return Decided(decision, serves, found)
+
+    def _choosing(self, candidate: Candidate) -> RowLosses:
+        return self.evaluator.choosing(candidate.shared, candidate.own, candidate.blend, name_of(candidate.key))
 
     def _measured(
-        self,
-        p: Probe,
-        number: int,
-        shared: GridTensors,
-        own: GridTensors,
-        choices: tuple[tuple[str, BlendWeights], ...],
+        self, p: Probe, number: int, told: tuple[tuple[str, GridTensors, GridTensors, BlendWeights], ...]
     ) -> ProbeResult:
         found = {
-            what: self.evaluator.probe(p, shared, own, b, f"release {number}: probe {p.name}, {what}")
-            for what, b in choices
+            what: self.evaluator.probe(p, a, b, w, f"release {number}: probe {p.name}, {what}")
+            for what, a, b, w in told
         }
         return ProbeResult(
             probe=p.name,
@@ -101,9 +115,26 @@ class Deciding:
         )
 
 
-def _why(blend: BlendWeights) -> str:
-    if blend.shared_millis == 0:
-        return "on our held-out rows nothing of the release is better than what we have"
-    if blend == SHARED:
-        return "best alone on our held-out rows"
-    return f"best on our held-out rows with {blend.shared_millis} shared and {blend.own_millis} own, in thousandths"
+def name_of(key: CandidateKey) -> str:
+    """Return what a candidate is, in words."""
+    number = key.serving.round
+    match key.serving.kind:
+        case "base":
+            return "the base alone"
+        case "own":
+            return f"our own adapter after round {number}"
+        case "release":
+            return f"the release of round {number}"
+        case "update":
+            return f"our own update of round {number}"
+        case "blend":
+            return (
+                f"the release of round {number} and our own adapter after round {key.own_round}, with "
+                f"{key.shared_millis} and {key.own_millis} thousandths"
+            )
+
+
+def _why(serves: Candidate, number: int) -> str:
+    if serves.uses(number):
+        return f"best on our choosing rows: {name_of(serves.key)}"
+    return f"nothing of this release is better on our choosing rows than what serves: {name_of(serves.key)}"

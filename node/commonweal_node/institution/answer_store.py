@@ -5,25 +5,42 @@
     answers/<round entry's leaf>.dsse      the signed answer to a round
     sent/<sha256>                          the delta that an answer names
     receipts/<leaf>.tlog-proof             the proof that an entry of ours is in the log
-    own/round-<n>.safetensors              this community's own adapter after round n
+    own/round-<n>.safetensors              this community's own adapter after round n: the best and the newest
+    update/round-<n>.safetensors           what was trained in round n, and could serve
     shared.safetensors                     the release that was last decided on
     adopted/                               what serves now, as a PEFT folder
-    adopted.leaf                           the release entry that it is from; empty once that was recalled
+    serving.json                           what that is
     recalled/<release entry's leaf>/       what served until its release was recalled
 """
 
 import re
+from collections.abc import Collection
 from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
 
 from commonweal_adapters.files.delta import GridTensors, read_adapter, write_adapter
+from commonweal_node.institution.choice import CandidateKey
 from commonweal_protocols.base.errors import StorageError
 from commonweal_protocols.base.files import put_away, write_atomic
+from commonweal_protocols.base.schema import Closed
+from commonweal_protocols.base.settings import describe
 from commonweal_protocols.statements.compact import AdapterSpec
-from commonweal_protocols.statements.values import Digest
+from commonweal_protocols.statements.values import Digest, Natural
 
-_ADOPTED_FROM = "adopted.leaf"
+_SERVING = "serving.json"
 _SHARED = "shared.safetensors"
-_OWN = re.compile(r"round-([1-9][0-9]{0,8})\.safetensors")
+_ROUND = re.compile(r"round-([1-9][0-9]{0,8})\.safetensors")
+
+
+class Kept(Closed):
+    """What serves. ``release_leaf`` is the entry of the release in it, empty without one."""
+
+    key: CandidateKey
+    release_leaf: Digest | Literal[""]
+    best_own: Natural
+    """After which round the community's own adapter was the best."""
 
 
 class Answers:
@@ -81,18 +98,26 @@ class Answers:
         """Return the release that was last decided on, or None."""
         return self._load(self._home / _SHARED)
 
-    def save_adopted_from(self, release_leaf: Digest) -> None:
-        """Remember which release serves from now on.
+    def save_serving(self, kept: Kept) -> None:
+        """Remember what serves from now on.
 
         Raises:
             StorageError: It cannot be kept.
         """
-        write_atomic(self._home / _ADOPTED_FROM, release_leaf.encode())
+        write_atomic(self._home / _SERVING, kept.to_canonical())
 
-    def adopted_from(self) -> str | None:
-        """Return the release that serves; empty where it was withdrawn, None where none was ever adopted."""
-        data = _read(self._home / _ADOPTED_FROM)
-        return None if data is None else data.decode("ascii", "replace")
+    def serving(self) -> Kept | None:
+        """Return what serves; None where nothing does.
+
+        Raises:
+            StorageError: The file is damaged.
+        """
+        path = self._home / _SERVING
+        data = _read(path)
+        try:
+            return None if data is None else Kept.model_validate_json(data)
+        except ValidationError as e:
+            raise StorageError(f"{path}: wanted what serves, got {describe(e)}; move it away to choose again") from e
 
     def withdraw_adopted(self, release_leaf: Digest) -> Path:
         """Move what serves away, in one step; returns where it lies.
@@ -103,7 +128,7 @@ class Answers:
         away = self._home / "recalled" / release_leaf
         put_away(self._home / "adopted", away)
         # Last: after a crash before this it is found gone already, and all of it is done again.
-        write_atomic(self._home / _ADOPTED_FROM, b"")
+        _remove(self._home / _SERVING)
         return away
 
     def save_own(self, round_number: int, adapter: GridTensors) -> None:
@@ -112,17 +137,43 @@ class Answers:
         Raises:
             StorageError: It cannot be kept.
         """
-        write_atomic(self._own(round_number), write_adapter(adapter, self._spec))
+        write_atomic(self._round("own", round_number), write_adapter(adapter, self._spec))
 
     def load_own(self, round_number: int) -> GridTensors | None:
         """Return this community's own adapter after a round, or None."""
-        return self._load(self._own(round_number))
+        return self._load(self._round("own", round_number))
 
     def newest_own(self) -> GridTensors | None:
         """Return this community's own adapter after the newest round that it has one of, or None."""
-        names = (_OWN.fullmatch(path.name) for path in (self._home / "own").glob("round-*"))
-        rounds = [int(name[1]) for name in names if name is not None]
+        rounds = self.rounds_of("own")
         return self.load_own(max(rounds)) if rounds else None
+
+    def rounds_of(self, folder: Literal["own", "update"]) -> list[int]:
+        """Return the rounds of which there is an own adapter, or an update."""
+        names = (_ROUND.fullmatch(path.name) for path in (self._home / folder).glob("round-*"))
+        return sorted(int(name[1]) for name in names if name is not None)
+
+    def save_update(self, round_number: int, adapter: GridTensors) -> None:
+        """Keep what was trained in a round.
+
+        Raises:
+            StorageError: It cannot be kept.
+        """
+        write_atomic(self._round("update", round_number), write_adapter(adapter, self._spec))
+
+    def load_update(self, round_number: int) -> GridTensors | None:
+        """Return what was trained in a round, or None."""
+        return self._load(self._round("update", round_number))
+
+    def forget(self, folder: Literal["own", "update"], but: Collection[int]) -> None:
+        """Remove what can be no candidate any more, so that a folder does not grow with the rounds.
+
+        Raises:
+            StorageError: A file cannot be removed.
+        """
+        for number in self.rounds_of(folder):
+            if number not in but:
+                _remove(self._round(folder, number))
 
     def _load(self, path: Path) -> GridTensors | None:
         data = _read(path)
@@ -134,8 +185,8 @@ class Answers:
     def _receipt(self, leaf: Digest) -> Path:
         return self._home / "receipts" / f"{leaf}.tlog-proof"
 
-    def _own(self, round_number: int) -> Path:
-        return self._home / "own" / f"round-{round_number}.safetensors"
+    def _round(self, folder: str, round_number: int) -> Path:
+        return self._home / folder / f"round-{round_number}.safetensors"
 
 
 def _read(path: Path) -> bytes | None:
@@ -145,3 +196,10 @@ def _read(path: Path) -> bytes | None:
         return None
     except OSError as e:
         raise StorageError(f"{path}: cannot be read: {e.strerror}") from e
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as e:
+        raise StorageError(f"{path}: cannot be removed: {e.strerror}") from e

@@ -15,6 +15,7 @@ from commonweal_node.config import NodeConfig
 from commonweal_node.institution.adoption import Evaluator
 from commonweal_node.institution.other_consortium import VerifiedRelease, verify_log
 from commonweal_node.model.blend import BlendWeights
+from commonweal_node.model.row_losses import RowLosses
 from commonweal_node.probes.probe import Probe
 from commonweal_protocols.audit.audit import Progress
 from commonweal_protocols.base.errors import ConfigError, LocalError, PeerError
@@ -146,19 +147,19 @@ class Delegate:
     # -- the delegate's own rows
 
     def heldout(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> int:
-        """See :class:`adopting.Evaluator`."""
+        """See :class:`adoption.Evaluator`."""
         return self._evaluator.heldout(shared, own, blend, what)
 
     def probe(self, probe: Probe, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> int:
-        """See :class:`adopting.Evaluator`."""
+        """See :class:`adoption.Evaluator`."""
         return self._evaluator.probe(probe, shared, own, blend, what)
 
-    def choose(self, shared: GridTensors, own: GridTensors) -> BlendWeights:
-        """See :class:`adopting.Evaluator`."""
-        return self._evaluator.choose(shared, own)
+    def choosing(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> RowLosses:
+        """See :class:`adoption.Evaluator`."""
+        return self._evaluator.choosing(shared, own, blend, what)
 
     def export(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, directory: Path) -> None:
-        """See :class:`adopting.Evaluator`."""
+        """See :class:`adoption.Evaluator`."""
         self._evaluator.export(shared, own, blend, directory)
 
 

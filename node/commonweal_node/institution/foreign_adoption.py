@@ -18,8 +18,8 @@ from commonweal_adapters.files.delta import GridTensors, read_adapter
 from commonweal_adapters.recompute import recompute_start
 from commonweal_node.institution.adoption import Deciding
 from commonweal_node.institution.answer_store import Answers
+from commonweal_node.institution.choice import Candidate, Pool
 from commonweal_node.institution.other_consortium import VerifiedRelease, consortium_folder
-from commonweal_node.model.blend import BlendWeights
 from commonweal_protocols.base.errors import StorageError
 from commonweal_protocols.base.files import put_away, write_atomic
 from commonweal_protocols.base.schema import Closed
@@ -56,9 +56,9 @@ class Adopter:
             LocalError: Something cannot be measured, kept, or said.
         """
         own, folder = own_adapter(self.home, ours.adapter), consortium_folder(self.home, found.named.consortium)
-        adoption, blend = self._decide(found, own)
+        adoption, serves = self._decide(found, own)
         if adoption.decision != "refuse":
-            self.deciding.evaluator.export(found.adapter, own, blend, folder / "adopted")
+            self.deciding.evaluator.export(serves.shared, serves.own, serves.blend, folder / "adopted")
         entry = self.say(adoption)
         write_atomic(folder / "checkpoint", found.note)
         if adoption.decision != "refuse":
@@ -73,9 +73,10 @@ class Adopter:
         """
         return self._decide(found, own_adapter(self.home, ours.adapter))[0]
 
-    def _decide(self, found: VerifiedRelease, own: GridTensors) -> tuple[ForeignAdoption, BlendWeights]:
-        decision, blend = self.deciding.decide(found.named.round, found.adapter, own)
-        return ForeignAdoption(release=found.named, **dict(decision)), blend
+    def _decide(self, found: VerifiedRelease, own: GridTensors) -> tuple[ForeignAdoption, Candidate]:
+        number = found.named.round
+        decided = self.deciding.decide(number, Pool(own, {number: found.adapter}, {0: own}))
+        return ForeignAdoption(release=found.named, **dict(decided.decision)), decided.serves
 
 
 def own_adapter(home: Path, spec: AdapterSpec) -> GridTensors:

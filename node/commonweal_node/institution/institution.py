@@ -16,8 +16,9 @@ from commonweal_adapters.files.delta import GridTensors, make_delta, read_adapte
 from commonweal_adapters.recompute import recompute_release
 from commonweal_node.charter.charter import Charter
 from commonweal_node.connection.keyring import KeyRing
-from commonweal_node.institution.adoption import SHARED, Deciding, Evaluator
-from commonweal_node.institution.answer_store import Answers
+from commonweal_node.institution.adoption import Deciding, Evaluator
+from commonweal_node.institution.answer_store import Answers, Kept
+from commonweal_node.institution.choice import SHARED, CandidateKey, Pool
 from commonweal_node.institution.delta_out import spell_delta
 from commonweal_node.institution.masked_round import MaskedRound, forget_rounds
 from commonweal_node.probes.probe import Probe
@@ -41,6 +42,11 @@ from commonweal_protocols.tlog.merkle import leaf_hash
 from commonweal_protocols.tlog.proof import open_cosigned_proof
 
 log = logging.getLogger(__name__)
+
+MAX_RELEASES = 8
+"""How many of the newest releases a node chooses among, beside the one that serves; each costs a pass over its rows."""
+OWN_PATIENCE = 2
+"""After how many own checkpoints without a new best a community stops to train alone."""
 
 
 class Learner(Evaluator, Protocol):
@@ -206,6 +212,8 @@ class Institution:
         if number == 1:
             # In round 1 all start from the same fresh adapter: what was trained here is this community's own too.
             answers.save_own(number, trained)
+        else:
+            answers.save_update(number, trained)
         self._on_phase("sending", number, "delta")
         delta, examples = make_delta(start, trained, spec), self._learner.num_examples
         partners: tuple[Name, ...] = ()
@@ -302,7 +310,8 @@ class Institution:
     def _withdraw(self, state: State) -> bool:
         """Take what serves out of its place if its release was recalled. Whether it was."""
         answers = Answers(self._home, state.compact.adapter)
-        leaf = answers.adopted_from()
+        kept = answers.serving()
+        leaf = kept.release_leaf if kept else ""
         standing = (r.release for r in state.rounds if r.release is not None and r.release.recalled_by is None)
         if not leaf or any(release.leaf == leaf for release in standing):
             return False
@@ -327,12 +336,8 @@ class Institution:
         return said is not None
 
     def _is_to_decide(self, state: State, newest: LoggedRelease) -> bool:
-        """Whether the newest ratified release waits for our decision: also once the adopted one is recalled."""
-        decided = newest.adoptions.get(self._name)
-        if decided is None:
-            return True
-        adopted = Answers(self._home, state.compact.adapter).adopted_from()
-        return adopted == "" and decided.decision != "refuse"
+        """Whether the newest ratified release waits for our decision: also once what served is recalled."""
+        return self._name not in newest.adoptions or Answers(self._home, state.compact.adapter).serving() is None
 
     def _rotate(self, state: State) -> bool:
         """Put the next key in the place of the present one, in the log and then here. Whether anything was done.
@@ -441,28 +446,73 @@ class Institution:
         self._say(Ratification(round=number, release_leaf=logged.leaf, adapter_sha256=release.adapter.sha256))
 
     def _adopt(self, state: State, logged: LoggedRelease) -> Adoption:
-        answers = Answers(self._home, state.compact.adapter)
-        shared = self._adapter(state, logged.release.adapter)
-        own = self._own(state, logged.release.round)
-        decision, blend = self._deciding.decide(logged.release.round, shared, own)
-        adoption = Adoption(round=logged.release.round, release_leaf=logged.leaf, **dict(decision))
-        answers.save_shared(shared)
-        if adoption.decision != "refuse":
-            self._learner.export(shared, own, blend, self._home / "adopted")
-            answers.save_adopted_from(logged.leaf)
+        """Decide on the newest release; what serves from then on is the best of all that there is."""
+        answers, number = Answers(self._home, state.compact.adapter), logged.release.round
+        kept = answers.serving()
+        pool = self._pool(state, number, answers, kept)
+        decided = self._deciding.decide(number, pool, kept.key if kept else None)
+        serves, own = decided.serves.key, decided.choice.own
+        adoption = Adoption(
+            round=number,
+            release_leaf=logged.leaf,
+            serves=serves.serving,
+            improves=decided.choice.improves,
+            **dict(decided.decision),
+        )
+        answers.save_shared(pool.releases[number])
+        is_shared = serves.serving.kind in ("release", "blend")
+        release = state.rounds[serves.serving.round - 1].release if is_shared else None
+        best_own = own.key.serving.round if own else 0
+        self._learner.export(decided.serves.shared, decided.serves.own, decided.serves.blend, self._home / "adopted")
+        answers.save_serving(Kept(key=serves, release_leaf=release.leaf if release else "", best_own=best_own))
         self._say(adoption)
+        answers.forget("own", {best_own, max(pool.owns, default=0), serves.own_round, *_round_of(serves, "own")})
+        # What is trained in a round that is open by now is not decided on yet.
+        answers.forget("update", {*_round_of(serves, "update"), *range(number + 1, len(state.rounds) + 1)})
         return adoption
 
-    def _own(self, state: State, number: int) -> GridTensors:
-        """This community's own adapter after ``number`` rounds' worth of training on its own rows alone."""
-        answers = Answers(self._home, state.compact.adapter)
-        own = answers.load_own(number)
-        if own is None:
-            before = self._own(state, number - 1) if number > 1 else self._adapter(state, state.compact.start)
-            self._on_phase("training", number, "own adapter")
-            own = self._learner.train(before, state.rounds[number - 1].round.recipe, f"own adapter, round {number}")
-            answers.save_own(number, own)
-        return own
+    def _pool(self, state: State, number: int, answers: Answers, kept: Kept | None) -> Pool:
+        """What there is to choose from: of the releases the newest that count, and the one that serves."""
+        releases = {
+            r.round.round: r.release
+            for r in state.rounds[:number]
+            if r.release is not None and r.release.is_ratified and r.release.recalled_by is None
+        }
+        wanted = set(sorted(releases)[-MAX_RELEASES:])
+        if kept is not None and kept.release_leaf:
+            wanted.add(kept.key.serving.round)
+        owns, updates = self._owns(state, number, answers, kept), {}
+        for n in answers.rounds_of("update"):
+            if n <= number and (update := answers.load_update(n)) is not None:
+                updates[n] = update
+        return Pool(
+            self._adapter(state, state.compact.start),
+            {n: self._adapter(state, releases[n].release.adapter) for n in sorted(wanted & releases.keys())},
+            owns,
+            updates,
+        )
+
+    def _owns(self, state: State, number: int, answers: Answers, kept: Kept | None) -> dict[int, GridTensors]:
+        """This community's own adapters: of one training on its own rows alone, continued by a round's worth a round.
+
+        It ends where the last two checkpoints were no better than one before them: "alone" is no straw man.
+        """
+        have = [n for n in answers.rounds_of("own") if n <= number]
+        last = max(have, default=0)
+        if kept is None or last - kept.best_own < OWN_PATIENCE:
+            for n in range(last + 1, number + 1):
+                before = answers.load_own(n - 1) if n > 1 else self._adapter(state, state.compact.start)
+                if before is None:
+                    break
+                self._on_phase("training", n, "own adapter")
+                recipe = state.rounds[n - 1].round.recipe
+                answers.save_own(n, self._learner.train(before, recipe, f"own adapter, round {n}"))
+        owns = {n: answers.load_own(n) for n in answers.rounds_of("own") if n <= number}
+        return {n: own for n, own in owns.items() if own is not None}
+
+
+def _round_of(key: CandidateKey, kind: str) -> tuple[int, ...]:
+    return (key.serving.round,) if key.serving.kind == kind else ()
 
 
 def _frozen(rule: AnyRule) -> Literal["A"] | None:

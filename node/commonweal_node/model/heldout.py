@@ -12,6 +12,7 @@ import torch
 
 from commonweal_node.model.lora import AdaptedModel
 from commonweal_node.model.packing import ROW_TOKENS, Batch, pack
+from commonweal_node.model.row_losses import RowLosses
 from commonweal_node.model.tensors import AdapterTensors
 from commonweal_node.model.tokens import Tokenised
 from commonweal_protocols.base.errors import LocalError
@@ -43,17 +44,32 @@ def heldout_loss(model: AdaptedModel, adapter: AdapterTensors | None, batches: S
 
 
 @torch.inference_mode()
+def row_losses(model: AdaptedModel, adapter: AdapterTensors | None, batches: Sequence[Batch], rows: int) -> RowLosses:
+    """What each of the ``rows`` that were packed into ``batches`` costs, under an adapter or (None) the base alone.
+
+    Raises:
+        BlobError: The adapter breaks the model's spec.
+        LocalError: A loss is not finite.
+    """
+    nats, tokens = np.zeros(rows), np.zeros(rows, np.int64)
+    with model.adapter(adapter):
+        for batch in batches:
+            found = model.log_probabilities(batch).cpu().double().numpy()
+            nats -= np.bincount(batch.owners, found, rows)
+            tokens += np.bincount(batch.owners, minlength=rows)
+    if not np.isfinite(nats).all():
+        raise LocalError("held-out loss: wanted finite numbers, got others (the adapter's values are too large)")
+    return RowLosses(nats, tokens)
+
+
+@torch.inference_mode()
 def example_losses(model: AdaptedModel, adapter: AdapterTensors | None, examples: Sequence[Tokenised]) -> list[float]:
     """Mean nats for each supervised token of each example by itself, under an adapter or (None) the base alone.
 
     Raises:
         BlobError: The adapter breaks the model's spec.
+        LocalError: A loss is not finite.
     """
-    nats, counts = np.zeros(len(examples)), np.zeros(len(examples))
-    with model.adapter(adapter):
-        for batch in heldout_batches(examples):
-            found = model.log_probabilities(batch).cpu().double().numpy()
-            nats -= np.bincount(batch.owners, found, len(examples))
-            counts += np.bincount(batch.owners, minlength=len(examples))
-    losses: list[float] = (nats / counts).tolist()
+    found = row_losses(model, adapter, heldout_batches(examples), len(examples))
+    losses: list[float] = (found.nats / found.tokens).tolist()
     return losses

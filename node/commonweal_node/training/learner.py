@@ -24,9 +24,10 @@ import torch
 from commonweal_adapters.files.delta import GridTensors, from_grid, to_grid
 from commonweal_node.charter.objective_weights import ObjectiveWeights
 from commonweal_node.config import NodeConfig
-from commonweal_node.model.blend import BlendWeights, blend, choose_blend, export_peft
-from commonweal_node.model.heldout import heldout_batches, heldout_loss
+from commonweal_node.model.blend import BlendWeights, blend, export_peft
+from commonweal_node.model.heldout import heldout_batches, heldout_loss, row_losses
 from commonweal_node.model.packing import Batch
+from commonweal_node.model.row_losses import RowLosses
 from commonweal_node.model.tensors import AdapterTensors
 from commonweal_node.probes.membership_attack import MIN_ROWS, Membership, MembershipAttack
 from commonweal_node.probes.probe import Probe
@@ -123,6 +124,8 @@ class Learner:
         )
         self._attacked: dict[bytes, Membership] = {}
         self._measurements: dict[tuple[bytes, str], float] = {}
+        self._tune_rows = 1 + max(int(batch.owners.max()) for batch in self._tune)
+        self._chosen_on: dict[bytes, RowLosses] = {}
         self._packed: dict[str, PackedProbe] = {}  # by name: a probe is asked under each choice
 
     @property
@@ -316,18 +319,20 @@ class Learner:
         if self._stopping.is_set():
             raise UnavailableError("evaluation: the node is stopping")
 
-    def choose(self, shared: GridTensors, own: GridTensors) -> BlendWeights:
-        """Return the best weights of the candidates on the other half."""
-        spec, bits = self._compact.adapter, self._compact.adapter.grid_bits
-        tried = 0
+    def choosing(self, shared: GridTensors, own: GridTensors, weights: BlendWeights, what: str) -> RowLosses:
+        """Return the losses of a blend on the half that choices are made on.
 
-        def loss(adapter: AdapterTensors | None) -> float:
-            nonlocal tried
-            tried += 1
-            self._board.set(doing=f"choosing a blend: candidate {tried}")
-            return self._loss(adapter, self._tune, "tune")
-
-        return choose_blend(spec, from_grid(shared, bits), from_grid(own, bits), loss).weights
+        Raises:
+            LocalError: A loss is not finite.
+            UnavailableError: The node is stopping.
+        """
+        self._board.set(doing=f"choosing: {what}")
+        adapter = self._weighted(shared, own, weights)
+        key = _digest(adapter)
+        if key not in self._chosen_on:
+            self._check_running()
+            self._chosen_on[key] = row_losses(self._model, adapter, self._tune, self._tune_rows)
+        return self._chosen_on[key]
 
     def export(self, shared: GridTensors, own: GridTensors, weights: BlendWeights, directory: Path) -> None:
         """Write a blend as a PEFT folder.

@@ -9,6 +9,11 @@ SORTED = AfterValidator(lambda mapping: dict(sorted(mapping.items())))
 """For a field that is a mapping with ASCII keys: held sorted, as a record's fields are, it has one encoding."""
 
 
+def is_absent(value: object) -> bool:
+    """For ``Field(exclude_if=…)``: an optional field is left out, so that entries without it keep their bytes."""
+    return value is None
+
+
 class Closed(BaseModel):
     """A frozen record of a closed schema: an unknown key is an error, and no value is coerced.
 

@@ -7,13 +7,16 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from commonweal_protocols.base.schema import Closed
+from commonweal_protocols.base.schema import Closed, is_absent
 from commonweal_protocols.statements.rounds import ForeignRelease
-from commonweal_protocols.statements.values import Count, Digest, Micronats, Name, Reason, Subject
+from commonweal_protocols.statements.values import Count, Digest, Micronats, Name, Natural, Reason, Subject
 
 
 class HeldoutLoss(Closed):
-    """A community's held-out loss under each choice; the blend was chosen on other rows than these."""
+    """A community's held-out loss under each choice, which was made on other rows than these.
+
+    ``local`` is the best of the community's own adapters, ``shared`` this release, ``blend`` the best of all.
+    """
 
     base_micronats: Micronats
     local_micronats: Micronats
@@ -62,12 +65,27 @@ class Decision(Closed):
         return self
 
 
+class Serving(Closed):
+    """What serves a community: the base, its own adapter, a release, its own update of a release, or a blend."""
+
+    kind: Literal["base", "own", "release", "update", "blend"]
+    round: Natural
+    """Of the release; or after which round, or for which, it was trained; 0 for the base."""
+
+
 class Adoption(Decision):
-    """A node's own decision on a ratified release of its consortium."""
+    """A node's own decision on a ratified release of its consortium.
+
+    ``decision`` is on this release: a refusal says that it is not in what serves, and takes nothing away.
+    """
 
     URI: ClassVar[str] = "urn:commonweal:adoption:v1"
     round: Count
     release_leaf: Digest
+    serves: Serving | None = Field(default=None, exclude_if=is_absent)
+    """What serves from now on; None in entries that do not say."""
+    improves: bool | None = Field(default=None, exclude_if=is_absent)
+    """Whether this release is better than every one before it, on the rows that the institution chooses on."""
 
     def subject(self) -> Subject:
         """The release's entry."""

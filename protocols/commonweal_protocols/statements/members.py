@@ -3,9 +3,9 @@
 import hashlib
 from typing import Annotated, ClassVar
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
-from commonweal_protocols.base.schema import Closed
+from commonweal_protocols.base.schema import Closed, is_absent
 from commonweal_protocols.statements.values import Name, PublicKey, Reason, Subject
 
 
@@ -14,7 +14,9 @@ class Identity(Closed):
 
     URI: ClassVar[str] = "urn:commonweal:identity:v1"
     institution: Name
-    transport_key: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/=]{40,400}$")] | None = None
+    transport_key: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/=]{40,400}$")] | None = Field(
+        default=None, exclude_if=is_absent
+    )
     """Of logs in which rounds went over a connection with a key of its own; nothing reads it."""
 
     def subject(self) -> Subject:
