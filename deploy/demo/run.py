@@ -355,7 +355,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=HERE / "communities", help="a folder of *.jsonl files")
     parser.add_argument("--communities", nargs="*", default=[], help="which of them (default: the first three)")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--compact", type=Path, default=HERE / "compact.toml")
     parser.add_argument("--home", type=Path, default=None, help="default: .demo/<name of the data>")
     parser.add_argument("--cache", type=Path, default=Path(".demo/cache"), help="where base models are kept")

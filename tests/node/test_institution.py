@@ -26,7 +26,7 @@ from commonweal_protocols.base.errors import (
     UnavailableError,
 )
 from commonweal_protocols.base.keys import public_hex
-from commonweal_protocols.statements.adoption import Adoption, HeldoutLoss, ProbeResult
+from commonweal_protocols.statements.adoption import Adoption, HeldoutLoss, ProbeResult, Serving
 from commonweal_protocols.statements.charter import Clause, ProbeBar
 from commonweal_protocols.statements.data_manifest import DataManifest
 from commonweal_protocols.statements.delta_encoding import Encoding
@@ -540,18 +540,20 @@ def test_a_kept_answer_that_no_longer_fits_the_chain_blocks_nothing_and_is_made_
 # -- decisions
 
 LOSSES = {BASE: 400, OWN: 300, SHARED: 200}
-DECISIONS: list[tuple[BlendWeights, str, str]] = [
-    (SHARED, "adopt", "best alone on our held-out rows"),
-    (BlendWeights(500, 500), "blend", "best on our held-out rows with 500 shared and 500 own, in thousandths"),
-    (BlendWeights(1000, 500), "blend", "best on our held-out rows with 1000 shared and 500 own, in thousandths"),
-    (OWN, "refuse", "on our held-out rows nothing of the release is better than what we have"),
-    (BASE, "refuse", "on our held-out rows nothing of the release is better than what we have"),
+BOTH = "best on our choosing rows: the release of round 1 and our own adapter after round 1"
+NOTHING = "nothing of this release is better on our choosing rows than what serves"
+DECISIONS: list[tuple[BlendWeights, str, str, str]] = [
+    (SHARED, "adopt", "release", "best on our choosing rows: the release of round 1"),
+    (BlendWeights(500, 500), "blend", "blend", f"{BOTH}, with 500 and 500 thousandths"),
+    (BlendWeights(1000, 500), "blend", "blend", f"{BOTH}, with 1000 and 500 thousandths"),
+    (OWN, "refuse", "own", f"{NOTHING}: our own adapter after round 1"),
+    (BASE, "refuse", "base", f"{NOTHING}: the base alone"),
 ]
 
 
-@pytest.mark.parametrize(("best", "decision", "reason"), DECISIONS)
-def test_a_release_is_adopted_blended_or_refused_as_the_held_out_rows_say(
-    f: Federation, node: Node, best: BlendWeights, decision: str, reason: str
+@pytest.mark.parametrize(("best", "decision", "kind", "reason"), DECISIONS)
+def test_the_best_of_all_serves_whatever_is_said_of_the_release(
+    f: Federation, node: Node, best: BlendWeights, decision: str, kind: str, reason: str
 ) -> None:
     node.learner.best, node.learner.losses = best, LOSSES
     finish(f, *f.keys)
@@ -568,13 +570,13 @@ def test_a_release_is_adopted_blended_or_refused_as_the_held_out_rows_say(
             base_micronats=400, local_micronats=300, shared_micronats=200, blend_micronats=LOSSES.get(best, 150)
         ),
         reason=reason,
+        serves=Serving(kind=kind, round=0 if kind == "base" else 1),  # type: ignore[arg-type]
     )
-    assert [(e[2], e[3]) for e in node.learner.exported] == (
-        [] if decision == "refuse" else [(best, node.home / "adopted")]
-    )
+    assert [(e[2], e[3]) for e in node.learner.exported] == [(best, node.home / "adopted")]
 
 
 def test_what_is_exported_is_the_release_and_the_own_adapter(f: Federation, node: Node) -> None:
+    node.learner.best = BlendWeights(700, 700)
     f.add(node.answer())
     finish(f, *f.keys)
     node.tend()
@@ -610,7 +612,8 @@ def test_a_charter_that_objects_refuses_with_zero_weights(
     if refused:
         assert (adoption.decision, adoption.shared_millis, adoption.own_millis) == ("refuse", 0, 0)
         assert adoption.reason.startswith(f"charter: wanted the best blend at most {bar} thousandths of a nat")
-        assert node.learner.exported == []
+        assert adoption.serves == Serving(kind="own", round=1), "a refusal takes nothing away"
+        assert [e[2] for e in node.learner.exported] == [OWN]
     else:
         assert (adoption.decision, adoption.shared_millis, adoption.own_millis) == ("blend", 700, 700)
 
@@ -657,7 +660,8 @@ def test_a_blend_below_a_bar_on_a_probe_is_refused_and_the_entry_says_by_which_c
     r = f.state.rounds[0]
     assert r.release is not None
     assert r.release.adoptions[NAME] == adoption, "as it stands in the log"
-    assert node.learner.exported == []
+    assert adoption.serves == Serving(kind="own", round=1)
+    assert [e[2] for e in node.learner.exported] == [OWN]
 
 
 def test_a_blend_at_a_bar_on_a_probe_serves_and_the_release_can_be_evaluated_later(f: Federation, node: Node) -> None:
@@ -690,7 +694,57 @@ def test_the_own_adapter_is_trained_once_for_each_round_from_the_one_before(f: F
     assert node.tend() is not None
     (_, first), _, (own_start, own_after) = node.learner.trained
     assert all((own_start[n] == q).all() for n, q in first.items())
-    assert all((node.learner.exported[-1][1][n] == q).all() for n, q in own_after.items())
+    kept = Answers(node.home, TINY).load_own(2)
+    assert kept is not None
+    assert all((kept[n] == q).all() for n, q in own_after.items())
+
+
+def rounds(f: Federation, node: Node, count: int) -> list[Adoption]:
+    """Rounds to their end, with this node in them; its decisions."""
+    made = []
+    for number in range(len(f.state.rounds), len(f.state.rounds) + count):
+        if not f.state.open_round:
+            f.open_round()
+        f.add(node.answer(len(f.state.rounds)))
+        finish(f, *f.keys)
+        adoption = node.tend()
+        assert adoption is not None, number
+        made.append(adoption)
+    return made
+
+
+def test_what_serves_goes_on_where_a_later_release_is_not_better_beyond_doubt(f: Federation, node: Node) -> None:
+    first, second = rounds(f, node, 2)
+    assert (first.decision, first.serves) == ("adopt", Serving(kind="release", round=1))
+    assert second.decision == "refuse"
+    assert second.serves == Serving(kind="release", round=1), "the table has both releases at the same loss"
+    assert second.improves is False
+    shared = node.learner.exported[-1][0]
+    wanted = node.institution._adapter(f.state, f.state.rounds[0].release.release.adapter)  # type: ignore[union-attr]
+    assert all((shared[n] == q).all() for n, q in wanted.items())
+
+
+def test_a_community_stops_to_train_alone_once_two_checkpoints_were_no_better(f: Federation, node: Node) -> None:
+    rounds(f, node, 5)
+    # The table gives every own adapter the same loss, so the first is the best, and the third ends it.
+    alone = [start for start, _ in node.learner.trained]
+    assert len(alone) == 5 + 2
+    assert Answers(node.home, TINY).rounds_of("own") == [1, 3]
+
+
+def test_what_lies_on_the_disk_does_not_grow_with_the_rounds(f: Federation, node: Node) -> None:
+    rounds(f, node, 4)
+    answers = Answers(node.home, TINY)
+    assert answers.rounds_of("update") == []
+    assert answers.rounds_of("own") == [1, 3]
+
+
+def test_what_serves_is_kept_with_the_release_that_it_is_from(f: Federation, node: Node) -> None:
+    rounds(f, node, 1)
+    kept = Answers(node.home, TINY).serving()
+    assert kept is not None
+    assert f.state.rounds[0].release is not None
+    assert kept.release_leaf == f.state.rounds[0].release.leaf
 
 
 # -- a coordinator that lies

@@ -87,7 +87,7 @@ class Deciding:
         decision = Decision(
             decision="refuse" if not used else "adopt" if serves.key.serving.kind == "release" else "blend",
             shared_millis=serves.key.shared_millis if used else 0,
-            own_millis=serves.key.own_millis if used else 0,
+            own_millis=serves.key.own_millis if not reason and (used or serves.key.serving.kind == "own") else 0,
             heldout=heldout,
             probes=probes,
             reason=reason or _why(serves, number),

@@ -150,10 +150,15 @@ class Learner:
             UnavailableError: The node is stopping, or a worker has ended.
         """
         bits, config = self._compact.adapter.grid_bits, self._config
-
+        recipe = recipe.model_copy(update={"steps": recipe.steps_for(self.num_examples), "passes_millis": None})
         self._board.set(doing=what, step=0, steps=recipe.steps, losses={}, eta_seconds=None)
         training = self._training(self._weights, recipe).model_copy(
-            update={"early_stop_every_steps": config.early_stop_every_steps, "frozen": frozen}
+            update={
+                # Another order of the rows for each start: a round of less than a pass would else see the same ones.
+                "seed": shuffled_seed(config.seed, config.institution, from_grid(start, bits)),
+                "early_stop_every_steps": config.early_stop_every_steps,
+                "frozen": frozen,
+            }
         )
         with self._events(what, recipe) as events:
 
@@ -370,6 +375,12 @@ class Learner:
             self._check_running()
             self._measurements[key] = measure()
         return self._measurements[key]
+
+
+def shuffled_seed(seed: int, institution: str, start: AdapterTensors) -> int:
+    """Return the seed of a training: it follows from the node's own, its name, and the adapter that it starts from."""
+    digest = hashlib.sha256(f"{seed}:{institution}:".encode() + _digest(start)).digest()
+    return int.from_bytes(digest[:4]) >> 1
 
 
 def _digest(adapter: AdapterTensors | None) -> bytes:

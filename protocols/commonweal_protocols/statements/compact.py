@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from commonweal_protocols.base.schema import Closed
+from commonweal_protocols.base.schema import Closed, is_absent
 from commonweal_protocols.statements.delta_encoding import EXACT, Encoding
 from commonweal_protocols.statements.privacy_budget import PrivacyTerms
 from commonweal_protocols.statements.rules import MultiKrum, Rule, ShareA, TrimmedMean
@@ -83,13 +83,29 @@ class BaseModelRef(Closed):
     sha256: Digest
 
 
+MIN_STEPS = 5
+"""Of a round whose length is stated in passes: with few rows, rounds of fewer steps end worse."""
+
+
 class Recipe(Closed):
-    """How every cohort member trains in a round."""
+    """How every cohort member trains in a round.
+
+    With ``passes_millis``, a member takes as many steps as so many passes over its own training rows are, in
+    thousandths, and at least :data:`MIN_STEPS`; but never more than ``steps``. Without it, exactly ``steps``.
+    """
 
     steps: Annotated[int, Field(ge=1, le=10**6)]
+    passes_millis: Annotated[int, Field(ge=1, le=10**6)] | None = Field(default=None, exclude_if=is_absent)
     batch_size: Annotated[int, Field(ge=1, le=4096)]
     learning_rate_micros: Count
     max_tokens: Annotated[int, Field(ge=8, le=1 << 20)]
+
+    def steps_for(self, rows: int) -> int:
+        """Return how many steps a member with that many training rows takes."""
+        if self.passes_millis is None:
+            return self.steps
+        whole = -(-rows * self.passes_millis // (1000 * self.batch_size))
+        return min(self.steps, max(MIN_STEPS, whole))
 
 
 class Quorum(Closed):
