@@ -75,10 +75,10 @@ def test_what_serves_stays_unless_another_is_better_beyond_what_the_rows_explain
     rng = np.random.default_rng(1)
     noisy = 4.0 + rng.normal(0, 1, ROWS)
     noisy += 3.98 - noisy.mean()
-    close = {"release 1": 4.0, "release 2": noisy}
+    close: dict[str, NDArray[np.float64] | float] = {"release 1": 4.0, "release 2": noisy}
     assert choose(pool(2), key("release", 1), Measured(close)).serves.key == key("release", 1), "cannot tell"
     assert choose(pool(2), None, Measured(close)).serves.key == key("release", 2), "with nothing to lose, the best"
-    steady = {"release 1": 4.0, "release 2": 3.98}
+    steady: dict[str, NDArray[np.float64] | float] = {"release 1": 4.0, "release 2": 3.98}
     assert choose(pool(2), key("release", 1), Measured(steady)).serves.key == key("release", 2), "on every row"
 
 
@@ -97,9 +97,9 @@ def test_what_served_and_is_gone_is_no_candidate() -> None:
 
 def test_a_release_improves_if_it_is_better_than_every_one_before_it() -> None:
     assert choose(pool(1), None, Measured({})).improves is None
-    falling = {"release 1": 4.0, "release 2": 3.0, "release 3": 2.0}
+    falling: dict[str, NDArray[np.float64] | float] = {"release 1": 4.0, "release 2": 3.0, "release 3": 2.0}
     assert choose(pool(3), None, Measured(falling)).improves is True
-    turned = {"release 1": 4.0, "release 2": 3.0, "release 3": 3.5}
+    turned: dict[str, NDArray[np.float64] | float] = {"release 1": 4.0, "release 2": 3.0, "release 3": 3.5}
     assert choose(pool(3), None, Measured(turned)).improves is False
 
 
