@@ -23,6 +23,14 @@ BANNED = re.compile(
     re.IGNORECASE,
 )
 """Words of a private dialect: canonical encoding, fix, check against, recompute, ratify, lock, anyone who, continue."""
+UNBOUNDED = re.compile(r"\.read_(?:bytes|text)\(")
+MAY_READ_UNBOUNDED = {
+    "coordinator/commonweal_coordinator/serving/web.py": "a page of the program itself",
+    "coordinator/commonweal_coordinator/rounds/flower.py": "Flower's",
+    "node/commonweal_node/connection/flower.py": "Flower's",
+    "protocols/commonweal_protocols/wire/flower.py": "Flower's",
+}
+"""Where a file is read whole, whatever its size, and why; everywhere else :func:`files.read_bounded` reads it."""
 
 
 def product() -> list[Path]:
@@ -61,6 +69,11 @@ def test_files_and_functions_are_short_or_say_why_not() -> None:
     assert [f"{p.relative_to(ROOT)}: {found}" for p in product() for found in too_long(p.read_text("utf-8"))] == []
 
 
+def test_files_are_read_with_a_bound() -> None:
+    found = {str(p.relative_to(ROOT)) for p in product() if UNBOUNDED.search(p.read_text("utf-8"))}
+    assert found - MAY_READ_UNBOUNDED.keys() == set()
+
+
 def test_no_file_is_named_by_a_participle() -> None:
     assert participles([p.stem for p in product()]) == []
 
@@ -77,4 +90,6 @@ def test_each_rule_finds_what_breaks_it() -> None:
     assert list(too_long("x = 1\n" * (MAX_FILE_LINES + 1))) == [f"{MAX_FILE_LINES + 1} lines"]
     assert list(too_long(f"{REASON}of the table.\n" + "x = 1\n" * MAX_FILE_LINES)) == []
     assert participles(["speaking", "packing", "ring"]) == ["speaking", "ring"]
+    assert UNBOUNDED.search("path.read_bytes()")
+    assert UNBOUNDED.search('path.read_text("utf-8")')
     assert banned("It holds.\nIts one Spelling is mended.") == ["line 2: 'Spelling'", "line 2: 'mended'"]

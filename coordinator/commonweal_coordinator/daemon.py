@@ -168,7 +168,7 @@ class Coordinator:
             members=self._member_keys,
         )
         rpc.add_ExchangeServicer_to_server(ExchangeService(self._blobs, limits), server)  # type: ignore[no-untyped-call]
-        credentials = grpc.ssl_server_credentials([(self._tls.key.read_bytes(), self._tls.chain.read_bytes())])
+        credentials = grpc.ssl_server_credentials([self._tls.key_and_chain()])
         address = f"{self._config.host}:{self._config.exchange_port}"
         try:
             bound = server.add_secure_port(address, credentials)

@@ -93,4 +93,4 @@ def test_a_succession_is_drafted_from_a_copy_and_again_until_it_has_begun(
 
 def test_what_is_no_compact_is_not_linted(program: Terminal, tmp_path: Path) -> None:
     assert program("coordinator", "lint-compact", tmp_path / "none.json") == 2
-    assert "none.json: the compact cannot be read" in program.err
+    assert "none.json: wanted a compact, got no such file" in program.err

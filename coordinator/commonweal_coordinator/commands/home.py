@@ -108,7 +108,7 @@ def make_home(
         exchange=f"{reach}:{config.exchange_port}",
         records=f"https://{reach}:{config.records_port}",
         fleet=f"{reach}:{config.fleet_port}",
-        ca_pem=tls.ca.read_text("ascii"),
+        ca_pem=tls.ca_pem(),
     )
     card.save(home / CARD_FILE)
     return card, config.model_copy(update={"origin": origin})

@@ -22,7 +22,8 @@ from commonweal_coordinator.succession.succession import (
     longest,
     read_history,
 )
-from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.base.errors import ConfigError, MalformedError
+from commonweal_protocols.base.files import read_bounded
 from commonweal_protocols.base.keys import load_passphrase
 from commonweal_protocols.fold.amendment import describe_changes
 from commonweal_protocols.records.replay import replay, replay_at
@@ -30,6 +31,7 @@ from commonweal_protocols.records.source import DirectorySource, Source, open_so
 from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.invite import Card, CoordinatorCard
 from commonweal_protocols.statements.statement import parse_statement
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 
 Home = Annotated[Path, typer.Option(help="The coordinator's folder.")]
 Host = Annotated[str, typer.Option(help="The address to listen on.")]
@@ -201,10 +203,8 @@ def lint_compact(
     """
     drafts = [home / folder / "compact.json" for folder in (SUCCESSION, "amendment", "founding")]
     path = file or next((p for p in drafts if p.exists()), drafts[-1])
-    try:
-        predicate = parse_statement(path.read_bytes()).predicate
-    except OSError as e:
-        raise ConfigError(f"{path}: the compact cannot be read: {e.strerror}") from e
+    data = read_bounded(path, MAX_ENTRY_BYTES, "a compact", error=ConfigError, too_large=MalformedError)
+    predicate = parse_statement(data).predicate
     if not isinstance(predicate, Compact):
         raise ConfigError(f"{path}: wanted a compact, got {type(predicate).__name__}")
     if print_warnings(predicate):

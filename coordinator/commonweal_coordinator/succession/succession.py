@@ -22,8 +22,8 @@ from commonweal_coordinator.log.log import Cosign, Log
 from commonweal_coordinator.log.storage import Storage
 from commonweal_coordinator.serving.blobs import BlobStore
 from commonweal_coordinator.succession.draft_signatures import Draft
-from commonweal_protocols.base.errors import CommonwealError, LogError, StorageError
-from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.errors import CommonwealError, LogError
+from commonweal_protocols.base.files import read_if_there, write_atomic
 from commonweal_protocols.records.entries import open_entries
 from commonweal_protocols.records.mirror import Mirror
 from commonweal_protocols.records.replica import Replica
@@ -39,6 +39,7 @@ from commonweal_protocols.records.source import (
 from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.statement import blobs_of, open_entry
 from commonweal_protocols.statements.values import Blob, Digest, Seen
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 
 MIRROR = "mirror"
 SUCCESSION = "succession"
@@ -161,16 +162,13 @@ class Succession:
             PeerError: The compact does not go on from this history.
         """
         path = self._folder / _SEALED
-        try:
-            envelope = path.read_bytes()
-        except FileNotFoundError:
+        envelope = read_if_there(path, MAX_ENTRY_BYTES, "the entry that begins the new log")
+        if envelope is None:
             envelope = self.draft.envelope()
             self._history.replica.check(envelope)
             # A batch may be sequenced and still wait for its witnesses. With one more signature, the next try would
             # be another entry.
             write_atomic(path, envelope)
-        except OSError as e:
-            raise StorageError(f"{path}: cannot be read: {e.strerror}") from e
         return [*self._history.entries, envelope]
 
 

@@ -12,9 +12,9 @@ from commonweal_node.charter.edit import Kind, add_clause, load_text, new_charte
 from commonweal_node.commands.voices import draft, voices
 from commonweal_node.config import load_config
 from commonweal_protocols.base import canonical
-from commonweal_protocols.base.errors import ConfigError, PeerError, StorageError
-from commonweal_protocols.base.files import write_atomic
-from commonweal_protocols.base.keys import load_passphrase, write_private
+from commonweal_protocols.base.errors import ConfigError, MalformedError, PeerError, StorageError
+from commonweal_protocols.base.files import read_bounded, write_atomic
+from commonweal_protocols.base.keys import load_passphrase, read_private, write_private
 from commonweal_protocols.base.text import printable
 from commonweal_protocols.fold.charters import MAX_OPENING_BYTES, SECRET_BYTES, open_part, parse_opening, publish
 from commonweal_protocols.fold.state import LoggedCharter, State
@@ -214,10 +214,7 @@ def _own(home: Path) -> tuple[Charter, Name, Path]:
 
 
 def _secret(path: Path) -> bytes:
-    try:
-        secret = path.read_bytes()
-    except OSError as e:
-        raise StorageError(f"{path}: wanted what seals this institution's charters: {e.strerror}") from e
+    secret = read_private(path, SECRET_BYTES, "what seals this institution's charters")
     if len(secret) != SECRET_BYTES:
         raise StorageError(f"{path}: wanted {SECRET_BYTES} bytes, got {len(secret)}")
     return secret
@@ -265,11 +262,9 @@ def verify(
     ca: Ca = None,
 ) -> None:
     """Say which published versions of an institution's charter an opening belongs to. Exit 1: to none."""
-    try:
-        with opening.open("rb") as f:
-            data = f.read(MAX_OPENING_BYTES + 1)
-    except OSError as e:
-        raise ConfigError(f"{opening}: cannot be read: {e.strerror}") from e
+    data = read_bounded(
+        opening, MAX_OPENING_BYTES, "a charter's opened part", error=ConfigError, too_large=MalformedError
+    )
     said = parse_opening(data.rstrip(b"\n"))
     seal: Digest = said.seal()
     versions = _published(_replay(url, directory, ca), institution)

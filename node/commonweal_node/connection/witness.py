@@ -11,11 +11,13 @@ from pathlib import Path
 
 from commonweal_node.config import NodeConfig
 from commonweal_protocols.base.errors import CommonwealError, StorageError
+from commonweal_protocols.base.files import read_bounded
 from commonweal_protocols.base.keys import load_key_file, load_or_create_key_file
 from commonweal_protocols.statements.compact import Compact, Witness
 from commonweal_protocols.statements.statement import parse_statement
 from commonweal_protocols.tlog.cosignature import make_cosignature_verifier
 from commonweal_protocols.tlog.note import parse_vkey
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 from commonweal_protocols.witness.server import WitnessServer
 from commonweal_protocols.witness.store import WitnessStore
 from commonweal_protocols.witness.witness import Witness as WitnessCore
@@ -44,10 +46,8 @@ def signed_compact(home: Path) -> Compact:
         StorageError: It is not there, or is none.
     """
     path = home / COMPACT_FILE
-    try:
-        compact = parse_statement(path.read_bytes()).predicate
-    except OSError as e:
-        raise StorageError(f"{path}: wanted the compact that was signed, got none; join again: {e.strerror}") from e
+    data = read_bounded(path, MAX_ENTRY_BYTES, "the compact that was signed", if_missing="join again")
+    compact = parse_statement(data).predicate
     if not isinstance(compact, Compact):
         raise StorageError(f"{path}: wanted a compact, got {type(compact).__name__}")
     return compact

@@ -16,10 +16,10 @@ import re
 from pathlib import Path
 
 from commonweal_adapters.files.delta import GridTensors, read_adapter, write_adapter
-from commonweal_protocols.base.errors import StorageError
-from commonweal_protocols.base.files import put_away, write_atomic
+from commonweal_protocols.base.files import put_away, read_if_there, write_atomic
 from commonweal_protocols.statements.compact import AdapterSpec
-from commonweal_protocols.statements.values import Digest
+from commonweal_protocols.statements.values import MAX_BLOB_BYTES, Digest
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 
 _ADOPTED_FROM = "adopted.leaf"
 _SHARED = "shared.safetensors"
@@ -43,7 +43,7 @@ class Answers:
 
     def load_answer(self, round_leaf: Digest) -> bytes | None:
         """Return the answer that was given to a round, or None."""
-        return _read(self._home / "answers" / f"{round_leaf}.dsse")
+        return read_if_there(self._home / "answers" / f"{round_leaf}.dsse", MAX_ENTRY_BYTES, "an answer to a round")
 
     def save_delta(self, sha256: Digest, data: bytes) -> None:
         """Keep a delta: should the coordinator be lost with it, its successor has it from us.
@@ -55,7 +55,7 @@ class Answers:
 
     def load_delta(self, sha256: Digest) -> bytes | None:
         """Return a delta that was sent, or None."""
-        return _read(self._delta(sha256))
+        return read_if_there(self._delta(sha256), MAX_BLOB_BYTES, "a delta that was sent")
 
     def save_receipt(self, leaf: Digest, proof: bytes) -> None:
         """Keep the proof that an entry is in the log.
@@ -91,7 +91,7 @@ class Answers:
 
     def adopted_from(self) -> str | None:
         """Return the release that serves; empty where it was withdrawn, None where none was ever adopted."""
-        data = _read(self._home / _ADOPTED_FROM)
+        data = read_if_there(self._home / _ADOPTED_FROM, 64, "which release serves")
         return None if data is None else data.decode("ascii", "replace")
 
     def withdraw_adopted(self, release_leaf: Digest) -> Path:
@@ -125,7 +125,7 @@ class Answers:
         return self.load_own(max(rounds)) if rounds else None
 
     def _load(self, path: Path) -> GridTensors | None:
-        data = _read(path)
+        data = read_if_there(path, MAX_BLOB_BYTES, "an adapter")
         return None if data is None else read_adapter(data, self._spec)
 
     def _delta(self, sha256: Digest) -> Path:
@@ -136,12 +136,3 @@ class Answers:
 
     def _own(self, round_number: int) -> Path:
         return self._home / "own" / f"round-{round_number}.safetensors"
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as e:
-        raise StorageError(f"{path}: cannot be read: {e.strerror}") from e

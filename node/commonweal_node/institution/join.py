@@ -11,8 +11,9 @@ from commonweal_node.connection.client import CoordinatorClient
 from commonweal_node.connection.link import INVITE_FILE
 from commonweal_node.connection.witness import COMPACT_FILE, signed_compact
 from commonweal_protocols.base.canonical import digest_of
-from commonweal_protocols.base.errors import CommonwealError, ConfigError, RuleError, StorageError
-from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.errors import CommonwealError, ConfigError, RuleError
+from commonweal_protocols.base.files import read_bounded, write_atomic
+from commonweal_protocols.base.settings import MAX_TOML_BYTES
 from commonweal_protocols.fold.amendment import check_amendment
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.follower import Follower
@@ -22,6 +23,7 @@ from commonweal_protocols.statements.compact import BaseModelRef, Compact
 from commonweal_protocols.statements.envelope import sign_envelope
 from commonweal_protocols.statements.invite import Invite
 from commonweal_protocols.statements.statement import Statement, parse_statement
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 
 
 def _fetch_draft(invite: Invite) -> tuple[bytes, Compact]:
@@ -87,10 +89,7 @@ def change_over(home: Path, invite: Invite, compact: Compact) -> None:
     # The witness first: without it the new log cannot begin.
     for name, data in ((COMPACT_FILE, Statement(None, compact).payload()), (INVITE_FILE, invite.to_bytes())):
         path = home / name
-        try:
-            old = path.read_bytes()
-        except OSError as e:
-            raise StorageError(f"{path}: cannot be read: {e.strerror}") from e
+        old = read_bounded(path, MAX_ENTRY_BYTES, "what this institution signed or was sent; join again")
         if old != data:
             write_atomic(path.with_suffix(".before.json"), old)
             write_atomic(path, data)
@@ -160,9 +159,8 @@ def read_base(terms: Path) -> BaseModelRef:
     Raises:
         ConfigError: No such file, or no such table in it.
     """
+    data = read_bounded(terms, MAX_TOML_BYTES, "a compact's terms", error=ConfigError)
     try:
-        return BaseModelRef.model_validate(tomllib.loads(terms.read_text("utf-8"))["base"])
-    except OSError as e:
-        raise ConfigError(f"{terms}: the compact's terms cannot be read: {e.strerror}") from e
-    except (KeyError, tomllib.TOMLDecodeError, ValidationError) as e:
+        return BaseModelRef.model_validate(tomllib.loads(data.decode("utf-8"))["base"])
+    except (KeyError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as e:
         raise ConfigError(f"{terms}: wanted a [base] table with reference and sha256: {e}") from e

@@ -17,7 +17,7 @@ from commonweal_node.connection.keyring import KeyRing
 from commonweal_node.institution.voice import speak
 from commonweal_protocols.base.errors import ConfigError, RuleError, StorageError
 from commonweal_protocols.base.files import write_atomic
-from commonweal_protocols.base.keys import write_private
+from commonweal_protocols.base.keys import read_private, write_private
 from commonweal_protocols.base.schema import Closed
 from commonweal_protocols.base.settings import describe
 from commonweal_protocols.fold.amendment import check_amendment
@@ -238,8 +238,8 @@ def _sealed(home: Path, commitment: Digest) -> Path:
 
 
 def _load(path: Path) -> SealedChoice:
+    data = read_private(path, _MAX_SEALED_BYTES, "what opens a sealed ballot of this institution")
     try:
-        with path.open("rb") as f:
-            return SealedChoice.model_validate_json(f.read(_MAX_SEALED_BYTES))
-    except (OSError, ValidationError) as e:
+        return SealedChoice.model_validate_json(data)
+    except ValidationError as e:
         raise StorageError(f"{path}: wanted what opens a sealed ballot of this institution: {e}") from e
