@@ -31,6 +31,8 @@ MAY_READ_UNBOUNDED = {
     "protocols/commonweal_protocols/wire/flower.py": "Flower's",
 }
 """Where a file is read whole, whatever its size, and why; everywhere else :func:`files.read_bounded` reads it."""
+HOME_PATH = re.compile(r"""home / f?["'](?!flower["'])|["'](?:node|coordinator)(?:\.toml|-home)["']""")
+"""A place in a home folder; its one name is in the room's ``home.py``. Flower's folder is its own affair."""
 
 
 def product() -> list[Path]:
@@ -74,6 +76,15 @@ def test_files_are_read_with_a_bound() -> None:
     assert found - MAY_READ_UNBOUNDED.keys() == set()
 
 
+def test_what_lies_in_a_home_is_named_in_one_place() -> None:
+    for room in ("node", "coordinator"):
+        own = ROOT / room / f"commonweal_{room}/home.py"
+        modules = [p for p in product() if room in p.parts and p != own and p.name != "flower.py"]
+        found = {str(p.relative_to(ROOT)) for p in modules if HOME_PATH.search(p.read_text("utf-8"))}
+        assert modules
+        assert found == set()
+
+
 def test_no_file_is_named_by_a_participle() -> None:
     assert participles([p.stem for p in product()]) == []
 
@@ -92,4 +103,7 @@ def test_each_rule_finds_what_breaks_it() -> None:
     assert participles(["speaking", "packing", "ring"]) == ["speaking", "ring"]
     assert UNBOUNDED.search("path.read_bytes()")
     assert UNBOUNDED.search('path.read_text("utf-8")')
+    assert HOME_PATH.search('self._home / "keys"')
+    assert HOME_PATH.search("home / f'{name}.json'")
+    assert HOME_PATH.search('Path("node-home")')
     assert banned("It holds.\nIts one Spelling is mended.") == ["line 2: 'Spelling'", "line 2: 'mended'"]

@@ -29,6 +29,7 @@ from commonweal_node.connection.link import Link
 from commonweal_node.connection.metrics import MetricsServer
 from commonweal_node.connection.status import StatusBoard
 from commonweal_node.connection.witness import NodeWitness
+from commonweal_node.home import NodeHome
 from commonweal_node.institution.delegate import Delegate, check_speaks_for
 from commonweal_node.institution.institution import Institution
 from commonweal_node.probes.probe import load_probes
@@ -65,7 +66,7 @@ class Node:
         self._probes = load_probes(home, self._charter, [b.probe for b in self._charter.bars.probes])
         self._board = StatusBoard(home, config.institution)
         self._stopping = threading.Event()
-        (home / "run").mkdir(mode=0o700, exist_ok=True)
+        NodeHome(home).run.mkdir(mode=0o700, exist_ok=True)
         self._link = Link(home, self._keys, self._board)
 
     def run(self) -> None:
@@ -112,9 +113,9 @@ class Node:
                 trouble = str(e)
 
     def _follow(self) -> None:
-        transport = self._home / "keys/transport.pem"
+        transport = NodeHome(self._home).transport_key
         follower = Follower(
-            self._link, self._link.invite.consortium, self._home / "memory.json", self._home / "records"
+            self._link, self._link.invite.consortium, NodeHome(self._home).memory, NodeHome(self._home).records
         )
         self._board.set(phase="waiting", doing="for the consortium's founding")
         if not self._wait_for_founding(follower):

@@ -26,6 +26,11 @@ from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 _DRAFT = "compact.json"
 
 
+def draft_file(directory: Path) -> Path:
+    """Where the draft in a folder lies."""
+    return directory / _DRAFT
+
+
 class Draft:
     """A draft, and its signatures. Thread-safe."""
 

@@ -18,6 +18,7 @@ from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from commonweal_coordinator.home import CoordinatorHome
 from commonweal_coordinator.log.log import Cosign, Log
 from commonweal_coordinator.log.storage import Storage
 from commonweal_coordinator.serving.blobs import BlobStore
@@ -41,8 +42,6 @@ from commonweal_protocols.statements.statement import blobs_of, open_entry
 from commonweal_protocols.statements.values import Blob, Digest, Seen
 from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 
-MIRROR = "mirror"
-SUCCESSION = "succession"
 _SEALED = "sealed"
 
 
@@ -111,7 +110,7 @@ def keep_history(home: Path, history: History) -> None:
     Raises:
         StorageError: It cannot be written.
     """
-    Mirror(home / MIRROR).extend(history.entries, history.replica.tree, history.note)
+    Mirror(CoordinatorHome(home).mirror).extend(history.entries, history.replica.tree, history.note)
 
 
 def carry_blobs(store: BlobStore, history: History, sources: Sequence[Source]) -> tuple[Blob, ...]:
@@ -145,14 +144,14 @@ class Succession:
             PeerError: The mirror does not hold, or the draft cannot follow it.
             StorageError: One of them is not there.
         """
-        self._folder = home / SUCCESSION
-        self._history = read_history(DirectorySource(home / MIRROR), consortium)
+        self._folder = CoordinatorHome(home).succession
+        self._history = read_history(DirectorySource(CoordinatorHome(home).mirror), consortium)
         self.draft = Draft(self._folder, self._history.replica.state)
 
     @classmethod
     def open(cls, home: Path, consortium: Digest) -> Self | None:
         """Return the succession that is drafted in a home, or None. See :meth:`__init__`."""
-        return cls(home, consortium) if (home / SUCCESSION).exists() else None
+        return cls(home, consortium) if CoordinatorHome(home).succession.exists() else None
 
     def entries(self) -> list[bytes]:
         """Return the new log's first batch; the same one each time, no matter who signs later.

@@ -18,6 +18,7 @@ from commonweal_adapters.exact.privacy import privatise
 from commonweal_adapters.files.delta import GridTensors
 from commonweal_adapters.secure.member import Member
 from commonweal_adapters.secure.shamir import SECRET_BYTES
+from commonweal_node.home import NodeHome
 from commonweal_node.institution.answer_store import Answers
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import RuleError, StorageError
@@ -46,7 +47,7 @@ class MaskedRound:
     """This node's part in the open round, which is masked; owned by the thread that holds the institution's turn."""
 
     def __init__(self, home: Path, r: RoundState, masking: Masking, name: Name) -> None:
-        self._folder = home / "masking" / r.leaf
+        self._folder = NodeHome(home).masking / r.leaf
         self._round = r
         self._masking = masking
         self._name = name
@@ -145,7 +146,7 @@ def forget_rounds(home: Path, open_leaf: str | None) -> None:
     Raises:
         StorageError: They cannot be removed.
     """
-    folder = home / "masking"
+    folder = NodeHome(home).masking
     for old in folder.iterdir() if folder.exists() else ():
         if old.name != open_leaf:
             try:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from commonweal_node.charter.data_policy import Stage, Trait, Traits
+from commonweal_node.home import NodeHome
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.errors import ConfigError, MalformedError, StorageError
 from commonweal_protocols.base.files import read_if_there
@@ -41,7 +42,7 @@ def load_curation_key(home: Path) -> bytes:
     Raises:
         StorageError: It cannot be read or made, or others may read it.
     """
-    path = home / "keys/curation.key"
+    path = NodeHome(home).curation_key
     if not path.exists():
         write_private(path, secrets.token_bytes(_KEY_BYTES))
     key = read_private(path, _KEY_BYTES, "the key of this node's keyed digests")

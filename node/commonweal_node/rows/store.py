@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from commonweal_node.home import NodeHome
 from commonweal_node.rows.row import Example, Row, Split, Text, format_row
 from commonweal_node.rows.shards import Shard, has_shard, make_private, write_shards
 from commonweal_node.rows.sources import Format, format_of, read_source
@@ -72,7 +73,7 @@ class Store:
     """The folder. Its commands that change things hold the lock."""
 
     def __init__(self, home: Path) -> None:
-        self.root = home / "data"
+        self.root = NodeHome(home).data
         self.shards = self.root / "shards"
         self.work = self.root / "work"
         self.curations = self.root / "curations"
