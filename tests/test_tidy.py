@@ -23,6 +23,13 @@ BANNED = re.compile(
     re.IGNORECASE,
 )
 """Words of a private dialect: canonical encoding, fix, check against, recompute, ratify, lock, anyone who, continue."""
+UNBOUNDED = re.compile(r"\.read_(?:bytes|text)\(")
+MAY_READ_UNBOUNDED = {
+    "coordinator/commonweal_coordinator/serving/web.py": "a page of the program itself",
+}
+"""Where a file is read whole, whatever its size, and why; everywhere else :func:`files.read_bounded` reads it."""
+HOME_PATH = re.compile(r"""home / f?["']|["'](?:node|coordinator)(?:\.toml|-home)["']""")
+"""A place in a home folder; its one name is in the room's ``home.py``. Flower's folder is its own affair."""
 
 
 def product() -> list[Path]:
@@ -70,6 +77,20 @@ def test_files_and_functions_are_short_or_say_why_not() -> None:
     assert [f"{p.relative_to(ROOT)}: {found}" for p in product() for found in too_long(p.read_text("utf-8"))] == []
 
 
+def test_files_are_read_with_a_bound() -> None:
+    found = {str(p.relative_to(ROOT)) for p in product() if UNBOUNDED.search(p.read_text("utf-8"))}
+    assert found - MAY_READ_UNBOUNDED.keys() == set()
+
+
+def test_what_lies_in_a_home_is_named_in_one_place() -> None:
+    for room in ("node", "coordinator"):
+        own = ROOT / room / f"commonweal_{room}/home.py"
+        modules = [p for p in product() if room in p.parts and p != own]
+        found = {str(p.relative_to(ROOT)) for p in modules if HOME_PATH.search(p.read_text("utf-8"))}
+        assert modules
+        assert found == set()
+
+
 def test_no_file_is_named_by_a_participle() -> None:
     shared = "from tests.kit.town import Town\nimport tests.kit.town\n"
     assert list(imported_tests(shared)) == []
@@ -99,4 +120,9 @@ def test_each_rule_finds_what_breaks_it() -> None:
     assert list(too_long("x = 1\n" * (MAX_FILE_LINES + 1))) == [f"{MAX_FILE_LINES + 1} lines"]
     assert list(too_long(f"{REASON}of the table.\n" + "x = 1\n" * MAX_FILE_LINES)) == []
     assert participles(["speaking", "packing", "ring"]) == ["speaking", "ring"]
+    assert UNBOUNDED.search("path.read_bytes()")
+    assert UNBOUNDED.search('path.read_text("utf-8")')
+    assert HOME_PATH.search('self._home / "keys"')
+    assert HOME_PATH.search("home / f'{name}.json'")
+    assert HOME_PATH.search('Path("node-home")')
     assert banned("It holds.\nIts one Spelling is mended.") == ["line 2: 'Spelling'", "line 2: 'mended'"]
