@@ -85,6 +85,20 @@ def test_the_pages_have_commands_of_both_kinds() -> None:
     assert min(parsers.count(parse_line), parsers.count(parse_named)) >= 20
 
 
+@pytest.mark.parametrize(("folder", "most"), [("guides", 60), ("internals/decisions", 40)])
+def test_a_guide_is_one_task_and_a_decision_one_page(folder: str, most: int) -> None:
+    lengths = {p.name: len(p.read_text("utf-8").splitlines()) for p in (ROOT / "docs" / folder).glob("[!R]*.md")}
+    assert lengths
+    assert {name: length for name, length in lengths.items() if length > most} == {}
+
+
+def test_decisions_are_numbered_without_a_gap_and_titled_by_their_number() -> None:
+    pages = sorted((ROOT / "docs/internals/decisions").glob("[!R]*.md"))
+    numbers = [f"{n:04d}" for n in range(1, len(pages) + 1)]
+    assert [p.name[:4] for p in pages] == numbers
+    assert [p.read_text("utf-8")[:8] for p in pages] == [f"# {n}: " for n in numbers]
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [
