@@ -29,7 +29,7 @@ from commonweal_adapters.files.lora_file import payload_bytes, slots
 from commonweal_adapters.files.source import Delta, Spool
 from commonweal_adapters.rules.merge import merge
 from commonweal_adapters.rules.merge_error import error_micros, squared_error
-from commonweal_adapters.rules.plural import Interference, distance_micros, diversity_micros, interference
+from commonweal_adapters.rules.plural import distance_micros, diversity_micros
 from commonweal_adapters.secure.masked_sum import secure_mean, unmask
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import BlobError
@@ -193,20 +193,6 @@ def recompute_release(
 
 def _blob(data: bytes) -> Blob:
     return Blob(sha256=digest_of(data), size_bytes=len(data))
-
-
-def release_interference(
-    spec: AdapterSpec, start: Blob, inputs: Sequence[Input], fetch: Callable[[Digest], bytes]
-) -> Interference:
-    """Return how the deltas of a release agree and conflict; rows and columns in the order of the inputs.
-
-    Raises:
-        BlobError: A blob is not what its name or the spec says. ``fetch``'s own errors pass through.
-    """
-    begin = _read(f"start {start.sha256}", start, fetch, read_adapter, spec)
-    with closing(Spool(spec)) as spool:
-        rows = [d.rows for d in _spooled(spool, spec, inputs, fetch)]
-        return interference(begin, rows, gram(begin, rows))
 
 
 def recompute_without(

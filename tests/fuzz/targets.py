@@ -41,11 +41,12 @@ from commonweal_protocols.tlog.note import (
     sign_note,
     split_note,
 )
-from commonweal_protocols.tlog.policy import format_policy, parse_policy
+from commonweal_protocols.tlog.policy import parse_policy
 from commonweal_protocols.tlog.proof import format_proof, open_proof, parse_proof
 from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES, encode_bundle, parse_bundle
 from commonweal_protocols.witness.witness import format_request, parse_request
 from tests.kit.federation import TINY
+from tests.kit.policy_text import format_policy
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"f" * 32)
 SIGNER = public_hex(KEY)

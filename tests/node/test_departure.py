@@ -21,8 +21,9 @@ from commonweal_protocols.statements.statement import open_entry
 from commonweal_protocols.statements.values import Seen
 from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.tlog.note import format_vkey, parse_vkey
-from commonweal_protocols.tlog.policy import NO_QUORUM, Policy, PolicyLog, format_policy
+from commonweal_protocols.tlog.policy import NO_QUORUM, Policy, PolicyLog
 from tests.kit.federation import NAMES, ORIGIN, Federation, key_of, save_key
+from tests.kit.policy_text import format_policy
 from tests.kit.town import Town
 
 

@@ -23,11 +23,12 @@ from commonweal_protocols.base.errors import (
 )
 from commonweal_protocols.tlog.cosignature import CosignerKey, cosign, make_cosignature_verifier
 from commonweal_protocols.tlog.note import open_note, sign_note
-from commonweal_protocols.tlog.policy import Policy, format_policy, parse_policy
+from commonweal_protocols.tlog.policy import Policy, parse_policy
 from commonweal_protocols.witness.client import Collector, NotConfiguredError, OtherSizeError, request_cosignature
 from commonweal_protocols.witness.server import WitnessServer
 from commonweal_protocols.witness.store import WitnessStore
 from commonweal_protocols.witness.witness import Witness, parse_request
+from tests.kit.policy_text import format_policy
 from tests.kit.witnesses import ORIGIN, T0, Clock, TestLog, ed25519, make_policy, make_witness, open_store
 
 LOG = TestLog()

@@ -1,32 +1,18 @@
-"""What a mean hides: who is like whom, how far they are apart, and who pulls against whom.
+"""What a mean hides: who is like whom, and how far they are apart.
 
-All of it comes from the deltas alone, without anybody's data: from their exact inner products, and from signs. It is a
-proxy: two communities may want the same of different elements. Integers only; no I/O but the reads, no clock.
+All of it comes from the deltas alone, without anybody's data: from their exact inner products. It is a proxy: two
+communities may want the same of different elements. Integers only; no I/O, no clock.
 """
 
 import math
-import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from commonweal_adapters.exact.blas import integer_gram
-from commonweal_adapters.exact.gram import Gram, block
+from commonweal_adapters.exact.gram import Gram
 from commonweal_adapters.files.delta import GridTensors
-from commonweal_adapters.files.source import Chunk, Rows, chunks_of, for_each
+from commonweal_adapters.files.source import chunks_of
 
 _MICROS = 10**6
-
-
-@dataclass(frozen=True, slots=True)
-class Interference:
-    """Which institutions pull against each other; both k × k, symmetric, in millionths."""
-
-    cosine_micros: tuple[tuple[int, ...], ...]
-    """-10^6 to 10^6, cut off towards 0; 0 with a delta of zeros."""
-    conflict_micros: tuple[tuple[int, ...], ...]
-    """Of the elements that both move, the share that they move in opposite directions."""
 
 
 def diversity_micros(inner: Gram) -> int:
@@ -43,40 +29,8 @@ def diversity_micros(inner: Gram) -> int:
     return (k * lengths - mean) * _MICROS // (k * lengths)
 
 
-def interference(shapes: GridTensors, rows: Sequence[Rows], inner: Gram, *, threads: int | None = None) -> Interference:
-    """Return cosines and conflicts of signs between deltas.
-
-    Args:
-        shapes: Any tensors of the deltas' names and shapes.
-        rows: The k deltas. Memory holds k chunks for each thread.
-        inner: Their inner products.
-        threads: See :func:`source.for_each`.
-
-    Raises:
-        BlobError: A value is out of range.
-    """
-    k = len(rows)
-    agreed, moved = np.zeros((k, k), np.int64), np.zeros((k, k), np.int64)
-    lock = threading.Lock()
-
-    def work(chunk: Chunk) -> None:
-        sign = np.sign(block(rows, chunk)).astype(np.float64)
-        both, size = integer_gram(sign), integer_gram(np.abs(sign))
-        with lock:
-            np.add(agreed, both.astype(np.int64), out=agreed)
-            np.add(moved, size.astype(np.int64), out=moved)
-
-    for_each(work, chunks_of(shapes), threads)
-    # Same minus opposite is agreed, same plus opposite is moved.
-    conflicts = (moved - agreed) * (_MICROS // 2) // np.maximum(moved, 1)
-    return Interference(
-        cosine_micros=tuple(tuple(cosine_micros(inner, i, j) for j in range(k)) for i in range(k)),
-        conflict_micros=tuple(tuple(int(c) for c in row) for row in conflicts),
-    )
-
-
 def cosine_micros(inner: Gram, i: int, j: int) -> int:
-    """Return the cosine of the angle between two deltas in millionths, cut off towards 0."""
+    """Return the cosine of the angle between two deltas in millionths, cut off towards 0; 0 with a delta of zeros."""
     squared = inner[i][i] * inner[j][j]
     if squared == 0:
         return 0

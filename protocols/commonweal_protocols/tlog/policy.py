@@ -22,7 +22,7 @@ from pathlib import Path
 from commonweal_protocols.base.errors import ConfigError, MalformedError, SignatureError
 from commonweal_protocols.tlog.checkpoint import Checkpoint, check_origin, parse_checkpoint
 from commonweal_protocols.tlog.cosignature import ML_DSA_44_COSIGNATURE, CosignatureVerifier, parse_cosigner_vkey
-from commonweal_protocols.tlog.note import NoteVerifier, Verifier, encode_vkey, open_note, parse_vkey
+from commonweal_protocols.tlog.note import NoteVerifier, Verifier, open_note, parse_vkey
 
 MAX_POLICY_BYTES = 256 << 10
 """64 witnesses with ML-DSA keys (1.8 KB each), and as much again for comments and names."""
@@ -293,29 +293,6 @@ def _check_above(names: Iterable[str], above: set[str]) -> None:
     for name in names:
         if name not in above:
             raise MalformedError(f"wanted a name from a line above, got {name[:80]!r}")
-
-
-def format_policy(policy: Policy) -> str:
-    """Return the canonical text: logs, witnesses, groups, quorum; one space between words; no comment.
-
-    ``parse_policy`` gives an equal policy back.
-
-    Raises:
-        MalformedError: A log has a post-quantum key, for which the format has no word.
-    """
-    if any(log.post_quantum for log in policy.logs):
-        raise MalformedError("policy: wanted logs with one key each, got one with a post-quantum key beside it")
-    lines = [_join("log", encode_vkey(x.verifier.name, x.verifier.key), x.url) for x in policy.logs]
-    lines += [_join("witness", x.name, x.verifier.vkey, x.url) for x in policy.witnesses]
-    for group in policy.groups:
-        n = len(group.members)
-        rule = "all" if group.threshold == n else "any" if group.threshold == 1 else str(group.threshold)
-        lines.append(_join("group", group.name, rule, *group.members))
-    return "\n".join([*lines, _join("quorum", policy.quorum)]) + "\n"
-
-
-def _join(*words: str | None) -> str:
-    return " ".join(w for w in words if w is not None)
 
 
 def load_policy(path: Path) -> Policy:
