@@ -27,7 +27,7 @@ BANNED = re.compile(
 ONLY_TESTS_USE = {
     "clusters": "groups of like institutions: what will propose sub-releases calls it",
     "detect_adapter_spec": "the spec of a base on disk: what will write a draft's terms calls it",
-    "folder_digest": "the name of a base on disk: what will write a draft's terms calls it",
+    "open_delta": "a delta file that is read in place: the published figures of the merge rules are measured with it",
     "request_cosignature": "one request by itself, to hold the exchange to its specification: a collector retries",
 }
 """Public names without a caller in the product, each with the reason why it is there."""
@@ -110,6 +110,10 @@ def test_no_file_is_named_by_a_participle() -> None:
     assert list(imported_tests(shared)) == []
     shared = "def f():\n    from tests.a.test_b import c, d\nfrom tests.a import test_b\nimport tests.test_b as e\n"
     assert sorted(imported_tests(shared)) == ["tests.a.test_b", "tests.a.test_b.c", "tests.a.test_b.d", "tests.test_b"]
+    code = "def used(): used(1)\n@cache\ndef cached(): used()\n@app.command()\ndef said(): ...\ndef _own(): ...\n"
+    assert list(public_names(ast.parse(code))) == ["used", "cached"]
+    assert set(referred_to(ast.parse(code))) == {"used", "cache", "command", "app"}
+    assert set(referred_to(ast.parse("def f(): f()\nfrom a import g\nh.i('j', 'k l')"))) == {"g", "h", "i", "j"}
     assert participles([p.stem for p in product()]) == []
 
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from commonweal_adapters.exact.gram import gram
 from commonweal_adapters.files.delta import GridTensors
-from commonweal_adapters.files.source import Delta, Held
 from commonweal_adapters.rules.plural import (
     clusters,
     cosine_micros,
@@ -17,11 +16,6 @@ from commonweal_adapters.rules.plural import (
     diversity_micros,
 )
 from tests.kit.deltas import a_round, matrix
-
-
-def vectors(*rows: list[int]) -> tuple[GridTensors, list[Delta]]:
-    made = [GridTensors({"a": np.array([r], np.int32)}) for r in rows]
-    return made[0], [Delta(f"i{k}", 1, Held(g)) for k, g in enumerate(made)]
 
 
 def inner(*rows: list[int]) -> list[list[int]]:

@@ -237,7 +237,7 @@ def test_names_are_opaque_and_the_kelvin_sign_is_not_k() -> None:
     assert not policy.is_met(["K"])
 
 
-def test_the_canonical_text_is_the_shortest_and_comes_back() -> None:
+def test_a_policy_comes_back_from_its_shortest_text() -> None:
     policy = parse_policy(
         f"{X1}# hello\n{WITNESS['X2']}   https://w.example/x2\ngroup a 1 X1\ngroup b 2 a X2\n{LOG_LINE}quorum  b\n"
     )
