@@ -24,6 +24,12 @@ for f in commonweal_pb2.py commonweal_pb2.pyi commonweal_pb2_grpc.py; do
     diff -u "protocols/commonweal_protocols/wire/$f" "$fresh/commonweal_protocols/wire/$f"
 done
 
+step "docs: a site without a dead link, which loads nothing from another host"
+NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict --config-file docs/mkdocs.yml --site-dir "$fresh/site" 2>&1 | tee "$fresh/site.log"
+# Of a link to a file that is not on the site mkdocs tells, and lets it pass.
+if grep "excluded from the built site" "$fresh/site.log"; then exit 1; fi
+if grep -rEo '<(script|link|img|iframe)[^>]+(src|href)="?(https?:)?//[^"> ]*' "$fresh/site"; then exit 1; fi
+
 step "an auditor's install: no numpy, no torch, no gRPC"
 "$bin/python" -m venv "$fresh/auditor"
 "$fresh/auditor/bin/python" -m pip --disable-pip-version-check --quiet install -c constraints.txt .

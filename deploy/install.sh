@@ -40,7 +40,8 @@ fi
 echo "install: commonweal and its pinned packages"
 pip install -c constraints.txt -e '.[node,data,tensorboard,coordinator,object-store]' -r <("$venv/bin/python" - <<'PY'
 import tomllib
-print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"]))
+groups = tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]
+print("\n".join(groups["dev"] + groups["docs"]))
 PY
 )
 touch "$venv/.installed"

@@ -33,10 +33,20 @@ def _cell(text: object) -> str:
     return " ".join(str(text).replace("|", "\\|").split())
 
 
+def _help(text: str) -> str:
+    """Return a command's help as Markdown: a paragraph of command lines is a code block."""
+    paragraphs = [p.strip() for p in cleandoc(text.replace("\b", "")).split("\n\n")]
+    return "\n\n".join(
+        f"```\n{p}\n```" if all(line.startswith("commonweal ") for line in p.splitlines()) else p
+        for p in paragraphs
+        if p
+    )
+
+
 def _commands(command: object, path: str) -> Iterator[str]:
     if not isinstance(command, TyperCommand | TyperGroup):
         return
-    yield f"## `{path}`\n\n{cleandoc((command.help or '').replace(chr(8), '')).strip()}\n"
+    yield f"## `{path}`\n\n{_help(command.help or '')}\n"
     rows = [
         f"| `{' '.join(p.opts)}` | {'yes' if p.required else ''} | {_cell(getattr(p, 'help', None) or '')} |"
         for p in command.params

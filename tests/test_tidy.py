@@ -27,8 +27,6 @@ BANNED = re.compile(
 ONLY_TESTS_USE = {
     "clusters": "groups of like institutions: what will propose sub-releases calls it",
     "detect_adapter_spec": "the spec of a base on disk: what will write a draft's terms calls it",
-    "open_delta": "a delta file that is read in place: the published figures of the merge rules are measured with it",
-    "request_cosignature": "one request by itself, to hold the exchange to its specification: a collector retries",
 }
 """Public names without a caller in the product, each with the reason why it is there."""
 HOUSE_DECORATORS = {"cache", "contextmanager", "dataclass", "runtime_checkable", "total_ordering"}

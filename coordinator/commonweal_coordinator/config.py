@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from commonweal_protocols.base.settings import load_toml
 
+_RETIRED = frozenset({"fleet_port"})
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -42,8 +43,6 @@ class CoordinatorConfig(BaseModel):
     """gRPC: submissions and blobs."""
     records_port: Port = 7401
     """HTTPS: the public records."""
-    fleet_port: Port = 7402
-    """Flower: invitations and answers. Its control interface is served here too (see the room's README)."""
     log: LogSettings = LogSettings()
     rounds: Annotated[int, Field(ge=0)] = 0
     """Open rounds until this many releases are ratified; 0 opens none."""
@@ -57,4 +56,6 @@ def load_config(path: Path) -> CoordinatorConfig:
     Raises:
         ConfigError: No such file, not TOML, an unknown key, or a value out of range.
     """
-    return load_toml(path, CoordinatorConfig, if_missing=f"run: commonweal coordinator init --home {path.parent}")
+    return load_toml(
+        path, CoordinatorConfig, if_missing=f"run: commonweal coordinator init --home {path.parent}", retired=_RETIRED
+    )

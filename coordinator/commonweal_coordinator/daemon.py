@@ -7,7 +7,7 @@ Home folder::
                                             amendment/ the same of the next version, while it is a draft
     mirror/            see ``standby``      succession/ see ``succession``
     tls/               certificate          lock.db    the log's lock database: never restore it from a backup
-    flower/            Flower's own state   status.json
+    status.json
 """
 
 import logging
@@ -25,20 +25,18 @@ from commonweal_coordinator.log.log import Log
 from commonweal_coordinator.log.sequencer import Sequencer
 from commonweal_coordinator.log.storage import DiskStorage, Storage, StorageSource
 from commonweal_coordinator.log.upkeep import Freshness, reopen
-from commonweal_coordinator.rounds.flower import SuperLink, SuperLinkSettings
 from commonweal_coordinator.rounds.motions import Clerk
 from commonweal_coordinator.rounds.rounds import RoundDriver, Step
 from commonweal_coordinator.serving.blobs import BlobStore
 from commonweal_coordinator.serving.exchange import ExchangeService, Limits
 from commonweal_coordinator.serving.request_deadline import REQUEST_SECONDS, RequestDeadline
 from commonweal_coordinator.serving.service import Admission, LogService
-from commonweal_coordinator.serving.tls import TlsFiles, load_or_create_tls, own_host
+from commonweal_coordinator.serving.tls import TlsFiles, load_or_create_tls
 from commonweal_coordinator.serving.web import RecordsServer
 from commonweal_coordinator.status import CoordinatorStatus
 from commonweal_coordinator.succession.draft_signatures import Draft
 from commonweal_coordinator.succession.founding_service import FoundingService
 from commonweal_coordinator.succession.succession import MIRROR, Succession, begin_log
-from commonweal_protocols.base.canonical import parse_base64
 from commonweal_protocols.base.errors import (
     CommonwealError,
     ConfigError,
@@ -54,7 +52,6 @@ from commonweal_protocols.fold.state import State
 from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
-from commonweal_protocols.wire.flower import Answer
 
 log = logging.getLogger(__name__)
 
@@ -265,37 +262,18 @@ class Coordinator:
     # -- rounds
 
     def _drive(self) -> None:
-        settings = SuperLinkSettings(
-            home=self._home / "flower",
-            host=self._config.host,
-            reach=own_host(self._config.host),
-            port=self._config.fleet_port,
-            ca=self._tls.ca,
-            certificate=self._tls.chain,
-            key=self._tls.key,
-        )
-        superlink = SuperLink(settings, self._hand_in)
-        superlink.start()
-        try:
-            while self._log is not None and not self._stopping.is_set():
-                self._run_rounds(superlink, self._log, self._require_sequencer())
-                if (failure := self._log.failure) is not None:
-                    self._reopen(failure)
-        finally:
-            superlink.stop()
+        while self._log is not None and not self._stopping.is_set():
+            self._run_rounds(self._log, self._require_sequencer())
+            if (failure := self._log.failure) is not None:
+                self._reopen(failure)
 
-    def _run_rounds(self, superlink: SuperLink, opened: Log, sequencer: Sequencer) -> None:
+    def _run_rounds(self, opened: Log, sequencer: Sequencer) -> None:
         """Go on until the daemon or the log stops."""
-        registered: set[str] = set()
         clerk = Clerk(sequencer, self._blobs, self._home / AMENDMENT)
-        driver = RoundDriver(sequencer, self._blobs, superlink, self._config.rounds, self._on_step)
+        driver = RoundDriver(sequencer, self._blobs, self._config.rounds, self._on_step)
         while opened.failure is None and not self._stopping.is_set():
+            before = sequencer.state.size
             try:
-                superlink.ensure_running()
-                for identity in sequencer.state.identities.values():
-                    if identity.transport_key not in registered:
-                        superlink.register(parse_base64(identity.transport_key))
-                        registered.add(identity.transport_key)
                 clerk.step()
                 self._amend(sequencer)
                 if sequencer.state.compact.witnesses:
@@ -305,7 +283,8 @@ class Coordinator:
             except (LocalError, PeerError) as e:
                 # The daemon stays up: records are still served, and an operator can fix the cause.
                 self._complain(str(e))
-            sequencer.wait(sequencer.state.size, _STEP_SECONDS)
+            # Where a step has logged something, the next one may follow from it at once.
+            sequencer.wait(before, _STEP_SECONDS)
 
     def _reopen(self, failure: StorageError) -> None:
         """Open the log anew. Meanwhile the old sequencer answers that it is closed, and the records are served."""
@@ -333,15 +312,6 @@ class Coordinator:
         sequencer.submit(envelope)
         Draft.discard(self._home / AMENDMENT)
         log.info("compact: version %d is in force", draft.compact.version)
-
-    def _hand_in(self, round_number: int, answer: Answer) -> bool:
-        """Log an answer that Flower brought; False where that was not possible, and its node is asked again."""
-        try:
-            self._admission().submit(answer.envelope)
-        except CommonwealError as e:
-            log.warning("round %d: the answer of %s is not logged: %s", round_number, answer.institution, e)
-            return False
-        return True
 
     def _on_step(self, state: State, step: Step) -> None:
         r = state.open_round

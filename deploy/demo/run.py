@@ -133,7 +133,7 @@ def free_ports(count: int) -> int:
 def set_up(plan: Plan) -> None:
     """Make keys, cards, the draft compact; skip what is there."""
     command("node", "fetch-base", "--compact", plan.compact, "--cache", plan.cache)
-    ports = free_ports(3 + 2 * len(plan.communities))
+    ports = free_ports(2 + len(plan.communities))
     for i, community in enumerate(plan.communities):
         home = plan.node(community)
         if (home / "node.toml").exists():
@@ -145,8 +145,8 @@ def set_up(plan: Plan) -> None:
             *("node", "init", "--home", home, "--institution", community),
             *("--data", plan.data / f"{community}.jsonl", "--cache", plan.cache),
             *(("--charter", charter) if charter.exists() else ()),
-            *("--threads", "1", "--flower-port", str(ports + 3 + i), "--max-heldout-rows", "64"),
-            *("--witness-port", str(ports + 3 + len(plan.communities) + i)),
+            *("--threads", "1", "--max-heldout-rows", "64"),
+            *("--witness-port", str(ports + 2 + i)),
         )
     if not (plan.coordinator / "coordinator.toml").exists():
         cards = [arg for c in plan.communities for arg in ("--card", plan.node(c) / "card.json")]

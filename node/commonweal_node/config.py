@@ -10,6 +10,8 @@ from commonweal_protocols.base.settings import load_toml
 from commonweal_protocols.records.source import is_address
 from commonweal_protocols.statements.values import Digest, Name
 
+_RETIRED = frozenset({"flower_port"})
+
 
 class SpeaksFor(BaseModel):
     """``[speaks_for]``: the consortium in whose name this node is a member of another. See ``delegate``."""
@@ -56,8 +58,6 @@ class NodeConfig(BaseModel):
     """Refuse a round rather than send an adapter by which the attack does better than this, in thousandths.
     One that could not be attacked, for want of rows, is not sent either. None: there is no bound.
     """
-    flower_port: Annotated[int, Field(ge=1, le=65535)] = 7410
-    """Local only: where Flower's SuperNode meets its app."""
     witness_host: str = "127.0.0.1"
     witness_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Where this node cosigns its consortium's checkpoints; 0: it is no witness."""
@@ -79,7 +79,7 @@ class NodeConfig(BaseModel):
 
 def format_config(config: NodeConfig) -> str:
     """Return a new node's ``node.toml``: what ``node init`` asks for. Every other key has its default."""
-    told = ("institution", "data", "charter", "cache", "threads", "max_heldout_rows", "flower_port", "witness_host")
+    told = ("institution", "data", "charter", "cache", "threads", "max_heldout_rows", "witness_host")
     text = "# A node's settings. Every key: see NodeConfig.\n" + _lines(config, *told, "witness_port")
     if config.speaks_for is not None:
         text += "\n[speaks_for]\n" + _lines(config.speaks_for, "consortium", "records", "ca")
@@ -102,7 +102,7 @@ def load_config(path: Path) -> NodeConfig:
     Raises:
         ConfigError: No such file, not TOML, an unknown key, or a value out of range.
     """
-    config = load_toml(path, NodeConfig, if_missing=f"run: commonweal node init --home {path.parent}")
+    config = load_toml(path, NodeConfig, if_missing=f"run: commonweal node init --home {path.parent}", retired=_RETIRED)
     folder = path.resolve().parent
     return config.model_copy(
         update={

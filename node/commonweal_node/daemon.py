@@ -12,10 +12,9 @@ Home folder::
     probes/       the questions by which the charter's clauses are held, one file each
     consortia/    what was verified and adopted of other consortia; of the one that this node speaks for, too
     training/ runs/                        the training that is going on, and a report of each that was
-    flower/       Flower's own state       status.json, run/
+    status.json, run/
 """
 
-import base64
 import logging
 import signal
 import threading
@@ -23,7 +22,6 @@ from pathlib import Path
 
 from commonweal_node.charter.charter import Charter, load_charter
 from commonweal_node.config import NodeConfig
-from commonweal_node.connection.flower import SuperNode, SuperNodeSettings, transport_public_key
 from commonweal_node.connection.keyring import KeyRing
 from commonweal_node.connection.link import Link
 from commonweal_node.connection.metrics import MetricsServer
@@ -65,6 +63,7 @@ class Node:
         self._probes = load_probes(home, self._charter, [b.probe for b in self._charter.bars.probes])
         self._board = StatusBoard(home, config.institution)
         self._stopping = threading.Event()
+        self._is_quiet = False
         (home / "run").mkdir(mode=0o700, exist_ok=True)
         self._link = Link(home, self._keys, self._board)
 
@@ -112,7 +111,6 @@ class Node:
                 trouble = str(e)
 
     def _follow(self) -> None:
-        transport = self._home / "keys/transport.pem"
         follower = Follower(
             self._link, self._link.invite.consortium, self._home / "memory.json", self._home / "records"
         )
@@ -127,7 +125,6 @@ class Node:
         institution = Institution(
             self._config.institution,
             self._keys,
-            base64.b64encode(transport_public_key(transport)).decode(),
             home=self._home,
             charter=self._charter,
             probes=self._probes,
@@ -139,8 +136,15 @@ class Node:
             on_phase=self._board.phase,
         )
         try:
+            invite = None
             while not self._stopping.is_set():
-                self._serve(institution, follower, transport)
+                # Without its workers a node can never train again; started anew, all of them can.
+                self._team.check()
+                if self._link.invite is not invite:
+                    invite = self._link.invite
+                    institution.offer_again()
+                    self._board.set(phase="waiting", doing="for a round", trouble="")
+                self._tend(institution, follower)
         finally:
             self._board.set(phase="stopped")
 
@@ -196,51 +200,15 @@ class Node:
         source = open_source(whose.records, whose.ca)
         return Delegate(learner, name, whose.consortium, source, ours=compact, home=home, on_progress=tell)
 
-    def _serve(self, institution: Institution, follower: Follower, transport: Path) -> None:
-        """Do a node's work under one coordinator, until it is another one."""
-        invite = self._link.invite
-        supernode = SuperNode(
-            SuperNodeSettings(
-                home=self._home / "flower",
-                fleet=invite.fleet,
-                port=self._config.flower_port,
-                ca=self._link.ca,
-                transport_key=transport,
-                institution=self._config.institution,
-            ),
-            lambda round_number: self._answer(institution, round_number),
-        )
-        try:
-            supernode.start()
-            institution.offer_again()
-            self._board.set(phase="waiting", doing="for a round", trouble="")
-            while not self._stopping.is_set() and self._link.invite is invite:
-                # Without its workers a node can never train again; started anew, all of them can.
-                self._team.check()
-                self._tend(institution, supernode, follower)
-        finally:
-            supernode.stop()
+    def _tend(self, institution: Institution, follower: Follower) -> None:
+        """Do what is due; where nothing was, wait for the log to grow.
 
-    def _answer(self, institution: Institution, round_number: int) -> bytes:
-        """Answer an invitation; called from Flower's thread.
-
-        Raises:
-            CommonwealError: See :meth:`Institution.answer`; what is wrong here also shows in the status. A late
-                invitation to a round that is over is nobody's trouble, and a log that does not hold shows as it is
-                followed.
+        A decision waits until the log has been quiet for so long: the next round may open as soon as a release is
+        ratified, and the others wait for the answer to it.
         """
+        before = follower.size
         try:
-            envelope = institution.answer(round_number)
-        except LocalError as e:
-            self._board.set(phase="waiting", trouble=str(e))
-            raise
-        self._board.phase("waiting", round_number, "for the others")
-        return envelope
-
-    def _tend(self, institution: Institution, supernode: SuperNode, follower: Follower) -> None:
-        try:
-            supernode.ensure_running()
-            adoption = institution.tend()
+            adoption = institution.tend(may_decide=self._is_quiet)
             if adoption is not None:
                 self._board.set(
                     phase="waiting",
@@ -250,7 +218,9 @@ class Node:
                     heldout=adoption.heldout,
                 )
             self._board.set(trouble="")
-            self._link.wait_for_checkpoint(follower.size, _WAIT_SECONDS)
+            self._is_quiet = follower.size == before
+            if self._is_quiet:
+                self._link.wait_for_checkpoint(follower.size, _WAIT_SECONDS)
         except UnavailableError as e:
             self._board.set(trouble=str(e))
             self._stopping.wait(_RETRY_SECONDS)

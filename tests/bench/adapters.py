@@ -15,16 +15,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from commonweal_adapters.files.delta import GridTensors
+from commonweal_adapters.files.delta import GridTensors, read_delta
 from commonweal_adapters.files.lora_file import tensor_shapes, write_tensors
-from commonweal_adapters.files.source import Delta, open_delta
+from commonweal_adapters.files.source import Delta, Spool
 from commonweal_adapters.rules.merge import merge
 from commonweal_adapters.rules.merge_error import squared_error
 from commonweal_protocols.statements.compact import AdapterSpec, LoraModule
@@ -74,29 +73,27 @@ def a_start(spec: AdapterSpec) -> GridTensors:
     return GridTensors({n: np.ones(s, np.int32) for n, s in tensor_shapes(spec).items()})
 
 
-def opened(folder: Path, count: int, spec: AdapterSpec, stack: ExitStack) -> list[Delta]:
-    return [
-        Delta(f"i{i:03d}", weight_of(i), stack.enter_context(open_delta(folder / f"{i}.delta", spec)))
-        for i in range(count)
-    ]
+def spooled(folder: Path, count: int, spec: AdapterSpec) -> list[Delta]:
+    """The deltas as a merge gets them, in a spool that is closed with this process."""
+    spool = Spool(spec)
+    grids = (read_delta((folder / f"{i}.delta").read_bytes(), spec) for i in range(count))
+    return [Delta(f"i{i:03d}", weight_of(i), spool.keep(grid)) for i, grid in enumerate(grids)]
 
 
 def ours(rule: AnyRule) -> Callable[[Path, int, AdapterSpec], Callable[[], object]]:
     def prepare(folder: Path, count: int, spec: AdapterSpec) -> Callable[[], object]:
-        def work() -> object:
-            with ExitStack() as stack:
-                return merge(rule, spec, a_start(spec), opened(folder, count, spec, stack))
-
-        return work
+        deltas = spooled(folder, count, spec)
+        return lambda: merge(rule, spec, a_start(spec), deltas)
 
     return prepare
 
 
 def stated_error(folder: Path, count: int, spec: AdapterSpec) -> Callable[[], object]:
+    deltas = spooled(folder, count, spec)
+
     def work() -> object:
-        with ExitStack() as stack:
-            start = a_start(spec)
-            return squared_error(spec, start, opened(folder, count, spec, stack), start)
+        start = a_start(spec)
+        return squared_error(spec, start, deltas, start)
 
     return work
 

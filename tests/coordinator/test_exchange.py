@@ -30,7 +30,6 @@ from commonweal_protocols.base.errors import (
     PeerError,
     RuleError,
     SignatureError,
-    StorageError,
     UnavailableError,
 )
 from commonweal_protocols.base.keys import public_hex
@@ -380,7 +379,7 @@ def test_another_authoritys_coordinator_is_refused(world: World, tmp_path: Path)
 # -- round trips
 
 
-def test_five_megabytes_go_up_once_and_come_down_the_same(world: World, tmp_path: Path) -> None:
+def test_five_megabytes_go_up_once_and_come_down_the_same(world: World) -> None:
     client, blob = world.client(), blob_of(FIVE_MB)
     sent: list[int] = []
     received: list[int] = []
@@ -391,24 +390,10 @@ def test_five_megabytes_go_up_once_and_come_down_the_same(world: World, tmp_path
         assert seen == sorted(seen)
         assert seen[-1] == len(FIVE_MB)
     # The same again, by anybody who may, sends nothing.
-    file = tmp_path / "delta"
-    file.write_bytes(FIVE_MB)
-    assert client.put_blob(file, OTHER_MEMBER, CONSORTIUM) == blob
+    assert client.put_blob(FIVE_MB, OTHER_MEMBER, CONSORTIUM) == blob
     assert world.service.puts == [len(FIVE_MB)]
-    client.save_blob(blob.sha256, blob.size_bytes, tmp_path / "down/release")
-    assert (tmp_path / "down/release").read_bytes() == FIVE_MB
-    assert [p.name for p in (tmp_path / "down").iterdir()] == ["release"]
-
-
-def test_a_file_goes_up_too(world: World, tmp_path: Path) -> None:
-    file = tmp_path / "delta"
-    file.write_bytes(FIVE_MB[:700_000])
-    blob = world.client().put_blob(file, MEMBER, CONSORTIUM)
-    assert world.store.read(blob.sha256) == FIVE_MB[:700_000]
-    with pytest.raises(StorageError, match="none: cannot be read"):
-        world.client().put_blob(tmp_path / "none", MEMBER, CONSORTIUM)
     with pytest.raises(MalformedError, match=r"wanted 1 to .* bytes, got 0"):
-        world.client().put_blob(b"", MEMBER, CONSORTIUM)
+        client.put_blob(b"", MEMBER, CONSORTIUM)
 
 
 def test_an_upload_that_stopped_goes_on_after_the_last_chunk_that_arrived(world: World) -> None:
@@ -434,43 +419,16 @@ def test_a_connection_that_breaks_in_mid_upload_is_made_anew_and_the_rest_is_sen
     assert sum(world.service.puts) < len(FIVE_MB) + CHUNK_BYTES
 
 
-@pytest.mark.parametrize("to_file", [False, True])
-def test_a_connection_that_breaks_in_mid_download_costs_no_byte_twice(
-    world: World, tmp_path: Path, to_file: bool
-) -> None:
+def test_a_connection_that_breaks_in_mid_download_costs_no_byte_twice(world: World) -> None:
     blob = world.store.put_bytes(FIVE_MB)
     seen: list[int] = []
     with (
         cutting_proxy(world.address, after_bytes=2_500_000, downstream=True) as (address, counts),
         CoordinatorClient(address, world.tls.ca.read_text()) as client,
     ):
-        if to_file:
-            client.save_blob(blob.sha256, blob.size_bytes, tmp_path / "got", seen.append)
-            got = (tmp_path / "got").read_bytes()
-        else:
-            got = client.get_blob(blob.sha256, blob.size_bytes, seen.append)
-    assert got == FIVE_MB
+        assert client.get_blob(blob.sha256, blob.size_bytes, seen.append) == FIVE_MB
     assert len(counts) == 2
     assert seen == sorted(set(seen)), "each report is further than the one before"
-
-
-def test_a_download_goes_on_in_another_process_where_it_stopped(world: World, tmp_path: Path) -> None:
-    blob = world.store.put_bytes(FIVE_MB)
-    (tmp_path / "got.partial").write_bytes(FIVE_MB[:3_000_000])
-    seen: list[int] = []
-    world.client().save_blob(blob.sha256, blob.size_bytes, tmp_path / "got", seen.append)
-    assert (tmp_path / "got").read_bytes() == FIVE_MB
-    assert seen[0] > 3_000_000
-
-
-@pytest.mark.parametrize("left", [b"x" * 100, b"x" * 5_000_000, b"x" * 5_000_001], ids=["short", "full", "too long"])
-def test_a_leftover_of_something_else_is_dropped_and_the_download_begins_anew(
-    world: World, tmp_path: Path, left: bytes
-) -> None:
-    blob = world.store.put_bytes(FIVE_MB)
-    (tmp_path / "got.partial").write_bytes(left)
-    world.client().save_blob(blob.sha256, blob.size_bytes, tmp_path / "got")
-    assert (tmp_path / "got").read_bytes() == FIVE_MB
 
 
 def test_a_leftover_of_something_else_over_there_is_dropped_and_the_upload_begins_anew(world: World) -> None:
@@ -662,9 +620,7 @@ class _Liar(rpc.ExchangeServicer):
     ],
     ids=["other bytes", "one byte more", "a flood", "one byte less", "nothing"],
 )
-def test_a_download_that_is_not_the_blob_is_refused_and_leaves_nothing(
-    tls: TlsFiles, tmp_path: Path, chunks: tuple[bytes, ...], message: str
-) -> None:
+def test_a_download_that_is_not_the_blob_is_refused(tls: TlsFiles, chunks: tuple[bytes, ...], message: str) -> None:
     with (
         serving(tls, lambda s: rpc.add_ExchangeServicer_to_server(_Liar(*chunks), s)) as address,  # type: ignore[no-untyped-call]
         CoordinatorClient(address, tls.ca.read_text()) as client,
@@ -673,9 +629,6 @@ def test_a_download_that_is_not_the_blob_is_refused_and_leaves_nothing(
         with pytest.raises(BlobError, match=f"{address}: blob.*{message}"):
             client.get_blob(BLOB.sha256, BLOB.size_bytes, seen.append)
         assert all(n <= BLOB.size_bytes for n in seen)
-        with pytest.raises(BlobError, match=message):
-            client.save_blob(BLOB.sha256, BLOB.size_bytes, tmp_path / "got")
-    assert list(tmp_path.iterdir()) == []
 
 
 # -- time and numbers

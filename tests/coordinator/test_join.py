@@ -20,7 +20,6 @@ INVITE: dict[str, str | None] = {
     "name": "three",
     "exchange": "hub.test:7400",
     "records": "https://hub.test:7401",
-    "fleet": "hub.test:7402",
     "ca_pem": PEM,
 }
 FORMS: dict[type[Card | Invite], dict[str, str | None]] = {Card: CARD, Invite: INVITE}
@@ -67,7 +66,6 @@ BAD: list[tuple[type[Card | Invite], str, object, str]] = [
     (Invite, "name", "../three", "String should match pattern"),
     (Invite, "exchange", "hub.test", "String should match pattern"),
     (Invite, "exchange", "https://hub.test:1", "String should match pattern"),
-    (Invite, "fleet", "hub test:7402", "String should match pattern"),
     (Invite, "records", "http://hub.test:7401", "String should match pattern"),
     (Invite, "records", "https://hub.test:7401\nx", "String should match pattern"),
     (Invite, "ca_pem", "", "String should match pattern"),

@@ -1,4 +1,4 @@
-"""Rounds: the policy as a table, and the driver over a real log, with an engine that carries nothing."""
+"""Rounds: the policy as a table, and the driver over a real log."""
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -15,7 +15,7 @@ from commonweal_adapters.files.lora_file import tensor_shapes
 from commonweal_coordinator.rounds import rounds
 from commonweal_coordinator.rounds.rounds import RoundDriver, Step, decide
 from commonweal_protocols.audit.audit import audit
-from commonweal_protocols.base.errors import StorageError, UnavailableError
+from commonweal_protocols.base.errors import StorageError
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.source import DirectorySource, read_entries
 from commonweal_protocols.statements.compact import AdapterSpec, Quorum
@@ -402,9 +402,7 @@ def test_a_round_goes_from_its_opening_to_a_release_that_is_the_merge_of_its_upd
             hub.f.blobs[release.adapter.sha256] = start = merged
             assert desk.step() == "await ratification"
             desk.ratify("clinic", "coop")
-            assert len(desk.engine.started) == n
         assert desk.step() == "rest"
-        assert desk.engine.running == set()
         report = audit(DirectorySource(hub.public), recompute=recompute)
         assert (report.verdict, report.findings) == ("pass", ())
         assert [r.release and r.release.check for r in report.rounds] == ["recomputed", "recomputed"]
@@ -517,7 +515,7 @@ def test_a_release_that_can_be_ratified_after_all_when_the_word_is_said_is_not_c
                 renewed = f.amended(members=f.members(school="school-2"))
                 hub.sequencer.submit(f.amendment(renewed, "clinic", "coop", "school-2"))
 
-        desk.driver = RoundDriver(hub.sequencer, desk.blobs, desk.engine, 1, meanwhile, lambda: desk.now)
+        desk.driver = RoundDriver(hub.sequencer, desk.blobs, 1, meanwhile, lambda: desk.now)
         assert desk.step() == "close"
         assert desk.step() == "await ratification"
         assert desk.steps[-1].why == "awaiting clinic, coop, school"
@@ -681,40 +679,10 @@ def test_after_a_restart_the_deadline_counts_anew(desk: Desk) -> None:
     assert desk.step() == "close"
 
 
-# -- the engine
+# -- what a driver does in turn
 
 
-def test_a_lost_run_is_started_anew_for_the_same_round_with_the_time_that_is_left(desk: Desk) -> None:
-    desk.step()
-    for _ in range(3):
-        assert desk.step() == "collect"
-        desk.now += 10
-    assert desk.engine.started == [(1, 3, 600)], "a run that carries is left alone"
-    desk.engine.running.clear()
-    desk.step()
-    assert desk.engine.started == [(1, 3, 600), (1, 3, 570)]
-    desk.engine.running.clear()
-    desk.now += 4
-    desk.step()
-    assert len(desk.engine.started) == 2, "not at once again, or a broken engine is called in a tight loop"
-    desk.now += 1
-    desk.step()
-    assert desk.engine.started[2:] == [(1, 3, 565)]
-
-
-def test_an_engine_that_does_not_answer_is_asked_again_later(desk: Desk) -> None:
-    desk.step()
-    desk.engine.available = False
-    with pytest.raises(UnavailableError, match="engine: does not answer"):
-        desk.step()
-    assert desk.step() == "collect"
-    desk.engine.available = True
-    desk.now += 5
-    assert desk.step() == "collect"
-    assert desk.engine.started == [(1, 3, 595)]
-
-
-def test_a_run_ends_with_its_round_and_the_next_round_gets_its_own_at_once(desk: Desk) -> None:
+def test_a_round_opens_as_soon_as_the_one_before_is_ratified_and_rests_after_one_that_was_closed(desk: Desk) -> None:
     desk.target = 2
     desk.restart()
     desk.step()
@@ -727,14 +695,11 @@ def test_a_run_ends_with_its_round_and_the_next_round_gets_its_own_at_once(desk:
     desk.hub.f.blobs[release.adapter.sha256] = desk.blobs.read(release.adapter.sha256)
     desk.ratify(*NAMES)
     assert desk.step() == "open"
-    assert desk.engine.stopped == [1]
     assert desk.step() == "collect"
-    assert [n for n, _, _ in desk.engine.started] == [1, 2]
     for name in NAMES:
         desk.hub.say(name, Refusal(round=2, round_leaf=desk.hub.f.state.rounds[1].leaf, reason="harvest"))
     assert desk.step() == "close"
     assert desk.step() == "rest"
-    assert desk.engine.stopped == [1, 2]
 
 
 def test_the_inputs_of_a_release_are_every_update_that_was_not_set_aside(desk: Desk) -> None:

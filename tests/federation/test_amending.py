@@ -82,7 +82,7 @@ def test_an_institution_joins_and_its_node_is_a_witness_from_then_on(p: Processe
     rows = write_rows(p.home / "library.jsonl", "library")
     ports, home = free_ports(2), p.node("library")
     options = ["--home", str(home), "--institution", "library", "--data", str(rows), "--threads", "1"]
-    p.command("node", "init", *options, "--flower-port", str(ports), "--witness-port", str(ports + 1))
+    p.command("node", "init", *options, "--witness-port", str(ports + 1))
     terms = (p.home / "compact.toml").read_text()
     more = p.home / "compact-4.toml"
     more.write_text(

@@ -32,7 +32,7 @@ def test_ctrl_c_stops_everything_and_the_next_run_goes_on_to_the_end(arguments: 
     home = Path(arguments[arguments.index("--home") + 1])
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     until = time.monotonic() + 90
-    while not list(home.glob("nodes/*/flower/*.log")) and time.monotonic() < until:
+    while len(list(home.glob("nodes/*/status.json"))) < len(NAMES) and time.monotonic() < until:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
     started = descendants(process.pid)

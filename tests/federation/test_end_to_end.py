@@ -1,4 +1,4 @@
-"""Whole federations of real processes: TLS, Flower, training, kill -9, and an audit from the public records alone."""
+"""Whole federations of real processes: TLS, training, kill -9, and an audit from the public records alone."""
 
 import json
 import os
@@ -105,7 +105,7 @@ def test_no_community_row_leaves_its_node(survivors: Processes) -> None:
     for path in survivors.home.rglob("*"):
         if path.is_file() and path.suffix != ".jsonl" and CANARY.encode() in path.read_bytes():
             leaks.append(path)
-    assert leaks == [], "not in the records, not in Flower's databases, not in a log or status file"
+    assert leaks == [], "not in the records, not in a log or status file"
 
 
 def test_training_has_changed_the_adapter_and_lowered_the_loss(survivors: Processes) -> None:

@@ -33,7 +33,6 @@ def put_invite(home: Path, ca_pem: str, exchange: str, consortium: str = CONSORT
         name="three",
         exchange=exchange,
         records=f"https://{elsewhere}",
-        fleet=elsewhere,
         ca_pem=ca_pem,
     ).save(home / INVITE_FILE)
 
@@ -81,7 +80,7 @@ def test_what_was_on_its_way_to_a_coordinator_that_is_gone_reaches_its_successor
         sender.join(60)
         assert store.read(blob_of(b"a delta").sha256) == b"a delta"
         assert link.get_blob(blob_of(b"a delta")) == b"a delta"
-        assert link.ca.read_text() == tls.ca.read_text(), "Flower reads that file"
+        assert link.ca.read_text() == tls.ca.read_text(), "whom the records are read from"
 
 
 def test_without_another_invite_a_coordinator_that_does_not_answer_is_said(home: Path) -> None:

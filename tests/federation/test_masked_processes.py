@@ -1,4 +1,4 @@
-"""A masked round with real processes: TLS, Flower, training, and a kill -9 of one whose masked input is in."""
+"""A masked round with real processes: TLS, training, and a kill -9 of one whose masked input is in."""
 
 import json
 from collections.abc import Iterator

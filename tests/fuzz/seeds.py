@@ -80,7 +80,6 @@ def make_seeds() -> Mapping[str, Mapping[str, bytes]]:
         name="three",
         exchange="hub.test:8401",
         records="https://hub.test:8402",
-        fleet="hub.test:8403",
         ca_pem="-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
     )
     policy = f"# all\nlog {VKEY} https://log.test\nwitness one {ed.vkey}\twitness.test\nwitness two {ml.vkey}\n"

@@ -16,12 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from commonweal_adapters.files.encode import parse_encoding, read_encoded, write_encoded
 from commonweal_adapters.files.lora_file import parse_layout, read_floats, read_ints, write_tensors
-from commonweal_adapters.files.source import open_delta
 from commonweal_protocols.audit.evidence import format_evidence, parse_evidence
 from commonweal_protocols.audit.verdict import open_verdict
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.canonical import parse_base64, parse_decimal, parse_digest
-from commonweal_protocols.base.errors import BlobError, ConfigError, MalformedError, PeerError, SignatureError
+from commonweal_protocols.base.errors import ConfigError, MalformedError, PeerError, SignatureError
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.charters import parse_opening
 from commonweal_protocols.records.source import unverified_size
@@ -46,7 +45,7 @@ from commonweal_protocols.tlog.proof import format_proof, open_proof, parse_proo
 from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES, encode_bundle, parse_bundle
 from commonweal_protocols.witness.witness import format_request, parse_request
 from tests.kit.federation import TINY
-from tests.kit.policy_text import format_policy
+from tests.kit.witnesses import policy_text
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"f" * 32)
 SIGNER = public_hex(KEY)
@@ -180,19 +179,7 @@ def _adapter(data: bytes) -> None:
 
 
 def _delta(data: bytes) -> None:
-    _FILE.unlink(missing_ok=True)
-    _FILE.write_bytes(data)
-    try:
-        ints = read_ints(data, TINY)
-    except BlobError:
-        with suppress(BlobError), open_delta(_FILE, TINY):
-            raise AssertionError("a file is taken whose bytes are refused") from None
-        raise
-    with open_delta(_FILE, TINY) as rows:
-        for name, q in ints.items():
-            # Only what is read from a file is checked against its range there and then.
-            with suppress(BlobError):
-                assert rows.read(name, 0, q.size).tobytes() == q.tobytes()
+    ints = read_ints(data, TINY)
     again = read_ints(write_tensors(ints, TINY), TINY)
     assert {k: v.tobytes() for k, v in again.items()} == {k: v.tobytes() for k, v in ints.items()}
 
@@ -239,7 +226,7 @@ def _permit(data: bytes) -> None:
 
 def _policy(data: bytes) -> None:
     policy = parse_policy(_text(data))
-    assert parse_policy(format_policy(policy)) == policy
+    assert parse_policy(policy_text(policy)) == policy
 
 
 def _evidence(data: bytes) -> None:

@@ -13,13 +13,14 @@ from commonweal_node.connection.keyring import KeyRing
 from commonweal_node.institution.institution import Institution
 from commonweal_node.model.blend import BlendWeights
 from commonweal_node.probes.probe import Probe
+from commonweal_protocols.base.errors import BlobError
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.statements.adoption import Adoption
 from commonweal_protocols.statements.compact import Recipe
 from commonweal_protocols.statements.data_manifest import DataManifest
 from commonweal_protocols.statements.registry import Predicate
-from commonweal_protocols.statements.rounds import ForeignRelease
+from commonweal_protocols.statements.rounds import ForeignRelease, Update
 from commonweal_protocols.statements.statement import open_entry
 from commonweal_protocols.statements.values import Blob
 from tests.kit.federation import Federation, save_key
@@ -82,10 +83,14 @@ class Line:
     f: Federation
     trouble: Exception | None = None
     trouble_after: Exception | None = None
+    loses_blobs: bool = False
 
     def submit(self, envelope: bytes) -> bytes:
         if self.trouble:
             raise self.trouble
+        said = open_entry(envelope).statement.predicate
+        if isinstance(said, Update) and said.delta.sha256 not in self.f.blobs:
+            raise BlobError(f"update: wanted delta {said.delta.sha256} in the exchange first, got none")
         if envelope not in self.f.entries:
             self.f.add(envelope)
         if self.trouble_after:
@@ -95,7 +100,10 @@ class Line:
     def put_blob(self, data: bytes) -> Blob:
         if self.trouble:
             raise self.trouble
-        return self.f.keep(data)
+        blob = self.f.keep(data)
+        if self.loses_blobs:
+            del self.f.blobs[blob.sha256]
+        return blob
 
     def get_blob(self, blob: Blob) -> bytes:
         return self.f.blobs[blob.sha256]
@@ -112,7 +120,6 @@ class Node:
     probes: tuple[Probe, ...] = ()
     refuse: str = ""
     max_membership_auc_millis: int | None = None
-    transport_key: str = "A" * 44
     phases: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -127,7 +134,6 @@ class Node:
         self.institution = Institution(
             NAME,
             KeyRing(self.home, None),
-            self.transport_key,
             home=self.home,
             charter=self.charter,
             probes=self.probes,
@@ -156,10 +162,10 @@ def said_in(envelope: bytes) -> Predicate:
     return open_entry(envelope).statement.predicate
 
 
-def finish(f: Federation, *ratifiers: str) -> None:
-    """Everybody's update, and a release that these have ratified."""
+def finish(f: Federation, *ratifiers: str, but: str = "") -> None:
+    """Everybody's update, ``but`` one member's, and a release that the ratifiers have ratified."""
     for name in f.keys:
-        if name not in f.state.rounds[-1].updates:
+        if name not in (but, *f.state.rounds[-1].updates):
             f.say(name, f.update(name))
     f.say("hub", f.release())
     for name in ratifiers:

@@ -1,4 +1,4 @@
-"""A masked round with real institutions over a real log: only Flower and the model are left out."""
+"""A masked round with real institutions over a real log: only the network and the model are left out."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +24,6 @@ from commonweal_protocols.statements.values import Blob
 from tests.kit.federation import Federation, save_key
 from tests.kit.hub import Hub, founded
 from tests.kit.institution import Table
-from tests.kit.round_desk import Engine
 from tests.kit.secure import delta_of
 
 FOUR = ("clinic", "coop", "farm", "school")
@@ -84,7 +83,6 @@ class Member:
         self.institution = Institution(
             self.name,
             KeyRing(self.home, None),
-            "A" * 44,
             home=self.home,
             charter=NO_CHARTER,
             probes=(),
@@ -107,7 +105,6 @@ class Masked:
 
     hub: Hub
     home: Path
-    engine: Engine = field(default_factory=Engine)
     steps: list[Step] = field(default_factory=list)
     now: float = 1000.0
     away: set[str] = field(default_factory=set)
@@ -124,7 +121,7 @@ class Masked:
 
     def restart(self) -> None:
         self.driver = RoundDriver(
-            self.hub.sequencer, self.blobs, self.engine, 1, lambda _, step: self.steps.append(step), lambda: self.now
+            self.hub.sequencer, self.blobs, 1, lambda _, step: self.steps.append(step), lambda: self.now
         )
 
     @property
@@ -137,14 +134,9 @@ class Masked:
         return masking.stage if masking and self.round.is_open else "over"
 
     def turn(self, *names: str) -> None:
-        """Let each member do the one thing that is due of it: answer the invitation, if there is one."""
+        """Let each member do the one thing that is due of it."""
         for name in names or sorted(self.members.keys() - self.away):
-            institution = self.members[name].institution
-            is_invited = self.engine.running and self.stage in ("mask", "over")
-            if is_invited and name in self.round.unanswered():
-                self.members[name].wire.submit(institution.answer(self.round.round.round))
-            else:
-                institution.tend()
+            self.members[name].institution.tend()
 
     def step(self) -> str:
         self.driver.step()

@@ -93,8 +93,8 @@ class Processes:
         self.coordinator = home / "coordinator"
         self.public = self.coordinator / "public"
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self._ports = free_ports(15)
-        self.spare_ports = self._ports + 9
+        self._ports = free_ports(11)
+        self.spare_ports = self._ports + 5
         """Six, for two other coordinators."""
         self.names = tuple(sorted(rows or NAMES))
         (home / "compact.toml").write_text(terms or tiny_terms(home, steps))
@@ -108,10 +108,8 @@ class Processes:
                 "node",
                 "init",
                 *options,
-                "--flower-port",
-                str(self._ports + 3 + i),
                 "--witness-port",
-                str(self._ports + 6 + i),
+                str(self._ports + 2 + i),
             )
             cards += ["--card", str(self.node(name) / "card.json")]
         options = [

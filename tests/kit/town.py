@@ -109,7 +109,6 @@ def town(tmp_path: Path, program: Terminal) -> Iterator[Town]:
             name="three",
             exchange=address,
             records=f"https://127.0.0.1:{web.port}",
-            fleet=address,
             ca_pem=tls.ca.read_text(),
         )
         for name in NAMES:

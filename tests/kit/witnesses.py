@@ -7,9 +7,11 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from commonweal_protocols.tlog.checkpoint import Checkpoint
+from commonweal_protocols.tlog.cosignature import CosignatureVerifier
 from commonweal_protocols.tlog.merkle import Tree, leaf_hash
-from commonweal_protocols.tlog.note import Verifier, format_vkey, make_verifier, sign_note
-from commonweal_protocols.tlog.policy import Policy, parse_policy
+from commonweal_protocols.tlog.note import Verifier, encode_vkey, format_vkey, make_verifier, sign_note
+from commonweal_protocols.tlog.policy import Policy, PolicyLog, PolicyWitness, parse_policy
+from commonweal_protocols.witness.client import Collector
 from commonweal_protocols.witness.server import WitnessServer
 from commonweal_protocols.witness.store import WitnessStore
 from commonweal_protocols.witness.witness import Witness, format_request
@@ -92,3 +94,26 @@ def make_policy(log: TestLog, servers: Sequence[tuple[Witness, WitnessServer | s
         lines.append(f"witness w{i} {witness.verifiers[0].vkey} {url}")
     names = " ".join(f"w{i}" for i in range(len(servers)))
     return parse_policy("\n".join([*lines, f"group q {quorum} {names}", "quorum q"]) + "\n")
+
+
+def policy_text(policy: Policy) -> str:
+    """A policy's file, as the specification of C2SP tlog-policy says it; for logs with one key each."""
+    lines = [f"log {encode_vkey(x.verifier.name, x.verifier.key)} {x.url or ''}" for x in policy.logs]
+    lines += [f"witness {x.name} {x.verifier.vkey} {x.url or ''}" for x in policy.witnesses]
+    lines += [f"group {x.name} {x.threshold} {' '.join(x.members)}" for x in policy.groups]
+    return "\n".join([*lines, f"quorum {policy.quorum}"]) + "\n"
+
+
+def collector_of(log: Verifier, url: str, verifier: CosignatureVerifier, ca_file: Path | None = None) -> Collector:
+    """A collector that asks one witness, which its policy calls w."""
+    policy = Policy((PolicyLog(log),), (PolicyWitness("w", verifier, url),), (), "w")
+    return Collector(policy, timeout_seconds=20, ca_file=ca_file)
+
+
+def cosignature_of(collector: Collector, log: TestLog, size: int, note: bytes | None = None) -> str:
+    """The line with which the one witness of ``collector`` cosigns; what is wrong with its answer is raised."""
+    collected = collector.collect(note or log.note(size), log.path, deadline_seconds=60)
+    if error := collected.errors.get("w"):
+        raise error
+    (cosigned,) = collected.cosignatures
+    return cosigned.line

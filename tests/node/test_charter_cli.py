@@ -396,7 +396,6 @@ def place(tmp_path: Path) -> Iterator[Place]:
             name="three",
             exchange=address,
             records=f"https://127.0.0.1:{web.port}",
-            fleet=address,
             ca_pem=tls.ca.read_text(),
         ).save(home / "invite.json")
         (home / "charter.toml").write_text(VALLEY)

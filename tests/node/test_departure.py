@@ -23,8 +23,8 @@ from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.tlog.note import format_vkey, parse_vkey
 from commonweal_protocols.tlog.policy import NO_QUORUM, Policy, PolicyLog
 from tests.kit.federation import NAMES, ORIGIN, Federation, key_of, save_key
-from tests.kit.policy_text import format_policy
 from tests.kit.town import Town
+from tests.kit.witnesses import policy_text
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_anybody_checks_it_by_the_program(left: tuple[Town, Path], tmp_path: Pat
     assert "coop: all 4 entries, from its first to its exit, and nothing else" in town.program.out
     assert "the log and its witnesses are those that the folder names" in town.program.out
     policy = tmp_path / "policy"
-    policy.write_text(format_policy(policy_of(town.state().compact)))
+    policy.write_text(policy_text(policy_of(town.state().compact)))
     assert town.program("audit", "departure", out, "--policy", policy) == 0
     assert "that the folder names" not in town.program.out
 

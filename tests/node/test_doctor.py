@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +40,6 @@ class Patient:
                 "name": "three",
                 "exchange": f"127.0.0.1:{port}",
                 "records": f"https://127.0.0.1:{port}",
-                "fleet": f"127.0.0.1:{port}",
                 "ca_pem": self.tls.ca.read_text(),
                 **other,
             }
@@ -61,9 +59,7 @@ def patient(tmp_path: Path, tls: TlsFiles, monkeypatch: pytest.MonkeyPatch) -> P
     create_key_file(home / "keys/institution.pem")
     rows = [ROW, ROW, {**ROW, "split": "heldout"}]
     (home / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    config = NodeConfig(
-        institution="clinic", data=home / "rows.jsonl", cache=tmp_path / "cache", flower_port=free_port()
-    )
+    config = NodeConfig(institution="clinic", data=home / "rows.jsonl", cache=tmp_path / "cache")
     return Patient(home, config, tls)
 
 
@@ -90,9 +86,7 @@ def test_a_healthy_node_has_no_complaint(patient: Patient) -> None:
         "community rows",
         "disk",
         "memory",
-        "local port",
         "coordinator: exchange",
-        "coordinator: rounds",
         "clock",
     ]
     assert checks["community rows"].found == "2 training and 1 held-out rows"
@@ -249,15 +243,6 @@ def test_a_full_disk_and_too_little_memory(patient: Patient, monkeypatch: pytest
     assert ill(patient, "memory")[1].startswith("wanted 2 GiB: stop other programs")
 
 
-def test_a_port_that_another_program_has(patient: Patient) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", patient.config.flower_port))
-        other.listen()
-        found, fix = ill(patient, "local port")
-    assert "Address already in use" in found
-    assert "set flower_port in node.toml" in fix
-
-
 # -- the coordinator
 
 
@@ -273,11 +258,11 @@ def test_a_coordinator_that_is_down(patient: Patient) -> None:
     port = free_port()
     patient.joined(port)
     checks = patient.checks()
-    assert {n for n, c in checks.items() if not c.ok} == {"coordinator: exchange", "coordinator: rounds", "clock"}
-    for name in ("coordinator: exchange", "coordinator: rounds"):
-        assert f"127.0.0.1:{port}" in checks[name].found
-        assert "refused" in checks[name].found
-        assert checks[name].fix == "is the coordinator running, and does the firewall let you out?"
+    assert {n for n, c in checks.items() if not c.ok} == {"coordinator: exchange", "clock"}
+    check = checks["coordinator: exchange"]
+    assert f"127.0.0.1:{port}" in check.found
+    assert "refused" in check.found
+    assert check.fix == "is the coordinator running, and does the firewall let you out?"
 
 
 def test_an_address_with_a_port_that_cannot_be(patient: Patient) -> None:

@@ -1,6 +1,5 @@
 """What an institution says and when, over a real log, with a model side that is a table."""
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,14 @@ from commonweal_node.probes.probe import Item, Probe
 from commonweal_node.rows.row import Message
 from commonweal_protocols.audit.story import describe_training
 from commonweal_protocols.base.canonical import digest_of
-from commonweal_protocols.base.errors import LogError, RuleError, SignatureError, StorageError, UnavailableError
+from commonweal_protocols.base.errors import (
+    BlobError,
+    LogError,
+    RuleError,
+    SignatureError,
+    StorageError,
+    UnavailableError,
+)
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.statements.adoption import Adoption, HeldoutLoss, ProbeResult
 from commonweal_protocols.statements.charter import Clause, ProbeBar
@@ -29,6 +35,7 @@ from commonweal_protocols.statements.members import Identity, Rotation
 from commonweal_protocols.statements.rounds import Incident, Ratification, Refusal, Update
 from commonweal_protocols.statements.rules import FactorMean
 from commonweal_protocols.statements.statement import Statement, open_entry
+from commonweal_protocols.tlog.merkle import leaf_hash
 from tests.kit.federation import TINY, Federation, blob_of, data_manifest, key_of
 from tests.kit.institution import BASE, NAME, OWN, SHARED, Node, Table, finish, said_in
 from tests.kit.memory_source import MemorySource, other_history
@@ -245,9 +252,10 @@ def test_a_training_that_was_cut_off_or_could_not_be_sent_is_answered_next_time(
     with pytest.raises(UnavailableError, match="no line"):
         node.answer()
     node.line.trouble = None
-    assert not list(node.home.glob("answers/*"))
+    assert len(list(node.home.glob("answers/*"))) == 1, "signed, so that what was trained is not trained again"
     node.start()
     f.add(node.answer())
+    assert len(node.learner.trained) == 1
 
 
 @pytest.mark.parametrize("logged", [False, True])
@@ -305,7 +313,7 @@ def test_a_round_that_is_not_open_in_the_log_is_not_answered(
 ) -> None:
     prepare(f)
     node = Node(tmp_path, f)
-    with pytest.raises(RuleError, match=f"wanted an open round {number} in the log, found none"):
+    with pytest.raises(RuleError, match=f"round {number}: wanted it open in the log"):
         node.answer(number)
     assert node.learner.trained == []
     assert not (node.home / "answers").exists()
@@ -339,21 +347,110 @@ def test_a_refusal_is_signed_with_its_reason_and_nothing_is_trained(
 # -- tending
 
 
-def test_an_institution_announces_itself_once_and_again_when_its_transport_key_changes(tmp_path: Path) -> None:
+def test_an_institution_announces_itself_once(tmp_path: Path) -> None:
     f = Federation()
-    node = Node(tmp_path, f, transport_key="B" * 44)
+    node = Node(tmp_path, f)
     for _ in range(3):
         assert node.tend() is None
     assert node.said() == [Identity]
     node.start()
     node.tend()
     assert node.said() == [Identity]
-    node.transport_key = "C" * 44
-    node.start()
+    assert f.state.identities[NAME] == Identity(institution=NAME)
+
+
+def test_an_open_round_is_answered_as_the_log_is_followed_and_once_only(f: Federation, node: Node) -> None:
     for _ in range(3):
+        assert node.tend() is None
+        node.start()
+    assert node.said() == [Identity, Update]
+    assert len(node.learner.trained) == 1
+    assert node.institution.answer(1) == f.entries[-1]
+    assert node.phases[-1] == "waiting 1"
+
+
+def test_an_answer_is_submitted_with_its_delta_and_its_receipt_is_kept(f: Federation, node: Node) -> None:
+    node.tend()
+    update = said_in(f.entries[-1])
+    assert isinstance(update, Update)
+    assert update.delta.sha256 in f.blobs
+    receipt = node.home / "receipts" / f"{leaf_hash(f.entries[-1]).hex()}.tlog-proof"
+    assert receipt.read_bytes() == f.receipt(f.entries[-1])
+
+
+def test_a_node_that_is_set_to_refuse_answers_with_the_refusal(f: Federation, tmp_path: Path) -> None:
+    node = Node(tmp_path, f, refuse="harvest")
+    node.tend()
+    assert said_in(f.entries[-1]) == Refusal(round=1, round_leaf=f.state.rounds[0].leaf, reason="harvest")
+    assert node.learner.trained == []
+
+
+def test_an_answer_that_was_lost_on_the_way_is_submitted_again_before_anything_else(f: Federation, node: Node) -> None:
+    node.line.trouble = UnavailableError("no line")
+    with pytest.raises(UnavailableError, match="no line"):
         node.tend()
-    assert node.said() == [Identity, Identity]
-    assert f.state.identities[NAME] == Identity(institution=NAME, transport_key="C" * 44)
+    node.line.trouble = None
+    node.start()
+    KeyRing(node.home, None).make_next()
+    node.tend()
+    assert node.said() == [Identity, Update]
+    assert len(node.learner.trained) == 1
+    assert node.tend() is None
+    assert isinstance(said_in(f.entries[-1]), Rotation)
+
+
+def test_an_answer_whose_reply_was_lost_is_one_entry(f: Federation, node: Node) -> None:
+    node.line.trouble_after = UnavailableError("the reply is lost")
+    with pytest.raises(UnavailableError, match="the reply is lost"):
+        node.tend()
+    node.line.trouble_after = None
+    node.start()
+    node.tend()
+    assert node.said() == [Identity, Update]
+    assert len(node.learner.trained) == 1
+
+
+def test_a_round_that_ended_while_this_node_trained_is_nobodys_trouble(f: Federation, node: Node) -> None:
+    def others_go_on() -> None:
+        node.learner.while_training = lambda: None
+        finish(f, but=NAME)
+
+    node.learner.while_training = others_go_on
+    assert node.tend() is None
+    assert node.said() == [Identity]
+    assert node.tend() is None
+    assert node.said() == [Identity, Ratification], "it goes on with what is due now"
+
+
+def test_a_delta_that_the_coordinator_has_lost_is_put_there_again(f: Federation, node: Node) -> None:
+    node.line.loses_blobs = True
+    with pytest.raises(BlobError, match="wanted delta"):
+        node.tend()
+    node.line.loses_blobs = False
+    node.tend()
+    assert node.said() == [Identity, Update]
+    assert len(node.learner.trained) == 1
+
+
+def test_others_wait_for_an_answer_and_nobody_for_a_decision(f: Federation, node: Node) -> None:
+    node.tend()
+    finish(f)
+    node.tend()
+    f.say("school", f.ratification())
+    f.open_round()
+    for _ in range(2):
+        node.tend()
+    assert node.said() == [Identity, Update, Ratification, Update, Adoption]
+
+
+def test_a_decision_waits_for_as_long_as_the_caller_says(f: Federation, node: Node) -> None:
+    node.tend()
+    finish(f, "school")
+    node.tend()
+    for _ in range(2):
+        assert node.institution.tend(may_decide=False) is None
+    assert node.said() == [Identity, Update, Ratification]
+    assert node.institution.tend(may_decide=True) is not None
 
 
 def test_a_release_is_ratified_first_and_decided_upon_only_once_the_quorum_stands_by_it(
@@ -403,20 +500,18 @@ def test_a_release_that_is_not_the_merge_of_its_inputs_is_not_ratified(f: Federa
 def test_a_late_ratification_does_not_wait_for_the_round_that_is_open_by_now(f: Federation, node: Node) -> None:
     finish(f, "school", "coop")
     f.open_round()
-    node.tend()
-    node.tend()
-    assert node.said()[-2:] == [Ratification, Adoption]
+    for _ in range(3):
+        node.tend()
+    assert node.said()[-3:] == [Ratification, Update, Adoption]
 
 
-def test_nothing_is_said_while_an_answer_is_on_its_way_into_the_log(f: Federation, node: Node) -> None:
+def test_an_answer_that_was_signed_is_logged_before_anything_else(f: Federation, node: Node) -> None:
     finish(f, "school", "coop")
     f.open_round()
     envelope = node.answer(2)
-    for _ in range(2):
-        assert node.tend() is None
-        assert node.said()[-1] is Update, "a ratification is due, and waits"
-        node.start()
-    f.add(envelope)
+    node.start()
+    assert node.tend() is None
+    assert f.entries[-1] == envelope, "a ratification is due, and waits"
     node.tend()
     assert node.said()[-2:] == [Update, Ratification]
 
@@ -439,24 +534,6 @@ def test_a_kept_answer_that_no_longer_fits_the_chain_blocks_nothing_and_is_made_
     node.tend()
     assert node.said()[-2:] == [Identity, Ratification]
     f.add(node.answer(2))
-    assert node.said()[-1] is Update
-
-
-def test_one_turn_at_a_time(f: Federation, node: Node) -> None:
-    finish(f, "school", "coop")
-    f.open_round()
-    tending = threading.Thread(target=node.tend)
-
-    def meanwhile() -> None:
-        tending.start()
-        # Were the turn not taken, this would be time enough to ratify and so to break the chain.
-        tending.join(0.3)
-
-    node.learner.while_training = meanwhile
-    envelope = node.answer(2)
-    tending.join(10)
-    assert not tending.is_alive()
-    f.add(envelope)
     assert node.said()[-1] is Update
 
 
@@ -623,7 +700,14 @@ def test_a_coordinator_that_forks_or_rolls_back_gets_no_more_signatures(f: Feder
     finish(f, "school", "coop")
     node.tend()
     f.open_round()
-    node.tend()
+
+    def stopping() -> None:
+        raise UnavailableError("training: the node is stopping")
+
+    node.learner.while_training = stopping
+    with pytest.raises(UnavailableError):
+        node.tend()  # it has seen the open round, and has not answered it
+    node.learner.while_training = lambda: None
     trained = len(node.learner.trained)
     true, key = f.entries, f.log_key
     asked = {
@@ -661,8 +745,7 @@ def test_a_log_of_another_consortium_gets_no_signature(f: Federation, tmp_path: 
 
 def test_every_statement_vouches_for_the_newest_checkpoint_that_was_verified(f: Federation, node: Node) -> None:
     founding = open_entry(f.entries[0]).statement.payload()
-    node.tend()
-    f.say("school", f.update("school"))  # after the last look
+    f.say("school", f.update("school"))
     header = open_entry(node.answer()).statement.header
     assert header is not None
     assert header.seen == (node.source.seen(),)
@@ -710,8 +793,7 @@ def test_an_answer_that_is_on_its_way_is_logged_before_the_key_changes(node: Nod
     answer = node.answer()
     KeyRing(node.home, None).make_next()
     node.tend()
-    assert len(node.f.entries) == 5
-    node.f.add(answer)
+    assert node.f.entries[-1] == answer
     node.tend()
     assert isinstance(said_in(node.f.entries[-1]), Rotation)
 

@@ -12,6 +12,8 @@ from safetensors import safe_open
 from commonweal_node.commands.train import train
 from commonweal_node.training.checkpoints import CheckpointFile
 from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.base.keys import create_key_file
+from commonweal_protocols.cli import run as program
 from tests.kit.processes import PROGRAM
 from tests.kit.tiny_home import make_home
 
@@ -39,6 +41,18 @@ def test_an_adapter_and_its_report_come_out_and_the_seed_fixes_both(home: Path) 
     assert 0 <= report["membership"]["auc"] <= 1
     assert not (home / "local/training/checkpoint.safetensors").exists()
     assert "what of" not in (home / "local/runs/train.html").read_text()
+
+
+def test_curated_rows_are_trained_on(home: Path) -> None:
+    create_key_file(home / "keys/institution.pem")
+    with (home / "charter.toml").open("a") as charter:
+        charter.write('[[data.stages]]\nstage = "split"\nheldout_millis = 500\n')
+    assert program(["node", "data", "add", str(home / "rows.jsonl"), "--home", str(home)]) == 0
+    assert program(["node", "data", "curate", "--home", str(home)]) == 0
+    settings = home / "node.toml"
+    settings.write_text(settings.read_text().replace('"rows.jsonl"', '"data/curated/rows.jsonl"'))
+    run(home, steps=1)
+    assert (home / "local/adapter/adapter_model.safetensors").exists()
 
 
 def test_after_kill_9_the_program_goes_on_where_it_was_and_ends_with_the_same_bytes(home: Path) -> None:

@@ -142,7 +142,6 @@ def joining(program: Terminal, rows: Path, tmp_path: Path) -> Joining:
             "name": "three",
             "exchange": f"127.0.0.1:{port}",
             "records": f"https://127.0.0.1:{port}",
-            "fleet": f"127.0.0.1:{port}",
             "ca_pem": "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n",
         }
     ).save(invite)
@@ -234,23 +233,22 @@ def test_the_real_program_exits_as_it_says(tmp_path: Path) -> None:
 def test_init_makes_keys_card_and_settings_with_the_right_modes(program: Terminal, rows: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     charter = REPOSITORY / "deploy/demo/communities/tool-coop.charter.toml"
-    options = ("--threads", "2", "--max-heldout-rows", "8", "--flower-port", "7999", "--cache", tmp_path / "base")
+    options = ("--threads", "2", "--max-heldout-rows", "8", "--cache", tmp_path / "base")
     args = ("node", "init", "--institution", "tool-coop", "--data", rows, "--charter", charter, "--home", home)
     assert program(*args, *options) == 0
-    for name in ("keys/institution.pem", "keys/transport.pem"):
-        assert stat.S_IMODE((home / name).stat().st_mode) == 0o600
+    assert stat.S_IMODE((home / "keys/institution.pem").stat().st_mode) == 0o600
     key = public_hex(load_key_file(home / "keys/institution.pem"))
     card = Card.load(home / "card.json")
     assert (card.institution, card.key) == ("tool-coop", key)
     config = load_config(home / "node.toml")
     assert (config.institution, config.data, config.charter) == ("tool-coop", rows, charter)
-    assert (config.threads, config.max_heldout_rows, config.flower_port) == (2, 8, 7999)
+    assert (config.threads, config.max_heldout_rows) == (2, 8)
     assert config.cache == tmp_path / "base"
     assert config.refuse == ""
     assert key in program.out
     # Nothing private lies outside of keys/, or is printed.
     private = {name for name, data in files(home).items() if b"PRIVATE" in data}
-    assert private == {"keys/institution.pem", "keys/transport.pem"}
+    assert private == {"keys/institution.pem"}
     assert "PRIVATE" not in program.out
 
 
@@ -290,8 +288,8 @@ BAD_INIT: list[tuple[str, str]] = [
     ("--charter nowhere.toml", "nowhere.toml: wanted a file, got none"),
     ("--threads -1", "threads: Input should be greater than or equal to 0, got '-1'"),
     ("--max-heldout-rows 3", "max_heldout_rows: Input should be greater than or equal to 4, got '3'"),
-    ("--flower-port 0", "flower_port: Input should be greater than or equal to 1, got '0'"),
-    ("--flower-port 65536", "flower_port: Input should be less than or equal to 65535, got '65536'"),
+    ("--witness-port -1", "witness_port: Input should be greater than or equal to 0, got '-1'"),
+    ("--witness-port 65536", "witness_port: Input should be less than or equal to 65535, got '65536'"),
     ("--speaks-for " + "ab" * 32, "wanted --speaks-for and --speaks-for-records, got only some of them"),
     ("--speaks-for-records https://ring.test", "wanted --speaks-for and --speaks-for-records, got only some of them"),
     ("--speaks-for-ca ring.pem", "wanted --speaks-for and --speaks-for-records, got only some of them"),
@@ -479,8 +477,6 @@ def test_doctor_is_code_4_while_something_is_ill_and_0_when_all_is_well(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 40))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 40))
-    settings = joining.home / "node.toml"
-    settings.write_text(settings.read_text().replace("flower_port = 7410", f"flower_port = {free_port()}"))
     assert program("node", "doctor", "--home", joining.home, "--json") == 4
     checks = json.loads(program.out)
     assert [c["name"] for c in checks if not c["ok"]] == ["consortium"]
@@ -490,7 +486,7 @@ def test_doctor_is_code_4_while_something_is_ill_and_0_when_all_is_well(
     with coordinator(tls, ahead(0)) as port:
         at = f"127.0.0.1:{port}"
         invite = Invite.load(joining.invite).model_copy(
-            update={"exchange": at, "fleet": at, "records": f"https://{at}", "ca_pem": tls.ca.read_text()}
+            update={"exchange": at, "records": f"https://{at}", "ca_pem": tls.ca.read_text()}
         )
         invite.save(joining.home / "invite.json")
         assert program("node", "doctor", "--home", joining.home, "--json") == 0
@@ -609,7 +605,10 @@ def test_bad_terms_are_refused_and_once_they_are_mended_the_same_command_succeed
 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
-    [("--name", "Bad Name", "name: String should match"), ("--base-port", "65534", "fleet_port: Input should be less")],
+    [
+        ("--name", "Bad Name", "name: String should match"),
+        ("--base-port", "65535", "records_port: Input should be less"),
+    ],
 )
 def test_a_coordinators_bad_name_or_port_is_told_before_a_key_is_made(
     program: Terminal, cards: list[str | Path], tmp_path: Path, option: str, value: str, message: str
@@ -635,7 +634,7 @@ def test_coordinator_init_makes_an_invite_without_secrets_and_is_done_once(
         assert stat.S_IMODE((home / name).stat().st_mode) == 0o600
     invite, config = Invite.load(home / "invite.json"), load_coordinator_config(home / "coordinator.toml")
     assert invite.ca_pem == (home / "tls/ca.pem").read_text()
-    assert (config.exchange_port, config.records_port, config.fleet_port) == (7500, 7501, 7502)
+    assert (config.exchange_port, config.records_port) == (7500, 7501)
     assert invite.records == "https://127.0.0.1:7501"
     before = files(home)
     assert program(*args) == 2

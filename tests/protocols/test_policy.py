@@ -21,8 +21,7 @@ from commonweal_protocols.tlog.policy import (
     parse_policy,
 )
 from commonweal_protocols.tlog.proof import format_proof, open_cosigned_proof
-from tests.kit.policy_text import format_policy
-from tests.kit.witnesses import ORIGIN, T0, TestLog, ed25519
+from tests.kit.witnesses import ORIGIN, T0, TestLog, ed25519, policy_text
 
 LOG = TestLog()
 NAMES = ("X1", "X2", "X3", "Y1", "Y2", "Y3")
@@ -237,16 +236,6 @@ def test_names_are_opaque_and_the_kelvin_sign_is_not_k() -> None:
     assert not policy.is_met(["K"])
 
 
-def test_a_policy_comes_back_from_its_shortest_text() -> None:
-    policy = parse_policy(
-        f"{X1}# hello\n{WITNESS['X2']}   https://w.example/x2\ngroup a 1 X1\ngroup b 2 a X2\n{LOG_LINE}quorum  b\n"
-    )
-    assert format_policy(policy) == (
-        f"{LOG_LINE}{X1}{WITNESS['X2']} https://w.example/x2\ngroup a all X1\ngroup b all a X2\nquorum b\n"
-    )
-    assert parse_policy(format_policy(policy)) == policy
-
-
 @pytest.mark.parametrize("kind", ["logs", "witnesses", "groups"])
 def test_more_than_64_of_a_kind_are_refused(kind: str) -> None:
     logs = [PolicyLog(make_verifier(f"l{i}", ed25519(f"l{i}").public_key())) for i in range(65)]
@@ -289,7 +278,7 @@ def test_every_policy_comes_back_and_more_witnesses_never_unmeet_it(data: st.Dat
         free = [n for n in free if n not in members] + [group.name]
         defined.append(group.name)
     policy = Policy((PolicyLog(LOG.verifier),), witnesses, tuple(groups), data.draw(st.sampled_from(defined)))
-    assert parse_policy(format_policy(policy)) == policy
+    assert parse_policy(policy_text(policy)) == policy
     times = data.draw(st.dictionaries(st.sampled_from([w.name for w in witnesses] or ["-"]), st.integers(1, 9)))
     before = policy.quorum_time(times)
     assert policy.is_met(times) == (policy.quorum == "none" or before is not None)

@@ -23,7 +23,7 @@ def test_each_entry_of_ours_leaves_a_proof_that_anybody_can_check_offline(tmp_pa
     f.announce()
     f.open_round()
     node = Node(tmp_path, f)
-    # Flower carries an answer away and brings no proof back; the next turn fetches it.
+    # Logged without its proof having come back, as after a crash; the next look fetches it.
     update = f.add(node.answer())
     assert receipts(node) == set()
     for name in ("coop", "school"):

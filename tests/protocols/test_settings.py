@@ -28,7 +28,7 @@ def test_a_nodes_settings_are_read_and_paths_are_taken_from_the_files_folder(
     path = home / "node.toml"
     path.write_text(
         'institution = "clinic"\ndata = "rows.jsonl"\ncharter = "../charter.toml"\ncache = "/var/cache/base"\n'
-        'threads = 2\nseed = 3\nmax_heldout_rows = 4\nflower_port = 65535\nrefuse = "harvest"\n'
+        'threads = 2\nseed = 3\nmax_heldout_rows = 4\nrefuse = "harvest"\n'
     )
     wanted = NodeConfig(
         institution="clinic",
@@ -38,7 +38,6 @@ def test_a_nodes_settings_are_read_and_paths_are_taken_from_the_files_folder(
         threads=2,
         seed=3,
         max_heldout_rows=4,
-        flower_port=65535,
         refuse="harvest",
     )
     assert load_node(path) == wanted
@@ -56,8 +55,21 @@ def test_defaults_are_below_the_files_folder_and_absolute(tmp_path: Path) -> Non
 
 def test_a_coordinators_settings_are_read(tmp_path: Path) -> None:
     path = tmp_path / "coordinator.toml"
-    path.write_text(COORDINATOR + "rounds = 4\nfleet_port = 1\n")
-    assert load_coordinator(path) == CoordinatorConfig(name="hub", origin="log.test/three", rounds=4, fleet_port=1)
+    path.write_text(COORDINATOR + "rounds = 4\nexchange_port = 1\n")
+    assert load_coordinator(path) == CoordinatorConfig(name="hub", origin="log.test/three", rounds=4, exchange_port=1)
+
+
+def test_a_setting_of_an_earlier_version_is_passed_over_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "coordinator.toml"
+    path.write_text(COORDINATOR + "rounds = 4\nfleet_port = 7402\n")
+    assert load_coordinator(path) == CoordinatorConfig(name="hub", origin="log.test/three", rounds=4)
+    assert f"{path}: fleet_port is no longer used; remove the line" in caplog.text
+    node = tmp_path / "node.toml"
+    node.write_text('institution = "clinic"\ndata = "rows.jsonl"\nflower_port = 7410\n')
+    assert load_node(node).institution == "clinic"
+    assert f"{node}: flower_port is no longer used; remove the line" in caplog.text
 
 
 BAD: list[tuple[Load, str, str]] = [
@@ -68,8 +80,8 @@ BAD: list[tuple[Load, str, str]] = [
     (load_node, "threads = true", "threads: .* valid integer, got 'True'"),
     (load_node, "seed = 2147483648", "seed: .* less than 2147483648, got '2147483648'"),
     (load_node, "max_heldout_rows = 3", "max_heldout_rows: .* greater than or equal to 4, got '3'"),
-    (load_node, "flower_port = 0", "flower_port: .* or equal to 1, got '0'"),
-    (load_node, "flower_port = 65536", "flower_port: .* or equal to 65535, got '65536'"),
+    (load_node, "metrics_port = -1", "metrics_port: .* or equal to 0, got '-1'"),
+    (load_node, "metrics_port = 65536", "metrics_port: .* or equal to 65535, got '65536'"),
     (load_node, f'refuse = "{"x" * 501}"', "refuse: .* at most 500 characters, got"),
     (load_node, "refuse = 2026-01-31", "refuse: .* valid string, got .*2026-01-31"),
     (load_node, "[cache]\nat = 1", "cache: Input should be a valid string, got"),
@@ -77,7 +89,7 @@ BAD: list[tuple[Load, str, str]] = [
     (load_coordinator, "rounds = -1", "rounds: .* or equal to 0, got '-1'"),
     (load_coordinator, "exchange_port = 0", "exchange_port: .* or equal to 1, got '0'"),
     (load_coordinator, 'records_port = "7401"', "records_port: .* valid integer, got '7401'"),
-    (load_coordinator, "fleet_port = 65536", "fleet_port: .* or equal to 65535, got '65536'"),
+    (load_coordinator, "records_port = 65536", "records_port: .* or equal to 65535, got '65536'"),
     (load_coordinator, "min_free_bytes = 1.5", "min_free_bytes: .* valid integer, got '1.5'"),
 ]
 

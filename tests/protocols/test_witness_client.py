@@ -4,7 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -22,14 +22,24 @@ from commonweal_protocols.base.errors import (
     UnavailableError,
 )
 from commonweal_protocols.tlog.cosignature import CosignerKey, cosign, make_cosignature_verifier
-from commonweal_protocols.tlog.note import open_note, sign_note
-from commonweal_protocols.tlog.policy import Policy, parse_policy
-from commonweal_protocols.witness.client import Collector, NotConfiguredError, OtherSizeError, request_cosignature
+from commonweal_protocols.tlog.note import sign_note
+from commonweal_protocols.tlog.policy import Group, Policy, parse_policy
+from commonweal_protocols.witness.channel import Channel
+from commonweal_protocols.witness.client import Collector, NotConfiguredError, OtherSizeError
 from commonweal_protocols.witness.server import WitnessServer
 from commonweal_protocols.witness.store import WitnessStore
 from commonweal_protocols.witness.witness import Witness, parse_request
-from tests.kit.policy_text import format_policy
-from tests.kit.witnesses import ORIGIN, T0, Clock, TestLog, ed25519, make_policy, make_witness, open_store
+from tests.kit.witnesses import (
+    T0,
+    Clock,
+    TestLog,
+    collector_of,
+    cosignature_of,
+    ed25519,
+    make_policy,
+    make_witness,
+    open_store,
+)
 
 LOG = TestLog()
 NAME, KEY = "w.example/1", ed25519("w.example/1")
@@ -101,39 +111,45 @@ class Scripted:
             sock.close()
 
 
-def ask(url: str, old_size: int = 3, size: int = 9, timeout_seconds: float = 20) -> str:
-    path = LOG.path(old_size, size)
-    return request_cosignature(url, old_size, path, LOG.note(size), VERIFIER, timeout_seconds=timeout_seconds)
+def ask(w: Scripted, timeout_seconds: float = 20) -> str:
+    """What the witness says of the log at size 9, having cosigned it at 3 over another connection."""
+    w.answers.insert(0, http(200, line(3), more="Connection: close\r\n"))
+    with closing(collector_of(LOG.verifier, w.url, VERIFIER)) as collector:
+        cosignature_of(collector, LOG, 3)
+        collector.timeout_seconds = timeout_seconds
+        return cosignature_of(collector, LOG, 9)
 
 
-# -- one witness, asked once
+# -- one witness
 
 
 def test_a_cosignature_that_holds_is_returned_as_it_came() -> None:
     with Scripted(http(200, line())) as w:
-        assert ask(w.url).encode() == line()
-    request = parse_request(w.requests[0])
+        assert ask(w).encode() == line()
+    request = parse_request(w.requests[1])
     assert (request.old_size, list(request.path), request.note) == (3, LOG.path(3, 9), LOG.note(9))
 
 
 def test_lines_of_other_keys_are_left_out() -> None:
     with Scripted(http(200, line(name="other", key="other") + line() + line(name="more", key="more"))) as w:
-        assert ask(w.url).encode() == line()
+        assert ask(w).encode() == line()
 
 
 def test_only_the_logs_own_line_is_sent() -> None:
     stranger = sign_note(LOG.checkpoint(9).text(), "stranger.example", ed25519("s")).split(b"\n\n")[1]
     with Scripted(http(200, line())) as w:
         note = LOG.note(9) + stranger + line(name="other", key="other")
-        request_cosignature(w.url, 0, [], note, VERIFIER, timeout_seconds=20)
+        with closing(collector_of(LOG.verifier, w.url, VERIFIER)) as collector:
+            cosignature_of(collector, LOG, 9, note)
     assert parse_request(w.requests[0]).note == LOG.note(9)
 
 
 def test_a_note_without_the_logs_line_is_not_sent() -> None:
     note = sign_note(LOG.checkpoint(9).text(), "stranger.example", ed25519("s"))
-    with Scripted() as w, pytest.raises(MalformedError, match="wanted a line of the log itself"):
-        request_cosignature(w.url, 0, [], note, VERIFIER, timeout_seconds=20)
-    assert w.requests == []
+    with Scripted() as w, closing(collector_of(LOG.verifier, w.url, VERIFIER)) as collector:
+        with pytest.raises(MalformedError, match="wanted a line of the log itself"):
+            cosignature_of(collector, LOG, 9, note)
+        assert w.requests == []
 
 
 @pytest.mark.parametrize(
@@ -157,12 +173,12 @@ def test_a_note_without_the_logs_line_is_not_sent() -> None:
 )
 def test_a_witness_that_lies_is_refused(body: bytes, error: type[PeerError], why: str) -> None:
     with Scripted(http(200, body)) as w, pytest.raises(error):
-        ask(w.url)
+        ask(w)
 
 
 def test_a_second_line_of_its_key_is_not_taken() -> None:
     with Scripted(http(200, line() + line(8))) as w:
-        assert ask(w.url).encode() == line()
+        assert ask(w).encode() == line()
 
 
 SIZE = "text/x.tlog.size"
@@ -170,10 +186,11 @@ SIZE = "text/x.tlog.size"
 
 @pytest.mark.parametrize("kind", [SIZE, SIZE + "; charset=utf-8"])
 @pytest.mark.parametrize("size", [4, 8, 9])
-def test_a_conflict_with_a_size_in_between_tells_that_size(size: int, kind: str) -> None:
-    with Scripted(http(409, b"%d\n" % size, kind)) as w, pytest.raises(OtherSizeError) as e:
-        ask(w.url)
-    assert e.value.size == size
+def test_after_a_conflict_with_a_size_in_between_it_is_asked_from_there(size: int, kind: str) -> None:
+    with Scripted(http(409, b"%d\n" % size, kind), http(200, line())) as w:
+        assert ask(w).encode() == line()
+    request = parse_request(w.requests[-1])
+    assert (request.old_size, list(request.path)) == (size, LOG.path(size, 9))
 
 
 @pytest.mark.parametrize(
@@ -198,14 +215,15 @@ def test_a_conflict_with_a_size_in_between_tells_that_size(size: int, kind: str)
 )
 def test_a_conflict_without_a_possible_size_is_a_refusal(body: bytes, kind: str, why: str) -> None:
     with Scripted(http(409, body, kind)) as w, pytest.raises(LogError, match="not asked again") as e:
-        ask(w.url)
+        ask(w)
     assert not isinstance(e.value, OtherSizeError)
+    assert len(w.requests) == 2
 
 
 @pytest.mark.parametrize("status", [403, 404])
 def test_403_and_404_both_mean_that_the_log_is_not_configured(status: int) -> None:
     with Scripted(http(status, b"")) as w, pytest.raises(NotConfiguredError, match="has to add this log's vkey"):
-        ask(w.url)
+        ask(w)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +239,7 @@ def test_403_and_404_both_mean_that_the_log_is_not_configured(status: int) -> No
 )
 def test_any_other_status_is_a_refusal_or_a_bad_moment(status: int, error: type[CommonwealError]) -> None:
     with Scripted(http(status, b"")) as w, pytest.raises(error, match=str(status)):
-        ask(w.url)
+        ask(w)
 
 
 def trickle(sock: socket.socket) -> None:
@@ -249,7 +267,7 @@ def drip_body(sock: socket.socket) -> None:
 def test_a_witness_that_trickles_is_left_in_time(answer: Callable[[socket.socket], None] | None) -> None:
     begin = time.monotonic()
     with Scripted(*([answer] if answer else [])) as w, pytest.raises(UnavailableError):
-        ask(w.url, timeout_seconds=0.3)
+        ask(w, timeout_seconds=0.3)
     assert time.monotonic() - begin < 5
 
 
@@ -272,14 +290,15 @@ def test_an_answer_that_is_no_answer_is_an_error_of_ours_to_handle(
     answer: bytes | Callable[[socket.socket], None], error: type[CommonwealError], why: str
 ) -> None:
     with Scripted(answer) as w, pytest.raises(error):
-        ask(w.url)
+        ask(w)
 
 
 def test_nobody_at_the_address_is_a_witness_that_does_not_answer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as s:
         url = f"http://127.0.0.1:{s.getsockname()[1]}"
-    with pytest.raises(UnavailableError, match="does not answer"):
-        ask(url)
+    collector = collector_of(LOG.verifier, url, VERIFIER)
+    with closing(collector), pytest.raises(UnavailableError, match="does not answer"):
+        cosignature_of(collector, LOG, 9)
 
 
 @pytest.mark.parametrize(
@@ -289,13 +308,13 @@ def test_nobody_at_the_address_is_a_witness_that_does_not_answer() -> None:
 )  # fmt: skip
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="witness"):
-        ask(url)
+        Channel(url, None)
 
 
 def test_a_ca_file_that_is_none_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none", Path(__file__)):
         with pytest.raises(ConfigError, match="wanted a PEM file"):
-            request_cosignature("https://127.0.0.1:1", 0, [], LOG.note(1), VERIFIER, timeout_seconds=1, ca_file=path)
+            collector_of(LOG.verifier, "https://127.0.0.1:1", VERIFIER, path)
 
 
 @settings(max_examples=60, deadline=None)
@@ -306,7 +325,7 @@ def test_no_bytes_at_all_make_the_client_crash(data: bytes) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
     with Scripted(answer) as w, pytest.raises(CommonwealError):
-        ask(w.url)
+        ask(w)
 
 
 # -- many witnesses
@@ -395,10 +414,9 @@ def test_another_policy_is_asked_from_the_next_collection_on_and_what_is_known_o
     served: Served,
 ) -> None:
     everybody = served.policy("all")
-    two = parse_policy(
-        "\n".join(x for x in format_policy(everybody).split("\n")[:-3] if " w1 " not in x)
-        + "\ngroup both all w0 w2\nquorum both\n"
-    )
+    names_of_two = ("w0", "w2")
+    witnesses = tuple(w for w in everybody.witnesses if w.name in names_of_two)
+    two = Policy(everybody.logs, witnesses, (Group("both", 2, names_of_two),), "both")
     collector = Collector(two)
     asked: list[tuple[int, int]] = []
 
@@ -580,13 +598,3 @@ def test_a_policy_with_a_bad_address_is_refused_before_anything_is_sent() -> Non
     policy = parse_policy(f"log {LOG.vkey}\nwitness w {VERIFIER.vkey} ftp://w.example\nquorum w\n")
     with pytest.raises(ConfigError, match=r"ftp://w\.example"):
         Collector(policy)
-
-
-def test_what_is_returned_opens_with_the_witnesss_key(served: Served) -> None:
-    witness, server = served.each[0]
-    assert isinstance(server, WitnessServer)
-    note = served.log.note(9)
-    got = request_cosignature(server.url, 0, [], note, witness.verifiers[0], timeout_seconds=20)
-    opened = open_note(note + got.encode(), [served.log.verifier, *witness.verifiers])
-    assert [x.at for x in opened.lines] == [None, T0]
-    assert opened.text.startswith(ORIGIN)

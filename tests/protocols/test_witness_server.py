@@ -11,21 +11,31 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from commonweal_coordinator.serving.tls import load_or_create_tls
-from commonweal_protocols.base.errors import ConfigError, StorageError
+from commonweal_protocols.base.errors import ConfigError, LogError, StorageError
 from commonweal_protocols.cli import run
 from commonweal_protocols.tlog.cosignature import parse_cosigner_vkey
 from commonweal_protocols.tlog.note import open_note
 from commonweal_protocols.tlog.policy import parse_policy
 from commonweal_protocols.witness import server as witness_server
-from commonweal_protocols.witness.client import request_cosignature
 from commonweal_protocols.witness.server import WitnessServer
 from commonweal_protocols.witness.witness import MAX_REQUEST_BYTES
-from tests.kit.witnesses import ORIGIN, T0, Clock, TestLog, ed25519, make_witness, open_store
+from tests.kit.witnesses import (
+    ORIGIN,
+    T0,
+    Clock,
+    TestLog,
+    collector_of,
+    cosignature_of,
+    ed25519,
+    make_witness,
+    open_store,
+)
 
 PROGRAM = str(Path(sys.executable).with_name("commonweal"))
 MONITOR = f"/{hashlib.sha256(ORIGIN.encode()).hexdigest()}/checkpoint"
@@ -376,7 +386,8 @@ def test_over_tls_the_same_is_served_to_those_who_trust_the_authority(tmp_path: 
     place = Place(tmp_path, tls_cert=tls.chain, tls_key=tls.key, request_seconds=2.0)
     (verifier,) = place.witness.verifiers
     assert place.server.url == f"https://127.0.0.1:{place.server.port}"
-    line = request_cosignature(place.server.url, 0, [], place.log.note(4), verifier, timeout_seconds=20, ca_file=tls.ca)
+    with closing(collector_of(place.log.verifier, place.server.url, verifier, tls.ca)) as collector:
+        line = cosignature_of(collector, place.log, 4)
     assert open_note(place.log.note(4) + line.encode(), [verifier]).signers == (verifier,)
     # Plain bytes to a TLS port end in nothing, and nobody waits for a handshake that does not come.
     with place.connect() as plain, place.connect() as silent:
@@ -517,20 +528,20 @@ def test_a_killed_process_comes_back_and_still_refuses_the_fork(
     assert command("init", "--home", tmp_path, "--name", "w.example/1", "--log", log.vkey) == 0
     verifier = parse_cosigner_vkey(re.findall(r"^vkey: (.*)$", capsys.readouterr().out, re.MULTILINE)[0])
 
-    def ask(running: Running, which: TestLog, old_size: int, size: int) -> str:
-        path = which.path(old_size, size)
-        return request_cosignature(running.url, old_size, path, which.note(size), verifier, timeout_seconds=20)
+    def ask(running: Running, which: TestLog, size: int) -> str:
+        with closing(collector_of(log.verifier, running.url, verifier)) as collector:
+            return cosignature_of(collector, which, size)
 
     running = Running(tmp_path)
     assert "watches 1 logs" in running.first
-    line = ask(running, log, 0, 7)
+    line = ask(running, log, 7)
     assert open_note(log.note(7) + line.encode(), [verifier]).signers == (verifier,)
     assert running.end(signal.SIGKILL) == -signal.SIGKILL
     again = Running(tmp_path)
-    for old_size, size in ((0, 7), (7, 7), (7, 9)):
-        with pytest.raises(Exception, match=r"422|stands at 7"):
-            ask(again, fork, old_size, size)
-    assert ask(again, log, 7, 9)
+    for size in (7, 9):
+        with pytest.raises(LogError, match=f"from 7 to {size}: refused with 422"):
+            ask(again, fork, size)
+    assert ask(again, log, 9)
     assert command("status", "--home", tmp_path) == 0
     assert f"log {ORIGIN}: cosigned 9 entries at 20" in capsys.readouterr().out
     assert again.end(signal.SIGTERM) == 0

@@ -13,7 +13,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from mmap import mmap
 from typing import Literal, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
@@ -136,15 +135,6 @@ def read_ints(data: bytes, spec: AdapterSpec) -> dict[str, NDArray[np.int32]]:
     return {name: _view(data, at, shape, "I32").astype(np.int32, copy=False) for name, (at, shape) in views.items()}
 
 
-def locate_ints(data: bytes | mmap, spec: AdapterSpec) -> dict[str, int]:
-    """Return where each tensor of an int32 file begins, in bytes. Values are not looked at.
-
-    Raises:
-        BlobError: Not exactly the spec's tensors, laid end to end.
-    """
-    return {name: at for name, (at, _) in _locate(data, spec, "I32").items()}
-
-
 # -- the header
 
 
@@ -175,7 +165,7 @@ def _header(spec: AdapterSpec, dtype: Dtype) -> bytes:
     return spell_header(tensors, _METADATA)
 
 
-def _parse_header(data: bytes | mmap, max_bytes: int) -> tuple[dict[str, object], int]:
+def _parse_header(data: bytes, max_bytes: int) -> tuple[dict[str, object], int]:
     """Return the header's JSON object, and where the tensors begin."""
     if len(data) < 8:
         raise BlobError(f"file: wanted at least the 8 bytes of the header's length, got {len(data)}")
@@ -219,7 +209,7 @@ def _no_number(text: str) -> NoReturn:
     raise BlobError(f"header: wanted a whole number below 10^19, got {text[:40]!r}")
 
 
-def _locate(data: bytes | mmap, spec: AdapterSpec, dtype: Dtype) -> dict[str, tuple[int, tuple[int, int]]]:
+def _locate(data: bytes, spec: AdapterSpec, dtype: Dtype) -> dict[str, tuple[int, tuple[int, int]]]:
     """Check a whole file but for its values; return where in ``data`` each tensor begins, and its shape."""
     wanted = tensor_shapes(spec)
     # Twice our own encoding leaves room for another writer's white space, and none for a bomb.

@@ -2,24 +2,20 @@
 
 A rule looks at all institutions' values of a few thousand elements, then at the next few thousand. So a merge's memory
 does not grow with the adapters: ``CHUNK`` elements of each delta for each thread. Values are limited to ±``LIMIT`` as
-they are read. The only I/O of this package's arithmetic is here: reads of files that the caller opened, and one
-temporary file of its own.
+they are read. The only I/O of this package's arithmetic is here: one temporary file of its own.
 """
 
-import mmap
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from commonweal_adapters.files.delta import LIMIT, GridTensors
-from commonweal_adapters.files.lora_file import locate_ints, tensor_shapes
+from commonweal_adapters.files.lora_file import tensor_shapes
 from commonweal_protocols.base.errors import BlobError
 from commonweal_protocols.statements.compact import AdapterSpec
 
@@ -71,33 +67,18 @@ class DeltaFile:
 
     def __init__(self, file: BinaryIO, places: Mapping[str, int]) -> None:
         """Take over nothing: the caller closes ``file``, whose tensors begin at ``places``, int32 little-endian."""
-        self._fd = file.fileno()
+        self._file = file
         self._places = places
 
     def read(self, name: str, begin: int, end: int) -> NDArray[np.int32]:
         """See :class:`Rows`."""
         # A position with each read: threads share the file.
-        data = os.pread(self._fd, (end - begin) * _ITEM_BYTES, self._places[name] + begin * _ITEM_BYTES)
+        data = os.pread(self._file.fileno(), (end - begin) * _ITEM_BYTES, self._places[name] + begin * _ITEM_BYTES)
         if len(data) != (end - begin) * _ITEM_BYTES:
             raise BlobError(f"tensor {name}: wanted {end} elements, got fewer: the file was cut off while it was read")
         values = np.frombuffer(data, "<i4").astype(np.int32, copy=False)
         check_range(name, values)
         return values
-
-
-@contextmanager
-def open_delta(path: Path, spec: AdapterSpec) -> Iterator[DeltaFile]:
-    """Open a delta file whose digest the caller has checked, and that nobody changes meanwhile.
-
-    Raises:
-        BlobError: Not exactly the spec's tensors, laid end to end. Values are looked at when they are read.
-    """
-    with path.open("rb") as file:
-        if not path.stat().st_size:
-            raise BlobError("file: wanted a delta, got no bytes")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            places = locate_ints(data, spec)
-        yield DeltaFile(file, places)
 
 
 class Spool:

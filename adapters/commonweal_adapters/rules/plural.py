@@ -1,6 +1,6 @@
 """What a mean hides: who is like whom, and how far they are apart.
 
-All of it comes from the deltas alone, without anybody's data: from their exact inner products. It is a proxy: two
+All of it comes from the deltas alone, without anybody's data, by their exact inner products. It is a proxy: two
 communities may want the same of different elements. Integers only; no I/O, no clock.
 """
 
@@ -30,7 +30,7 @@ def diversity_micros(inner: Gram) -> int:
 
 
 def cosine_micros(inner: Gram, i: int, j: int) -> int:
-    """Return the cosine of the angle between two deltas in millionths, cut off towards 0; 0 with a delta of zeros."""
+    """Return the cosine of the angle between two deltas in millionths, cut off towards 0."""
     squared = inner[i][i] * inner[j][j]
     if squared == 0:
         return 0

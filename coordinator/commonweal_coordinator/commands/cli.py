@@ -127,8 +127,6 @@ def run(
     """Serve until SIGTERM or Ctrl-C: found the consortium, keep its log, run its rounds."""
     config = load_config(home / "coordinator.toml")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # It tells of every request, and Flower's tasks are asked for five times a second.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     daemon.run(home.resolve(), config, load_passphrase(passphrase_file))
 
 

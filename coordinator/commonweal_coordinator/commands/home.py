@@ -32,7 +32,6 @@ host = "{host}"
 public_host = "{public_host}"
 exchange_port = {exchange}
 records_port = {records}
-fleet_port = {fleet}
 rounds = {rounds}
 
 {log}"""
@@ -61,7 +60,6 @@ def check_settings(
             public_host=reach,
             exchange_port=base_port,
             records_port=base_port + 1,
-            fleet_port=base_port + 2,
             rounds=rounds,
             log=log,
         )
@@ -107,7 +105,6 @@ def make_home(
         ),
         exchange=f"{reach}:{config.exchange_port}",
         records=f"https://{reach}:{config.records_port}",
-        fleet=f"{reach}:{config.fleet_port}",
         ca_pem=tls.ca.read_text("ascii"),
     )
     card.save(home / CARD_FILE)
@@ -141,7 +138,6 @@ def _format_config(config: CoordinatorConfig) -> str:
         public_host=config.public_host,
         exchange=config.exchange_port,
         records=config.records_port,
-        fleet=config.fleet_port,
         rounds=config.rounds,
         log=log,
     )

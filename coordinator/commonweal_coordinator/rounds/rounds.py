@@ -1,8 +1,8 @@
 """Rounds: what the coordinator does next follows from the log's state alone.
 
 :func:`decide` is the whole policy, one pure table; :class:`RoundDriver` carries out one step at a time and every step
-ends in a log entry. A coordinator that was killed replays the log and finds itself in the same row. Flower only carries
-letters: a run that is lost is started anew for the same round, and a node that has answered answers the same again.
+ends in a log entry. A coordinator that was killed replays the log and finds itself in the same row. Nobody is invited:
+members follow the log, see that a round is open, and submit their answers to it.
 The one thing outside the log is the deadline's start: it counts from when this daemon opened or re-found the round.
 """
 
@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from commonweal_adapters.recompute import check_delta, merge_release, recompute_start
 from commonweal_coordinator.log.sequencer import Sequencer
@@ -25,28 +25,10 @@ from commonweal_protocols.statements.values import Digest
 
 log = logging.getLogger(__name__)
 
-_RESTART_RUN_SECONDS = 5.0
 _PAUSE_SECONDS = 2
 """After a round without a release; doubles with each in a row. Members that all refuse would fill the log else."""
 _EIGHTHS: Mapping[Stage, int] = {"advertise": 1, "seal": 1, "mask": 4, "reveal": 2}
 """Of a masked round's deadline, what each stage may take: training is in the third, and the last is two messages."""
-
-
-class Engine(Protocol):
-    """Carries a round's invitation out and the answers back. Runs are expendable; nothing is kept in them."""
-
-    def start_run(self, round_number: int, cohort_size: int, deadline_seconds: int) -> int:
-        """Start carrying; returns a run id.
-
-        Raises:
-            UnavailableError: The engine cannot take a run now; try again.
-        """
-
-    def is_running(self, run_id: int) -> bool:
-        """Whether the run still carries."""
-
-    def stop_run(self, run_id: int) -> None:
-        """End a run whose round is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,21 +135,17 @@ class RoundDriver:
         self,
         sequencer: Sequencer,
         blobs: BlobStore,
-        engine: Engine,
         target: int,
         on_step: Callable[[State, Step], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sequencer = sequencer
         self._blobs = blobs
-        self._engine = engine
         self._target = target
         self._on_step = on_step
         self._stage: tuple[int, bool, bool, Digest | None, Stage | None] = (0, False, False, None, None)
         self._clock = clock
         self._since = clock()
-        self._run: int | None = None
-        self._run_started: float | None = None
         self._checked: set[str] = set()
         self._impossible: set[Digest] = set()
 
@@ -176,7 +154,6 @@ class RoundDriver:
 
         Raises:
             StorageError: Something could not be made durable.
-            UnavailableError: The engine does not answer; step again later.
         """
         # Whatever counts towards the decision has been checked, also what came in while something else was.
         while self._set_aside_bad_updates(state := self._sequencer.state):
@@ -194,8 +171,6 @@ class RoundDriver:
         match step.act:
             case "open":
                 self._open(state)
-            case "collect":
-                self._collect(state, elapsed)
             case "end stage":
                 self._end_stage(state)
             case "merge":
@@ -204,12 +179,10 @@ class RoundDriver:
                 self._merge_again(state)
             case "close":
                 self._close(state, step.why)
-            case "await messages" | "await ratification" | "rest":
-                self._end_run()
+            case "collect" | "await messages" | "await ratification" | "rest":
+                pass
 
     def _open(self, state: State) -> None:
-        self._end_run()  # the last round's, which would be taken for this one's
-        self._run_started = None
         compact = state.compact
         if not state.rounds:
             self._blobs.put_bytes(recompute_start(compact.adapter))
@@ -223,24 +196,6 @@ class RoundDriver:
                 deadline_seconds=compact.round_deadline_seconds,
             )
         )
-
-    def _collect(self, state: State, elapsed: float) -> None:
-        r = state.open_round
-        if r is None or (self._run is not None and self._engine.is_running(self._run)):
-            return
-        now = self._clock()
-        if self._run_started is not None and now - self._run_started < _RESTART_RUN_SECONDS:
-            return
-        left = max(1, int(stage_seconds(r) - elapsed))
-        self._run_started = now
-        asked = r.round.cohort if r.masking is None else r.masking.sealed
-        self._run = self._engine.start_run(r.round.round, len(asked), left)
-
-    def _end_run(self) -> None:
-        if self._run is not None:
-            if self._engine.is_running(self._run):
-                self._engine.stop_run(self._run)
-            self._run = None
 
     def _set_aside_bad_updates(self, state: State) -> bool:
         """Reject logged updates whose bytes are not what they must be, before they count towards a quorum.

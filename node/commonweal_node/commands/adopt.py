@@ -93,7 +93,8 @@ def _deciding(home: Path, config: NodeConfig, compact: "Compact", screen: Screen
 
     charter = load_charter(config.charter)
     probes = load_probes(home, charter, [b.probe for b in charter.bars.probes])
-    learner = Learner(compact, config, charter.objectives, home / "consortia", screen, threading.Event())
+    work = home / "consortia"
+    learner = Learner(compact, config, charter.objectives, home, screen, threading.Event(), work=work)
     return Deciding(charter, probes, learner, lambda phase, _, doing: screen.set(doing=f"{phase}: {doing}"))
 
 

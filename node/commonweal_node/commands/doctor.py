@@ -109,12 +109,6 @@ def _reach(address: str) -> str:
         raise UnavailableError(f"{address}: does not answer: {e}") from e
 
 
-def _free_port(port: int) -> str:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", port))
-    return f"127.0.0.1:{port} is free"
-
-
 def _skew(invite: Invite) -> float:
     """Return this clock minus the coordinator's, in seconds, from its HTTP date (resolution 1 s)."""
     context = ssl.create_default_context(cadata=invite.ca_pem)
@@ -174,20 +168,14 @@ def examine(
         f"{memory / 2**30:.1f} GiB available",
         f"wanted {MIN_MEMORY_BYTES >> 30} GiB: stop other programs, or take a smaller base model",
     )
-    yield _guard(
-        "local port",
-        "another program has it (or this node is running): set flower_port in node.toml",
-        lambda: _free_port(config.flower_port),
-    )
     if invite is None:
         yield Check("consortium", False, "not joined yet", f"commonweal node join --home {home} INVITE.json")
         return
-    for name, address in (("exchange", invite.exchange), ("rounds", invite.fleet)):
-        yield _guard(
-            f"coordinator: {name}",
-            "is the coordinator running, and does the firewall let you out?",
-            lambda address=address: _reach(address),  # type: ignore[misc]
-        )
+    yield _guard(
+        "coordinator: exchange",
+        "is the coordinator running, and does the firewall let you out?",
+        lambda: _reach(invite.exchange),
+    )
     yield _guard("clock", "set this host's clock (NTP)", lambda: _clock(invite))
     if compact is not None:
         yield _guard(

@@ -67,7 +67,6 @@ def init(
     cache: Annotated[Path | None, typer.Option(help="Where base models are kept; HOME/cache if not given.")] = None,
     threads: Annotated[int, typer.Option(help="Threads for training; 0: as many as cores.")] = 0,
     max_heldout_rows: Annotated[int, typer.Option(help="How many held-out rows evaluation uses at most.")] = 256,
-    flower_port: Annotated[int, typer.Option(help="A free local port for Flower.")] = 7410,
     witness_port: Annotated[int, typer.Option(help="Cosign the log's checkpoints on this port; 0: do not.")] = 0,
     witness_host: Annotated[str, typer.Option(help="The address on which to listen for them.")] = "127.0.0.1",
     witness_url: Annotated[
@@ -83,7 +82,6 @@ def init(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make this institution's keys, card and settings. Then send card.json to anyone who drafts the compact."""
-    from commonweal_node.connection.flower import create_transport_key
     from commonweal_node.connection.witness import create_witness
 
     if (home / "node.toml").exists():
@@ -97,7 +95,6 @@ def init(
             cache=(cache or home / "cache").resolve(),
             threads=threads,
             max_heldout_rows=max_heldout_rows,
-            flower_port=flower_port,
             witness_host=witness_host,
             witness_port=witness_port,
             speaks_for=_speaks_for(speaks_for, speaks_for_records, speaks_for_ca),
@@ -109,8 +106,6 @@ def init(
             raise ConfigError(f"{path}: wanted a file, got none")
     passphrase = load_passphrase(passphrase_file)
     key = load_or_create_key_file(home / "keys/institution.pem", passphrase)
-    if not (home / "keys/transport.pem").exists():
-        create_transport_key(home / "keys/transport.pem")
     witness = None
     if witness_port:
         url = witness_url or f"http://{witness_host}:{witness_port}"
@@ -233,7 +228,7 @@ def run(home: Home = DEFAULT_HOME, passphrase_file: PassphraseFile = None) -> No
 
     config = load_config(home / "node.toml")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # It tells of every request, and Flower's tasks are asked for five times a second.
+    # It tells of every request of the hub's client.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     team = join_team()
     if team.rank:

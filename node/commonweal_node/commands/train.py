@@ -99,7 +99,7 @@ def train(
         start = read_adapter(recompute_start(terms.adapter), terms.adapter)
         local = home / LOCAL
         with Screen() as screen:
-            learner = Learner(terms, config, weights, local, screen, threading.Event(), team)
+            learner = Learner(terms, config, weights, home, screen, threading.Event(), team, work=local)
             if tried:
                 save_pareto(local / "pareto.html", learner.sweep(start, tried, recipe))
             else:

@@ -12,21 +12,17 @@ long, and only a dead one makes it fail.
 What the coordinator answers is not verified here, but for a blob's digest: proofs and checkpoints are for the caller.
 """
 
-# Long because every call shares one rule of time-outs, retries and resumed transfers.
-
-import hashlib
-import os
 import random
 import re
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import (
     BlobError,
     ChainConflictError,
@@ -36,10 +32,8 @@ from commonweal_protocols.base.errors import (
     PeerError,
     RuleError,
     SignatureError,
-    StorageError,
     UnavailableError,
 )
-from commonweal_protocols.base.files import sync_directory
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.base.text import printable
 from commonweal_protocols.statements.upload_permit import parse_blob, sign_permit
@@ -177,38 +171,36 @@ class CoordinatorClient:
     # -- blobs
 
     def put_blob(
-        self, source: bytes | Path, key: Ed25519PrivateKey, consortium: Digest, progress: Progress | None = None
+        self, data: bytes, key: Ed25519PrivateKey, consortium: Digest, progress: Progress | None = None
     ) -> Blob:
-        """Upload bytes, or a file, from where an earlier upload stopped; returns its name and size.
+        """Upload bytes, from where an earlier upload stopped; returns their name and size.
 
         Args:
-            source: Must not change meanwhile.
+            data: 1 byte or more.
             key: A member's key; signs the permit.
             consortium: Whose exchange this is.
             progress: Called from another thread.
 
         Raises:
             PeerError: The coordinator refuses it.
-            StorageError: ``source`` cannot be read.
             UnavailableError: The connection is lost and stays lost.
         """
         report = progress or _no_progress
-        with _Source(source) as opened:
-            blob = parse_blob(*opened.measure())
-            header = pb.PutHeader(
-                sha256=blob.sha256,
-                size_bytes=blob.size_bytes,
-                key=public_hex(key),
-                signature=sign_permit(key, consortium, blob),
-            )
-            at = self._stat(blob)
-            try:
-                self._put(opened, header, at, report)
-            except BlobError:
-                if at.received_bytes == 0:
-                    raise
-                # What an earlier upload left may have been spoiled by a crash there; it is deleted by now.
-                self._put(opened, header, self._stat(blob), report)
+        blob = parse_blob(digest_of(data), len(data))
+        header = pb.PutHeader(
+            sha256=blob.sha256,
+            size_bytes=blob.size_bytes,
+            key=public_hex(key),
+            signature=sign_permit(key, consortium, blob),
+        )
+        at = self._stat(blob)
+        try:
+            self._put(data, header, at, report)
+        except BlobError:
+            if at.received_bytes == 0:
+                raise
+            # What an earlier upload left may have been spoiled by a crash there; it is deleted by now.
+            self._put(data, header, self._stat(blob), report)
         report(blob.size_bytes)
         return blob
 
@@ -220,38 +212,12 @@ class CoordinatorClient:
             UnavailableError: The connection is lost and stays lost.
         """
         blob = parse_blob(sha256, size_bytes)
-        data = bytearray()
-        self._get(blob, 0, data.extend, progress or _no_progress)
-        self._check_digest(blob, hashlib.sha256(data).hexdigest())
-        return bytes(data)
-
-    def save_blob(self, sha256: Digest, size_bytes: int, destination: Path, progress: Progress | None = None) -> None:
-        """Download a blob into a file, from where an earlier download stopped.
-
-        ``destination`` appears in one step, durable and with its digest checked; until then the bytes lie beside it
-        in a file that ends in ``.partial``. One download to one destination at a time.
-
-        Raises:
-            BlobError: It is not there, or not of this size and digest.
-            StorageError: The file cannot be written.
-            UnavailableError: The connection is lost and stays lost; what came so far is kept.
-        """
-        blob = parse_blob(sha256, size_bytes)
-        partial = destination.with_name(f"{destination.name}.partial")
-        try:
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            resumed = partial.exists()
-            try:
-                self._fill(partial, blob, progress or _no_progress)
-            except BlobError:
-                if not resumed:
-                    raise
-                # What lay here may have been of another blob, or spoiled by a crash.
-                self._fill(partial, blob, progress or _no_progress)
-            os.replace(partial, destination)
-            sync_directory(destination.parent)
-        except OSError as e:
-            raise StorageError(f"{destination}: cannot be written ({size_bytes} bytes): {e.strerror}") from e
+        received = bytearray()
+        self._get(blob, received, progress or _no_progress)
+        data = bytes(received)
+        if (got := digest_of(data)) != blob.sha256:
+            raise BlobError(f"{self._address}: blob: wanted digest {blob.sha256}, got {got}")
+        return data
 
     def _stat(self, blob: Blob) -> pb.StatReply:
         reply: pb.StatReply = self._call(
@@ -264,7 +230,7 @@ class CoordinatorClient:
             )
         return reply
 
-    def _put(self, source: "_Source", header: pb.PutHeader, at: pb.StatReply, report: Progress) -> None:
+    def _put(self, data: bytes, header: pb.PutHeader, at: pb.StatReply, report: Progress) -> None:
         """Send, until the coordinator has it all; each call continues from what it says it holds."""
         blob = Blob(sha256=header.sha256, size_bytes=header.size_bytes)
         furthest, vain = at.received_bytes, 0
@@ -272,10 +238,8 @@ class CoordinatorClient:
             header.offset_bytes = at.received_bytes
             cut: grpc.RpcError | None = None
             try:
-                at = self._exchange.Put(_put_messages(source, header, report), timeout=self._transfer_seconds)
+                at = self._exchange.Put(_put_messages(data, header, report), timeout=self._transfer_seconds)
             except grpc.RpcError as e:
-                if source.trouble is not None:
-                    raise source.trouble from e
                 if e.code() not in _CUT_OFF:
                     raise self._translate(e) from e
                 cut = e
@@ -284,9 +248,9 @@ class CoordinatorClient:
             furthest = max(furthest, at.received_bytes)
             self._after_call(vain, cut, f"blob {blob.sha256}: {furthest} of {blob.size_bytes} bytes sent")
 
-    def _get(self, blob: Blob, offset: int, sink: Callable[[bytes], object], report: Progress) -> None:
-        """Receive the bytes from ``offset`` on, each of them once, and not one more than the blob's size."""
-        vain = 0
+    def _get(self, blob: Blob, received: bytearray, report: Progress) -> None:
+        """Append the bytes, each of them once, and not one more than the blob's size."""
+        offset = vain = 0
         while offset < blob.size_bytes:
             began, cut = offset, None
             request = pb.GetRequest(sha256=blob.sha256, offset_bytes=offset)
@@ -296,7 +260,7 @@ class CoordinatorClient:
                     offset += len(reply.chunk)
                     if offset > blob.size_bytes:
                         break
-                    sink(reply.chunk)
+                    received += reply.chunk
                     report(offset)
             except grpc.RpcError as e:
                 if e.code() not in _CUT_OFF:
@@ -312,22 +276,6 @@ class CoordinatorClient:
             vain = 0 if offset > began else vain + 1
             if offset < blob.size_bytes:
                 self._after_call(vain, cut, f"blob {blob.sha256}: {offset} of {blob.size_bytes} bytes received")
-
-    def _fill(self, partial: Path, blob: Blob, report: Progress) -> None:
-        """Make ``partial`` the whole blob, durably; or delete it where it cannot become that."""
-        with partial.open("a+b") as f:
-            try:
-                self._get(blob, f.seek(0, os.SEEK_END), f.write, report)
-                f.seek(0)
-                self._check_digest(blob, hashlib.file_digest(f, "sha256").hexdigest())
-            except BlobError:
-                partial.unlink()
-                raise
-            os.fsync(f.fileno())
-
-    def _check_digest(self, blob: Blob, got: str) -> None:
-        if got != blob.sha256:
-            raise BlobError(f"{self._address}: blob: wanted digest {blob.sha256}, got {got}")
 
     # -- calls
 
@@ -372,62 +320,12 @@ def _no_progress(_: int) -> None:
     pass
 
 
-def _put_messages(source: "_Source", header: pb.PutHeader, report: Progress) -> Iterator[pb.PutRequest]:
+def _put_messages(data: bytes, header: pb.PutHeader, report: Progress) -> Iterator[pb.PutRequest]:
     """Yield the header, then the chunks from its offset on. gRPC runs this in a thread of its own."""
-    offset, size = header.offset_bytes, header.size_bytes
+    offset = header.offset_bytes
     yield pb.PutRequest(header=header)
-    while offset < size:
-        chunk = source.read_at(offset, min(CHUNK_BYTES, size - offset))
+    while offset < len(data):
+        chunk = data[offset : offset + CHUNK_BYTES]
         yield pb.PutRequest(chunk=chunk)
         offset += len(chunk)
         report(offset)
-
-
-class _Source:
-    """Bytes or a file, read at any offset. Several threads may read."""
-
-    def __init__(self, source: bytes | Path) -> None:
-        self._name = str(source) if isinstance(source, Path) else "blob"
-        # gRPC swallows what its sending thread raises; anyone who made the call looks here.
-        self.trouble: StorageError | None = None
-        try:
-            self._from: bytes | BinaryIO = source.open("rb") if isinstance(source, Path) else source
-        except OSError as e:
-            raise StorageError(f"{self._name}: cannot be read: {e.strerror}") from e
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        if not isinstance(self._from, bytes):
-            self._from.close()
-
-    def measure(self) -> tuple[str, int]:
-        """Return the SHA-256 and the size of all of it."""
-        digest, size = hashlib.sha256(), 0
-        while chunk := self._read(size, CHUNK_BYTES):
-            digest.update(chunk)
-            size += len(chunk)
-        return digest.hexdigest(), size
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Return 1 to ``length`` bytes.
-
-        Raises:
-            StorageError: The file cannot be read, or has become shorter; also kept in ``trouble``.
-        """
-        try:
-            if chunk := self._read(offset, length):
-                return chunk
-            raise StorageError(f"{self._name}: wanted a byte at {offset}, got the end; it changed while it was sent")
-        except StorageError as e:
-            self.trouble = e
-            raise
-
-    def _read(self, offset: int, length: int) -> bytes:
-        if isinstance(self._from, bytes):
-            return self._from[offset : offset + length]
-        try:
-            return os.pread(self._from.fileno(), length, offset)
-        except OSError as e:
-            raise StorageError(f"{self._name}: cannot be read: {e.strerror}") from e

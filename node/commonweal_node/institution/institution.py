@@ -1,14 +1,13 @@
 """What an institution says, and when: answers to rounds, ratifications, adoptions.
 
-One turn at a time: anyone who signs holds the turn, because statements form one chain. Nothing is signed that was not
-checked here: a round against compact and charter, a release by computing it again, an adoption by this community's own
-held-out rows. What was once answered is answered the same again.
+The log is the invitation: who follows it sees that a round is open. One thread owns an institution, because statements
+form one chain. Nothing is signed that was not checked here: a round against compact and charter, a release by computing
+it again, an adoption by this community's own held-out rows. What was once answered is answered the same again.
 """
 
-# Long because one class owns the one lock under which an institution signs; what it decides is in its neighbours.
+# Long because one class owns the chain in which an institution signs; what it decides is in its neighbours.
 
 import logging
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
@@ -85,13 +84,12 @@ class Consortium(Protocol):
 
 
 class Institution:
-    """One institution in one consortium. Thread-safe: every public method acquires the lock."""
+    """One institution in one consortium; owned by one thread."""
 
     def __init__(
         self,
         name: Name,
         keys: KeyRing,
-        transport_key: str,
         *,
         home: Path,
         charter: Charter,
@@ -105,7 +103,6 @@ class Institution:
     ) -> None:
         self._name = name
         self._keys = keys
-        self._transport_key = transport_key
         self._charter = charter
         self._refuse = refuse
         self._max_membership = max_membership_auc_millis
@@ -115,7 +112,6 @@ class Institution:
         self._on_phase = on_phase
         self._deciding = Deciding(charter, probes, learner, on_phase)
         self._home = home
-        self._turn = threading.RLock()
         self._is_offer_due = True
         self._adapters: dict[str, GridTensors] = {}
 
@@ -150,39 +146,43 @@ class Institution:
 
         Raises:
             PeerError: The round is not open in the log, or the log does not hold: nothing is signed.
-            LocalError: Training or sending did not succeed; the same invitation may be delivered again.
+            LocalError: Training or sending did not succeed. What was signed is kept, and will be the answer again.
         """
-        with self._turn:
-            self._follower.sync()
+        envelope = self._answer(round_number)
+        self._put_delta(envelope)
+        return envelope
+
+    def _answer(self, round_number: int) -> bytes:
+        self._follower.sync()
+        state = self._follower.state
+        r = state.open_round
+        if r is None or r.round.round != round_number:
+            raise RuleError(f"round {round_number}: wanted it open in the log, found that it is not")
+        answers = Answers(self._home, state.compact.adapter)
+        known = answers.load_answer(r.leaf)
+        if self._name in r.updates or self._name in r.refusals:
+            if known is None:
+                raise RuleError(
+                    f"round {round_number}: wanted the answer that the log has already, got none on this disk"
+                )
+            # Also where the chain has gone on: the log takes one answer.
+            return known
+        if known is not None and self._is_next(state, known):
+            return known
+        reason = self._refuse or self._charter.refusal(r.round)
+        if not reason and self._state_data(state):
             state = self._follower.state
-            r = state.open_round
-            if r is None or r.round.round != round_number:
-                raise RuleError(f"invitation: wanted an open round {round_number} in the log, found none")
-            answers = Answers(self._home, state.compact.adapter)
-            known = answers.load_answer(r.leaf)
-            if self._name in r.updates or self._name in r.refusals:
-                if known is None:
-                    raise RuleError(
-                        f"round {round_number}: wanted the answer that the log has already, got none on this disk"
-                    )
-                # Also where the chain has gone on: an invitation may come late, and the log takes one answer.
-                return known
-            if known is not None and self._is_next(state, known):
-                return known
-            reason = self._refuse or self._charter.refusal(r.round)
-            if not reason and self._state_data(state):
-                state = self._follower.state
-            if not reason and r.masking is not None:
-                reason = MaskedRound(self._home, r, r.masking, self._name).objection()
-            predicate = (
-                Refusal(round=round_number, round_leaf=r.leaf, reason=reason)
-                if reason
-                else self._contribute(state, r, answers)
-            )
-            envelope = self._sign(state, predicate)
-            # Durable before it is said: after a crash the same bytes are said again, never others under this number.
-            answers.save_answer(r.leaf, envelope)
-            return envelope
+        if not reason and r.masking is not None:
+            reason = MaskedRound(self._home, r, r.masking, self._name).objection()
+        predicate = (
+            Refusal(round=round_number, round_leaf=r.leaf, reason=reason)
+            if reason
+            else self._contribute(state, r, answers)
+        )
+        envelope = self._sign(state, predicate)
+        # Durable before it is said: after a crash the same bytes are said again, never others under this number.
+        answers.save_answer(r.leaf, envelope)
+        return envelope
 
     def _is_next(self, state: State, envelope: bytes) -> bool:
         """Whether a kept answer still fits at the end of this author's chain."""
@@ -194,9 +194,11 @@ class Institution:
         start, frozen = self._adapter(state, r.round.start), _frozen(r.round.rule)
         if reason := self._learner.objection(state, start, frozen):
             return Refusal(round=number, round_leaf=r.leaf, reason=reason)
+        self._on_phase("evaluating", number, "the start")
         before = self._learner.heldout(start, start, SHARED, f"round {number}: the start")
         self._on_phase("training", number, f"round {number}")
         trained = self._learner.train(start, r.round.recipe, f"round {number}", frozen)
+        self._on_phase("evaluating", number, "own update")
         membership = self._learner.membership(trained)
         if reason := self._exposure(membership):
             return Refusal(round=number, round_leaf=r.leaf, reason=reason)
@@ -209,6 +211,7 @@ class Institution:
         partners: tuple[Name, ...] = ()
         if r.masking is None:
             sent = spell_delta(self._home, state, r, self._name, delta)
+            # Before it is sent, so that an outage costs no training.
             answers.save_delta(digest_of(sent), sent)
         else:
             masked = MaskedRound(self._home, r, r.masking, self._name)
@@ -217,7 +220,7 @@ class Institution:
         return Update(
             round=number,
             round_leaf=r.leaf,
-            delta=self._consortium.put_blob(sent),
+            delta=Blob(sha256=digest_of(sent), size_bytes=len(sent)),
             partners=partners,
             num_examples=examples,
             heldout_before_micronats=before,
@@ -243,46 +246,50 @@ class Institution:
             self._adapters[blob.sha256] = read_adapter(self._consortium.get_blob(blob), state.compact.adapter)
         return self._adapters[blob.sha256]
 
-    # -- tending: everything that is not an answer
+    # -- tending
 
-    def tend(self) -> Adoption | None:
-        """Do the next thing that is due: announce oneself, ratify, or decide. Returns a decision if one was made.
+    def tend(self, *, may_decide: bool = True) -> Adoption | None:
+        """Do the next thing that is due: announce oneself, ratify, answer, or decide. Returns a decision, if one fell.
+
+        Args:
+            may_decide: Whether a decision on a release may be made now; it takes long, and holds up all else.
 
         Raises:
             PeerError: The log does not hold, or a release is not the merge of its inputs: nothing is signed.
             LocalError: Something did not succeed; it will be due again.
         """
-        with self._turn:
-            self._follower.sync()
-            state = self._follower.state
-            if (left := state.retired.get(public_hex(self._keys.present))) is not None and left.reason == LEFT:
-                raise RuleError(
-                    f"{self._name}: has left the consortium, entry {left.at_index}; this node can be stopped"
-                )
-            self._offer(state)
-            if self._outstanding(state):
-                return None
-            self._fetch_receipt(state)
-            if self._rotate(state):
-                return None
-            known = state.identities.get(self._name)
-            if known is None or known.transport_key != self._transport_key:
-                self._say(Identity(institution=self._name, transport_key=self._transport_key))
-                return None
-            if self._state_data(state) or self._withdraw(state) or self._mask(state):
-                return None
-            for r in state.rounds:
-                # Anyone who joined later need not compute the releases of all the years before.
-                due = r.is_pending or (self._name in r.round.cohort and r.incident is None)
-                if r.release is None or r.release.recalled_by is not None:
-                    continue
-                if due and self._name not in r.release.ratified_by:
-                    self._ratify(state, r.round.round, r.release)
-                    return None
-            newest = state.ratified()
-            if newest is not None and self._is_to_decide(state, newest):
-                return self._adopt(state, newest)
+        self._follower.sync()
+        state = self._follower.state
+        if (left := state.retired.get(public_hex(self._keys.present))) is not None and left.reason == LEFT:
+            raise RuleError(f"{self._name}: has left the consortium, entry {left.at_index}; this node can be stopped")
+        self._offer(state)
+        if self._has_kept_answer(state):
+            self._submit_answer(state)
             return None
+        self._fetch_receipt(state)
+        if self._rotate(state):
+            return None
+        if self._name not in state.identities:
+            self._say(Identity(institution=self._name))
+            return None
+        if self._state_data(state) or self._withdraw(state) or self._mask(state):
+            return None
+        for r in state.rounds:
+            # Anyone who joined later need not compute the releases of all the years before.
+            due = r.is_pending or (self._name in r.round.cohort and r.incident is None)
+            if r.release is None or r.release.recalled_by is not None:
+                continue
+            if due and self._name not in r.release.ratified_by:
+                self._ratify(state, r.round.round, r.release)
+                return None
+        # Before a decision on what was released: the others wait for the answer, and nobody for that.
+        if self._is_answer_due(state):
+            self._submit_answer(state)
+            return None
+        newest = state.ratified()
+        if may_decide and newest is not None and self._is_to_decide(state, newest):
+            return self._adopt(state, newest)
+        return None
 
     def _state_data(self, state: State) -> bool:
         """Have the log know what our rows went through, where the newest there is of others. Whether it was said."""
@@ -363,24 +370,50 @@ class Institution:
         """See to it that the exchange has the delta of our newest answer, logged or not; if it does, this is cheap."""
         if not self._is_offer_due:
             return
-        answers = Answers(self._home, state.compact.adapter)
         for r in state.rounds[-1:]:
-            answer = answers.load_answer(r.leaf)
-            predicate = open_entry(answer).statement.predicate if answer else None
-            if isinstance(predicate, Update) and (delta := answers.load_delta(predicate.delta.sha256)) is not None:
-                self._consortium.put_blob(delta)
+            answer = Answers(self._home, state.compact.adapter).load_answer(r.leaf)
+            if answer is not None:
+                self._put_delta(answer)
         self._is_offer_due = False
 
-    def _outstanding(self, state: State) -> bool:
-        """Whether an answer to the open round is on its way into the log; until then nothing else may be said."""
+    def _put_delta(self, answer: bytes) -> None:
+        """Put the delta that an answer names into the exchange; if it is there, this is cheap."""
+        predicate = open_entry(answer).statement.predicate
+        answers = Answers(self._home, self._follower.state.compact.adapter)
+        if isinstance(predicate, Update) and (delta := answers.load_delta(predicate.delta.sha256)) is not None:
+            self._consortium.put_blob(delta)
+
+    def _has_kept_answer(self, state: State) -> bool:
+        """Whether an answer to the open round is signed and not in the log; nothing else may be signed before it."""
         r = state.open_round
         if r is None or self._name in r.updates or self._name in r.refusals:
             return False
         kept = Answers(self._home, state.compact.adapter).load_answer(r.leaf)
         return kept is not None and self._is_next(state, kept)
 
+    def _is_answer_due(self, state: State) -> bool:
+        """Whether the open round waits for this institution's update or refusal."""
+        r = state.open_round
+        if r is None or self._name not in state.awaited(r):
+            return False
+        return r.masking is None or r.masking.stage == "mask"
+
+    def _submit_answer(self, state: State) -> None:
+        """Answer the open round. One that has ended meanwhile, without this answer, is nobody's trouble."""
+        r = state.rounds[-1]
+        try:
+            self._log(self.answer(r.round.round))
+        except RuleError:
+            self._follower.sync()
+            now = self._follower.state.open_round
+            if now is not None and now.leaf == r.leaf:
+                raise
+            log.info("round %d: ended before the answer to it was in the log", r.round.round)
+            return
+        self._on_phase("waiting", r.round.round, "for the others")
+
     def _fetch_receipt(self, state: State) -> None:
-        """Get the proof of an answer that Flower carried: the same envelope again, and the log gives its place."""
+        """Get the proof of an answer that was logged as this node ended: it is in the same place when sent again."""
         answers = Answers(self._home, state.compact.adapter)
         for r in state.rounds[-1:]:
             if self._name not in r.updates and self._name not in r.refusals:

@@ -90,7 +90,9 @@ def policy_of(charter: Charter) -> DataPolicy:
         ConfigError: It has none.
     """
     if charter.data is None:
-        raise ConfigError("charter: wanted a table [data] with the stages of a curation, got none; see node/README.md")
+        raise ConfigError(
+            "charter: wanted a table [data] with the stages of a curation, got none; see docs/guides/curate-examples.md"
+        )
     return charter.data
 
 

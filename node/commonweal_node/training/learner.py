@@ -73,6 +73,8 @@ class Learner:
         board: Board,
         stopping: threading.Event,
         team: Team = ALONE,
+        *,
+        work: Path | None = None,
     ) -> None:
         """Load the base and the rows, and have the team's workers do so too.
 
@@ -80,10 +82,11 @@ class Learner:
             compact: The rules in force.
             config: This node's settings.
             weights: The charter's objectives.
-            home: Where reports and checkpoints go.
+            home: The node's folder, with its keys.
             board: Told what is being done.
             stopping: Once set, a training or an evaluation ends with an error.
             team: The processes that train together; this is its process 0, and all else it does by itself.
+            work: Where reports and checkpoints go; the home if not given.
 
         Raises:
             BaseModelError: The base cannot be had, or is not the one that the compact names.
@@ -98,7 +101,7 @@ class Learner:
         self._board = board
         self._stopping = stopping
         self._config = config
-        self._home = home
+        self._work = work or home
         self._compact = compact
         self._weights = weights
         self._team = team
@@ -158,7 +161,7 @@ class Learner:
                 if events is not None:
                     events.add(p)
 
-            checkpoint = CheckpointFile(self._home / "training/checkpoint.safetensors", config.checkpoint_seconds)
+            checkpoint = CheckpointFile(self._work / "training/checkpoint.safetensors", config.checkpoint_seconds)
             trained = order_training(self._team, self._material, training, from_grid(start, bits), report, checkpoint)
             made = to_grid(trained.adapter, bits)
             told = self._write_report(start, made, recipe, what, trained)
@@ -174,7 +177,7 @@ class Learner:
             return
         from commonweal_node.training.tensorboard import EventFile
 
-        events = EventFile(self._home / "runs" / run_name(what), recipe)
+        events = EventFile(self._work / "runs" / run_name(what), recipe)
         try:
             yield events
         finally:
@@ -264,7 +267,7 @@ class Learner:
             heldout_after=self._loss(adapter, self._report, "report"),
             membership=MembershipFigure(**asdict(figure)) if figure else None,
         )
-        save_report(self._home / "runs", report)
+        save_report(self._work / "runs", report)
         self._board.set(membership_auc=figure.auc if figure else None)
         return report
 

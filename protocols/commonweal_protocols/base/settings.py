@@ -1,6 +1,7 @@
 """Files that people write: TOML into one closed, frozen model. Anything unknown or out of range is an error."""
 
 import json
+import logging
 import tomllib
 from pathlib import Path
 from typing import TypeVar
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from commonweal_protocols.base.errors import ConfigError
 
+log = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=BaseModel)
 _MAX_FILE_BYTES = 1 << 20
 
@@ -24,8 +26,10 @@ def describe(error: ValidationError) -> str:
     return f"{where or 'the whole'}: {first['msg']}, got {str(first.get('input'))[:80]!r}"
 
 
-def parse_toml(data: bytes, model: type[Model], name: str) -> Model:
+def parse_toml(data: bytes, model: type[Model], name: str, *, retired: frozenset[str] = frozenset()) -> Model:
     """Parse TOML as ``model``, a closed pydantic model with units in its fields' names. ``name`` is for messages.
+
+    Keys that are ``retired`` are passed over with a warning, so that a home of an earlier version starts.
 
     Raises:
         ConfigError: It is too large, is not TOML, has an unknown key, or a value is out of range.
@@ -34,6 +38,9 @@ def parse_toml(data: bytes, model: type[Model], name: str) -> Model:
         raise ConfigError(f"{name}: wanted at most {_MAX_FILE_BYTES} bytes, got more")
     try:
         table = tomllib.loads(data.decode("utf-8"))
+        for key in sorted(retired & table.keys()):
+            log.warning("%s: %s is no longer used; remove the line", name, key)
+            del table[key]
         # Through JSON, where a strict model takes a list for a tuple, text for a path, and nothing else for anything.
         # TOML also has dates, which no setting is: as a table of their own they are refused by the key's name.
         return model.model_validate_json(json.dumps(table, default=lambda date: {"date": str(date)}))
@@ -43,13 +50,14 @@ def parse_toml(data: bytes, model: type[Model], name: str) -> Model:
         raise ConfigError(f"{name}: {describe(e)}") from e
 
 
-def load_toml(path: Path, model: type[Model], *, if_missing: str = "") -> Model:
+def load_toml(path: Path, model: type[Model], *, if_missing: str = "", retired: frozenset[str] = frozenset()) -> Model:
     """Read a TOML file as ``model``.
 
     Args:
         path: The file.
         model: A closed pydantic model; units are in its fields' names.
         if_missing: What to do where there is no such file; for people.
+        retired: Keys of earlier versions, which are passed over with a warning.
 
     Raises:
         ConfigError: It cannot be read, is not TOML, has an unknown key, or a value is out of range.
@@ -61,4 +69,4 @@ def load_toml(path: Path, model: type[Model], *, if_missing: str = "") -> Model:
         raise ConfigError(f"{path}: wanted a file, got none" + (f"; {if_missing}" if if_missing else "")) from e
     except OSError as e:
         raise ConfigError(f"{path}: cannot be read: {e.strerror}") from e
-    return parse_toml(data, model, str(path))
+    return parse_toml(data, model, str(path), retired=retired)

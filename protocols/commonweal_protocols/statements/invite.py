@@ -7,7 +7,7 @@ when the compact is signed, since that names every key, and the invite's consort
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import StringConstraints, ValidationError
+from pydantic import StringConstraints, ValidationError, model_validator
 
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.files import write_atomic
@@ -74,8 +74,13 @@ class _Reached(_File):
     """gRPC: submissions and blobs."""
     records: Annotated[str, StringConstraints(pattern=r"^https://[^\s]{1,255}$")]
     """The public records."""
-    fleet: Address
-    """Flower: invitations and answers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_fleet(cls, value: object) -> object:
+        """Pass over the third address that invites of earlier versions have: homes with one are to start."""
+        return {k: v for k, v in value.items() if k != "fleet"} if isinstance(value, dict) else value
+
     # Without a certificate in it, TLS would trust every authority that this host's system does.
     ca_pem: Annotated[str, StringConstraints(max_length=32_768, pattern=r"^-----BEGIN CERTIFICATE-----\n")]
 

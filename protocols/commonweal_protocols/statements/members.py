@@ -10,16 +10,17 @@ from commonweal_protocols.statements.values import Name, PublicKey, Reason, Subj
 
 
 class Identity(Closed):
-    """An institution announces itself. ``transport_key`` opens its connection to Flower, and signs nothing."""
+    """An institution announces itself: its node runs, and follows the log."""
 
     URI: ClassVar[str] = "urn:commonweal:identity:v1"
     institution: Name
-    transport_key: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/=]{40,400}$")]
-    """Base64 of the SubjectPublicKeyInfo (DER)."""
+    transport_key: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/=]{40,400}$")] | None = None
+    """Of logs in which rounds went over a connection with a key of its own; nothing reads it."""
 
     def subject(self) -> Subject:
-        """The transport key, as it is written."""
-        return Subject(name=self.institution, sha256=hashlib.sha256(self.transport_key.encode()).hexdigest())
+        """The transport key as it is written, or else the institution's name."""
+        what = self.institution if self.transport_key is None else self.transport_key
+        return Subject(name=self.institution, sha256=hashlib.sha256(what.encode()).hexdigest())
 
 
 class Rotation(Closed):

@@ -92,48 +92,6 @@ def _stated_size(reply: Reply) -> int | None:
         return None
 
 
-def request_cosignature(
-    url: str,
-    old_size: int,
-    path: Sequence[bytes],
-    note: bytes,
-    verifier: CosignatureVerifier,
-    *,
-    timeout_seconds: float,
-    ca_file: Path | None = None,
-) -> str:
-    """Ask one witness once.
-
-    Args:
-        url: Its submission prefix.
-        old_size: The size that it is thought to stand at; 0 if unknown.
-        path: The consistency proof from there: hashes of 32 bytes; empty from 0.
-        note: The signed checkpoint; lines of others than the log are left out.
-        verifier: The witness's key.
-        timeout_seconds: For everything together, from the connection to the last byte.
-        ca_file: A PEM of the authorities behind https://; the system's if None.
-
-    Returns:
-        The cosignature's line, with its newline; it holds.
-
-    Raises:
-        NotConfiguredError: The witness does not know this log.
-        OtherSizeError: It stands at a size above ``old_size`` and not above the checkpoint's: try again from there.
-        LogError: It refuses, or claims a size that cannot be.
-        SignatureError: Its answer is not its own cosignature of this checkpoint.
-        MalformedError: Its answer, or ``note``, is not of the form.
-        UnavailableError: No answer in time.
-        ConfigError: The address or the file cannot be used.
-    """
-    own, checkpoint = _own_note(note)
-    channel = Channel(url, make_client_context(ca_file) if url.startswith("https:") else None)
-    try:
-        reply = channel.post(format_request(old_size, path, own), timeout_seconds)
-    finally:
-        channel.close()
-    return _read_reply(url, reply, old_size, checkpoint, [verifier])[0].line
-
-
 @dataclass(frozen=True, slots=True)
 class Collected:
     """What a collection came to: cosignatures that hold, whether they make the quorum, and why others are missing."""
