@@ -90,7 +90,6 @@ class DiskStorage:
         self._durable: set[Path] = {directory}
 
     def begin(self) -> None:
-        """See :class:`Storage`."""
         for name in ("checkpoint", "tile"):
             if (self._root / name).exists():
                 raise StorageError(f"{self._root / name}: a log is there already; a log is created once")
@@ -101,7 +100,6 @@ class DiskStorage:
             raise StorageError(f"{self._root}: cannot be made: {e.strerror}") from e
 
     def read(self, path: str) -> bytes | None:
-        """See :class:`Storage`."""
         try:
             return (self._root / path).read_bytes()
         except FileNotFoundError:
@@ -110,7 +108,6 @@ class DiskStorage:
             raise StorageError(f"{self._root / path}: cannot be read: {e.strerror}") from e
 
     def stage(self, path: str, data: bytes) -> None:
-        """See :class:`Storage`."""
         target = self._root / path
         self._ensure_directory(target.parent, mode=0o700)
         try:
@@ -121,7 +118,6 @@ class DiskStorage:
         self._sync_directory(target.parent)
 
     def staged(self) -> list[str]:
-        """See :class:`Storage`."""
         try:
             return [f"{STAGING}/{name}" for name in sorted(os.listdir(self._root / STAGING))]
         except FileNotFoundError:
@@ -130,7 +126,6 @@ class DiskStorage:
             raise StorageError(f"{self._root / STAGING}: cannot be read: {e.strerror}") from e
 
     def create(self, files: Mapping[str, bytes]) -> None:
-        """See :class:`Storage`."""
         missing: dict[str, bytes] = {}
         for path, data in files.items():
             existing = self.read(path)
@@ -146,11 +141,9 @@ class DiskStorage:
         self._sync_names(files.keys() - missing.keys())
 
     def replace(self, path: str, data: bytes) -> None:
-        """See :class:`Storage`."""
         self._put({path: data}, 0o644)
 
     def prune(self, path: str) -> None:
-        """See :class:`Storage`."""
         self._durable.discard(self._root / path)
         try:
             shutil.rmtree(self._root / path)
@@ -160,7 +153,6 @@ class DiskStorage:
             raise StorageError(f"{self._root / path}: cannot be removed: {e.strerror}") from e
 
     def discard(self, path: str) -> None:
-        """See :class:`Storage`."""
         try:
             (self._root / path).unlink(missing_ok=True)
         except OSError as e:
