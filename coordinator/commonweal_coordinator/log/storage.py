@@ -92,7 +92,6 @@ class DiskStorage:
         self._durable: set[Path] = {directory}
 
     def begin(self) -> None:
-        """See :class:`Storage`."""
         for name in ("checkpoint", "tile"):
             if (self._root / name).exists():
                 raise StorageError(f"{self._root / name}: a log is there already; a log is created once")
@@ -103,11 +102,9 @@ class DiskStorage:
             raise StorageError(f"{self._root}: cannot be made: {e.strerror}") from e
 
     def read(self, path: str) -> bytes | None:
-        """See :class:`Storage`."""
         return read_if_there(self._root / path, _MAX_FILE_BYTES, "a file of the log")
 
     def stage(self, path: str, data: bytes) -> None:
-        """See :class:`Storage`."""
         target = self._root / path
         self._ensure_directory(target.parent, mode=0o700)
         try:
@@ -118,7 +115,6 @@ class DiskStorage:
         self._sync_directory(target.parent)
 
     def staged(self) -> list[str]:
-        """See :class:`Storage`."""
         try:
             return [f"{STAGING}/{name}" for name in sorted(os.listdir(self._root / STAGING))]
         except FileNotFoundError:
@@ -127,7 +123,6 @@ class DiskStorage:
             raise StorageError(f"{self._root / STAGING}: cannot be read: {e.strerror}") from e
 
     def create(self, files: Mapping[str, bytes]) -> None:
-        """See :class:`Storage`."""
         missing: dict[str, bytes] = {}
         for path, data in files.items():
             existing = self.read(path)
@@ -143,11 +138,9 @@ class DiskStorage:
         self._sync_names(files.keys() - missing.keys())
 
     def replace(self, path: str, data: bytes) -> None:
-        """See :class:`Storage`."""
         self._put({path: data}, 0o644)
 
     def prune(self, path: str) -> None:
-        """See :class:`Storage`."""
         self._durable.discard(self._root / path)
         try:
             shutil.rmtree(self._root / path)
@@ -157,7 +150,6 @@ class DiskStorage:
             raise StorageError(f"{self._root / path}: cannot be removed: {e.strerror}") from e
 
     def discard(self, path: str) -> None:
-        """See :class:`Storage`."""
         try:
             (self._root / path).unlink(missing_ok=True)
         except OSError as e:

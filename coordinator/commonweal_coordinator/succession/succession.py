@@ -28,7 +28,7 @@ from commonweal_protocols.base.files import read_if_there, write_atomic
 from commonweal_protocols.records.entries import open_entries
 from commonweal_protocols.records.mirror import Mirror
 from commonweal_protocols.records.replica import Replica
-from commonweal_protocols.records.signature_pool import checker_for, usable_cores
+from commonweal_protocols.records.signature_pool import usable_cores, verifier_for
 from commonweal_protocols.records.source import (
     DirectorySource,
     Source,
@@ -78,8 +78,8 @@ def read_history(source: Source, consortium: Digest) -> History:
     note = read_checkpoint(source)
     size = unverified_size(note)
     bundles, replica = list(read_bundles(source, 0, size)), Replica()
-    with checker_for(size, usable_cores()) as checker:
-        for entry in open_entries(bundles, checker):
+    with verifier_for(size, usable_cores()) as verify:
+        for entry in open_entries(bundles, verify):
             replica.admit(entry)
     if replica.state.consortium != consortium:
         raise LogError(f"consortium: wanted {consortium}, got {replica.state.consortium}")

@@ -146,19 +146,15 @@ class Delegate:
     # -- the delegate's own rows
 
     def heldout(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> int:
-        """See :class:`adopting.Evaluator`."""
         return self._evaluator.heldout(shared, own, blend, what)
 
     def probe(self, probe: Probe, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> int:
-        """See :class:`adopting.Evaluator`."""
         return self._evaluator.probe(probe, shared, own, blend, what)
 
     def choose(self, shared: GridTensors, own: GridTensors) -> BlendWeights:
-        """See :class:`adopting.Evaluator`."""
         return self._evaluator.choose(shared, own)
 
     def export(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, directory: Path) -> None:
-        """See :class:`adopting.Evaluator`."""
         self._evaluator.export(shared, own, blend, directory)
 
 

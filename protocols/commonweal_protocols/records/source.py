@@ -58,7 +58,6 @@ class DirectorySource:
         self._directory = directory
 
     def read(self, path: str, *, max_bytes: int) -> bytes | None:
-        """See :class:`Source`."""
         try:
             with (self._directory / path).open("rb") as f:
                 return _bounded(path, f.read(max_bytes + 1), max_bytes)
@@ -81,7 +80,6 @@ class HttpSource:
         self._url = url.rstrip("/")
 
     def read(self, path: str, *, max_bytes: int) -> bytes | None:
-        """See :class:`Source`."""
         try:
             with urllib.request.urlopen(  # noqa: S310 - the scheme was checked above
                 f"{self._url}/{path}", timeout=_TIMEOUT_SECONDS, context=self._context
