@@ -26,7 +26,7 @@ from rich.live import Live
 from rich.table import Table
 
 from commonweal_coordinator.status import CoordinatorStatus
-from commonweal_node.connection.status import NodeStatus
+from commonweal_node.connection.status import NodeStatus, describe_gap
 from commonweal_protocols.base.errors import CommonwealError, UnavailableError
 from commonweal_protocols.base.status_file import load_status
 from commonweal_protocols.fold.state import State
@@ -288,17 +288,17 @@ def result(plan: Plan, state: State | None) -> None:
     if newest is None:
         raise SystemExit("demo: no release was ratified")
     table = Table(
-        "community", "base", "local only", "shared", "blend", "decision", "shared : own",
-        title=f"held-out loss, nats per token (release of round {newest.release.round})",
+        "community", "base", "best alone", "this release", "what serves", "against alone [95 %]", "which is",
+        title=f"held-out loss, nats per token (after {newest.release.round} rounds)",
     )  # fmt: skip
     rows = []
     for community, adoption in sorted(newest.adoptions.items()):
-        h = adoption.heldout
-        losses = [h.base_micronats, h.local_micronats, h.shared_micronats, h.blend_micronats]
-        best = min(losses)
-        cells = [f"[bold]{x / 1e6:.3f}[/]" if x == best else f"{x / 1e6:.3f}" for x in losses]
-        table.add_row(community, *cells, adoption.decision, f"{adoption.shared_millis} : {adoption.own_millis}")
-        rows.append({"community": community, "decision": adoption.decision, **h.model_dump()})
+        h, status = adoption.heldout, load_status(plan.node(community), NodeStatus, "node")
+        cells = [f"{x / 1e6:.3f}" for x in (h.base_micronats, h.local_micronats, h.shared_micronats, h.blend_micronats)]
+        told = describe_gap(*status.over_alone) if status.over_alone else ""
+        table.add_row(community, *cells, told, status.serves)
+        over = {"over_alone": status.over_alone, "serves": status.serves}
+        rows.append({"community": community, "decision": adoption.decision, **h.model_dump(), **over})
     console.print(table)
     console.print("A lower held-out loss is a proxy: it is not flourishing, and it says nothing about values.")
     (plan.home / "result.json").write_text(json.dumps(rows, indent=2) + "\n")

@@ -27,6 +27,8 @@ from commonweal_node.connection.link import Link
 from commonweal_node.connection.metrics import MetricsServer
 from commonweal_node.connection.status import StatusBoard
 from commonweal_node.connection.witness import NodeWitness
+from commonweal_node.home import NodeHome
+from commonweal_node.institution.adoption import name_of
 from commonweal_node.institution.delegate import Delegate, check_speaks_for
 from commonweal_node.institution.institution import Institution
 from commonweal_node.probes.probe import load_probes
@@ -64,7 +66,7 @@ class Node:
         self._board = StatusBoard(home, config.institution)
         self._stopping = threading.Event()
         self._is_quiet = False
-        (home / "run").mkdir(mode=0o700, exist_ok=True)
+        NodeHome(home).run.mkdir(mode=0o700, exist_ok=True)
         self._link = Link(home, self._keys, self._board)
 
     def run(self) -> None:
@@ -112,7 +114,7 @@ class Node:
 
     def _follow(self) -> None:
         follower = Follower(
-            self._link, self._link.invite.consortium, self._home / "memory.json", self._home / "records"
+            self._link, self._link.invite.consortium, NodeHome(self._home).memory, NodeHome(self._home).records
         )
         self._board.set(phase="waiting", doing="for the consortium's founding")
         if not self._wait_for_founding(follower):
@@ -144,6 +146,7 @@ class Node:
                     invite = self._link.invite
                     institution.offer_again()
                     self._board.set(phase="waiting", doing="for a round", trouble="")
+                    self._show_serving(institution)
                 self._tend(institution, follower)
         finally:
             self._board.set(phase="stopped")
@@ -200,6 +203,11 @@ class Node:
         source = open_source(whose.records, whose.ca)
         return Delegate(learner, name, whose.consortium, source, ours=compact, home=home, on_progress=tell)
 
+    def _show_serving(self, institution: Institution) -> None:
+        if (kept := institution.serving()) is not None:
+            mean, low, high = (x / 1e6 for x in kept.over_alone_micros)
+            self._board.set(serves=name_of(kept.key), over_alone=(mean, low, high))
+
     def _tend(self, institution: Institution, follower: Follower) -> None:
         """Do what is due; where nothing was, wait for the log to grow.
 
@@ -217,6 +225,7 @@ class Node:
                     decision=adoption.decision,
                     heldout=adoption.heldout,
                 )
+                self._show_serving(institution)
             self._board.set(trouble="")
             self._is_quiet = follower.size == before
             if self._is_quiet:

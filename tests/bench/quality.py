@@ -25,7 +25,8 @@ from commonweal_adapters.files.lora_file import tensor_shapes
 from commonweal_adapters.files.source import Delta, Held
 from commonweal_adapters.rules.merge import merge
 from commonweal_adapters.rules.stack import stack
-from commonweal_node.model.blend import blend, choose_blend
+from commonweal_node.institution.choice import BASE, BLENDS, OWN, SHARED
+from commonweal_node.model.blend import BlendWeights, blend
 from commonweal_node.model.heldout import heldout_batches, heldout_loss
 from commonweal_node.model.lora import AdaptedModel
 from commonweal_node.model.packing import Batch
@@ -212,9 +213,13 @@ def honest(bench: Bench) -> Iterator[Row]:
         shared = from_grid(merge(rule, spec, start, weighed, round_seed="quality").adapter, bits)
         for name in COMMUNITIES:
             yield Row("honest", rule_name, name, "loss", f"{bench.loss(shared, bench.report[name]):.4f}")
+
+            def mix(w: BlendWeights, shared: AdapterTensors = shared, name: str = name) -> AdapterTensors | None:
+                return None if w == BASE else blend(spec, shared, own[name], w)
+
             tune = _on(bench, bench.tune[name])
-            choice = choose_blend(spec, shared, own[name], tune).weights
-            mixed = blend(spec, shared, own[name], choice) if choice.shared_millis or choice.own_millis else None
+            choice = min((BASE, SHARED, OWN, *BLENDS), key=lambda w, mix=mix, tune=tune: tune(mix(w)))  # type: ignore[misc]
+            mixed = mix(choice)
             yield Row("honest", rule_name, name, "blend", f"{bench.loss(mixed, bench.report[name]):.4f}")
             yield Row("honest", rule_name, name, "shared:own", f"{choice.shared_millis}:{choice.own_millis}")
 

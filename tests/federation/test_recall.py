@@ -10,8 +10,9 @@ from commonweal_adapters.files.delta import GridTensors, write_delta
 from commonweal_adapters.recompute import recompute_release
 from commonweal_coordinator.rounds.rounds import decide
 from commonweal_node.model.blend import BlendWeights
+from commonweal_node.model.row_losses import RowLosses
 from commonweal_protocols.base.errors import BlobError, RuleError
-from commonweal_protocols.statements.adoption import Adoption
+from commonweal_protocols.statements.adoption import Adoption, Serving
 from commonweal_protocols.statements.governance import Exit, Recall
 from commonweal_protocols.statements.rounds import Ratification, Release
 from tests.kit.deliberation import a_motion, ballot, closing, recalled, with_a_release
@@ -107,7 +108,12 @@ def test_a_release_that_cannot_be_made_again_does_not_keep_rounds_waiting(
 
 
 class Writing(Table):
-    """A model side that leaves something in the folder."""
+    """A model side that leaves something in the folder, and to which every release is better than those before it."""
+
+    def choosing(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> RowLosses:
+        found = super().choosing(shared, own, blend, what)
+        number = int(what.rpartition(" ")[2]) if what.startswith("the release of round") and blend == SHARED else 0
+        return RowLosses(found.nats - number, found.tokens)
 
     def export(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, directory: Path) -> None:
         super().export(shared, own, blend, directory)
@@ -203,7 +209,9 @@ def test_a_recalled_release_is_ratified_by_no_node(tmp_path: Path) -> None:
     assert Ratification not in n.said()
 
 
-def test_what_was_refused_before_is_not_adopted_because_another_was_recalled(tmp_path: Path) -> None:
+def test_where_what_serves_is_recalled_the_best_of_the_rest_serves_though_a_release_was_refused_before(
+    tmp_path: Path,
+) -> None:
     f = Federation()
     f.announce()
     n = Node(tmp_path, f, Writing(best=BlendWeights(0, 1000)))
@@ -216,16 +224,20 @@ def test_what_was_refused_before_is_not_adopted_because_another_was_recalled(tmp
         for name in NAMES[1:]:
             f.say(name, f.ratification())
         tend(n)
+    n.learner.best = BlendWeights(0, 1000)
     recalled(None, f, number=2)
     tend(n)
-    assert served(n) is None
-    assert n.said().count(Adoption) == 2
+    assert served(n) is not None
+    assert n.said().count(Adoption) == 3
+    first = f.state.rounds[0].release
+    assert first is not None
+    assert (first.adoptions[NAME].decision, first.adoptions[NAME].serves) == ("refuse", Serving(kind="own", round=1))
 
 
 def test_a_crash_while_withdrawing_ends_in_the_same(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     recalled(None, node.f, number=2)
     with monkeypatch.context() as patch:
-        patch.setattr("commonweal_node.institution.answer_store.write_atomic", _crash)
+        patch.setattr("commonweal_node.institution.answer_store._remove", _crash)
         with pytest.raises(KeyboardInterrupt):
             node.tend()
     assert served(node) is None

@@ -64,8 +64,8 @@ class Table:
         assert adapter is self.trained[-1][1]
         return self.auc_micros
 
-    def heldout(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> int:
-        return self.losses.get(blend, 150)
+    def reported(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> RowLosses:
+        return RowLosses(np.full(4, self.losses.get(blend, 150) / 1e4), np.full(4, 100))
 
     def probe(self, probe: Probe, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> int:
         return self.probed.get((probe.name, blend), 0)

@@ -10,8 +10,9 @@ import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 
+from commonweal_node.institution.choice import BLENDS
 from commonweal_node.model.base_model import detect_adapter_spec
-from commonweal_node.model.blend import CANDIDATES, BlendWeights, blend, choose_blend, export_peft
+from commonweal_node.model.blend import BlendWeights, blend, export_peft
 from commonweal_node.model.heldout import heldout_loss
 from commonweal_node.model.lora import AdaptedModel
 from commonweal_node.model.packing import pack
@@ -30,7 +31,7 @@ def products(adapter: AdapterTensors, scale: float) -> list[NDArray[np.float64]]
     return [scale * adapter[s.name_b].astype(np.float64) @ adapter[s.name_a].astype(np.float64) for s in slots(SPEC)]
 
 
-@pytest.mark.parametrize("weights", [*CANDIDATES, SOME, BlendWeights(2000, 1), BlendWeights(333, 0)])
+@pytest.mark.parametrize("weights", [*BLENDS, SOME, BlendWeights(2000, 1), BlendWeights(333, 0)])
 def test_a_blends_product_is_the_weighted_sum_of_both_products(weights: BlendWeights) -> None:
     s = SPEC.alpha / SPEC.rank
     got = products(blend(SPEC, SHARED, OWN, weights), s)
@@ -64,39 +65,7 @@ def test_an_adapter_that_breaks_the_spec_is_not_blended(bent: str) -> None:
         blend(SPEC, odd if bent == "shared" else SHARED, odd if bent == "own" else OWN, SOME)
 
 
-# -- the choice
-
-
-def test_the_candidates_are_tried_in_order_and_the_base_alone_comes_first() -> None:
-    tried: list[AdapterTensors | None] = []
-
-    def loss(adapter: AdapterTensors | None) -> float:
-        tried.append(adapter)
-        return 1.0
-
-    choice = choose_blend(SPEC, SHARED, OWN, loss)
-    assert CANDIDATES[0] == BlendWeights(0, 0)
-    assert tried[0] is None
-    for weights, adapter in zip(CANDIDATES[1:], tried[1:], strict=True):
-        assert adapter is not None
-        wanted = blend(SPEC, SHARED, OWN, weights)
-        assert all((adapter[n] == wanted[n]).all() for n in wanted)
-    assert [w for w, _ in choice.losses] == list(CANDIDATES)
-
-
-def test_a_tie_refuses_and_else_the_earlier_of_equals_is_taken() -> None:
-    def chosen(*losses: float) -> BlendWeights:
-        left = iter(losses)
-        return choose_blend(SPEC, SHARED, OWN, lambda _: next(left)).weights
-
-    assert chosen(*[2.0] * 7) == BlendWeights(0, 0)
-    assert chosen(2, 3, 3, 3, 3, 3, 2) == BlendWeights(0, 0)
-    assert chosen(2, 1.5, 1.5, 3, 3, 3, 1.5) == CANDIDATES[1]
-    for best in range(7):
-        assert chosen(*(1.0 if i == best else 2.0 for i in range(7))) == CANDIDATES[best]
-
-
-# -- PEFT
+# -- the export
 
 
 def logits(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:

@@ -103,13 +103,11 @@ def test_a_release_improves_if_it_is_better_than_every_one_before_it() -> None:
     assert choose(pool(3), None, Measured(turned)).improves is False
 
 
-def test_what_serves_is_told_against_the_best_alone() -> None:
-    found = choose(pool(1, 2), None, Measured({"release 1": 3.0, "own 1": 3.5, "own 2": 4.0}))
+def test_the_best_alone_is_the_best_of_all_own_checkpoints() -> None:
+    found = choose(pool(1, 3), None, Measured({"release 1": 3.0, "own 1": 4.5, "own 2": 3.5, "own 3": 4.0}))
     assert found.own is not None
-    assert found.own.key == key("own", 1)
-    assert found.over_own is not None
-    assert (found.over_own.mean, found.over_own.low, found.over_own.high) == pytest.approx((-0.5, -0.5, -0.5))
-    assert choose(pool(1), None, Measured({})).over_own is None
+    assert found.own.key == key("own", 2)
+    assert choose(pool(1), None, Measured({})).own is None
 
 
 def test_a_paired_interval_is_that_of_the_normal_law_where_rows_are_many() -> None:

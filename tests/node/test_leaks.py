@@ -27,7 +27,7 @@ torch.set_num_threads(1)
 from commonweal_adapters.files.delta import make_delta, read_adapter, write_delta
 from commonweal_adapters.recompute import recompute_start
 from commonweal_node.config import load_config
-from commonweal_node.institution.adoption import SHARED
+from commonweal_node.institution.choice import SHARED
 from commonweal_node.training.learner import Learner
 from commonweal_node.connection.metrics import render_metrics
 from commonweal_node.charter.objective_weights import ObjectiveWeights
@@ -46,8 +46,8 @@ if how == "crash":
     # A bug in the middle of a training: its traceback shows every line, and the rows are in the frames.
     board.set = lambda **fields: {}[fields["step"]] if fields.get("step") == 3 else None
 trained = learner.train(start, terms.recipe, "round 1")
-blend = learner.choose(trained, start)
-learner.heldout(trained, start, SHARED, "own")
+learner.choosing(trained, start, SHARED, 'the release of round 1')
+learner.reported(trained, start, SHARED, "own")
 learner.probe(load_probe(home / "probes", "rows"), trained, start, SHARED, "probe rows, shared")
 learner.export(trained, start, SHARED, home / "adopted")
 (home / "delta").write_bytes(write_delta(make_delta(start, trained, terms.adapter), terms.adapter))

@@ -1,11 +1,10 @@
 """A training's report: the figures are there, and the page loads nothing."""
 
-import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
 
 from commonweal_node.training.checkpoints import Course
-from commonweal_node.training.run_report import MembershipFigure, RunReport, curve, render_report, save_report
+from commonweal_node.training.run_report import MembershipFigure, RunReport, render_report, save_report
 
 REPORT = RunReport(
     institution="clinic",
@@ -61,20 +60,6 @@ def test_the_page_shows_each_objective_by_name_and_loads_nothing() -> None:
 def test_without_the_attack_the_page_says_so() -> None:
     page = Page(render_report(REPORT.model_copy(update={"membership": None})))
     assert "Not measured (membership_rows = 0)" in page.text
-
-
-def test_a_curve_goes_from_corner_to_corner() -> None:
-    picture = ET.fromstring(curve("falls", [(1, 4.0), (2, 3.0), (3, 2.0)]))
-    lines = [p.get("points", "").split() for p in picture.iter("polyline")]
-    places = [tuple(map(float, point.split(","))) for point in lines[1]]
-    # The axes' corners: left and top, right and bottom; and the middle half-way.
-    assert places == [(44.0, 22.0), (320.0, 110.0), (596.0, 198.0)]
-    assert [t.text for t in picture.iter("text")] == ["4.000", "2.000", "1", "3"]
-
-
-def test_a_curve_of_one_point_or_of_equal_values_is_drawn() -> None:
-    for points in ([(1, 2.0)], [(1, 2.0), (2, 2.0)]):
-        assert "nan" not in curve("flat", points)
 
 
 def test_page_and_figures_are_saved_under_the_trainings_name(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from commonweal_protocols.audit import cli as audit_cli
 from commonweal_protocols.audit.audit import audit, examine
 from commonweal_protocols.base.errors import CommonwealError, UnavailableError
-from commonweal_protocols.records import signature_pool as checker
+from commonweal_protocols.records import signature_pool
 from commonweal_protocols.statements.envelope import format_envelope, parse_envelope, sign, sign_envelope
 from commonweal_protocols.tlog.tiles import bundle_path
 from tests.bench.measure import make_entries
@@ -99,7 +99,7 @@ RECORDS: list[Callable[[], Shelf]] = [
 
 @pytest.fixture(autouse=True)
 def processes_from_the_first_entry_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checker, "MIN_POOLED_ENTRIES", 1)
+    monkeypatch.setattr(signature_pool, "MIN_POOLED_ENTRIES", 1)
 
 
 def outcome(records: Shelf, jobs: int) -> tuple[str, bytes]:

@@ -56,7 +56,6 @@ class Held:
         self._grid = grid
 
     def read(self, name: str, begin: int, end: int) -> NDArray[np.int32]:
-        """See :class:`Rows`."""
         values = self._grid[name].reshape(-1)[begin:end]
         check_range(name, values)
         return values
@@ -71,7 +70,6 @@ class DeltaFile:
         self._places = places
 
     def read(self, name: str, begin: int, end: int) -> NDArray[np.int32]:
-        """See :class:`Rows`."""
         # A position with each read: threads share the file.
         data = os.pread(self._file.fileno(), (end - begin) * _ITEM_BYTES, self._places[name] + begin * _ITEM_BYTES)
         if len(data) != (end - begin) * _ITEM_BYTES:

@@ -73,12 +73,10 @@ class ObjectStorage:
         """What was last put under a path by this object: the only thing that it may replace there."""
 
     def begin(self) -> None:
-        """See :class:`storage.Storage`."""
         if self.read("checkpoint") is not None or self._list("tile"):
             raise StorageError(f"{self._name}: a log is there already; a log is created once")
 
     def read(self, path: str) -> bytes | None:
-        """See :class:`storage.Storage`."""
         try:
             found = obstore.get(self._store, path)
             if (size := found.meta["size"]) > MAX_OBJECT_BYTES:
@@ -97,11 +95,9 @@ class ObjectStorage:
             raise OSError(errno.EIO, _first_line(e)) from e
 
     def staged(self) -> list[str]:
-        """See :class:`storage.Storage`."""
         return self._list(STAGING)
 
     def create(self, files: Mapping[str, bytes]) -> None:
-        """See :class:`storage.Storage`."""
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="put") as pool:
             # All of them end before the first error gets out.
             done = [pool.submit(self._create, path, data) for path, data in files.items()]
@@ -143,12 +139,10 @@ class ObjectStorage:
         return tag
 
     def prune(self, path: str) -> None:
-        """See :class:`storage.Storage`."""
         if superseded := self._list(path):
             self._delete(superseded)
 
     def discard(self, path: str) -> None:
-        """See :class:`storage.Storage`."""
         self._delete([path])
 
     def _delete(self, paths: list[str]) -> None:

@@ -20,7 +20,7 @@ from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.entries import open_entries
 from commonweal_protocols.records.replica import Replica
-from commonweal_protocols.records.signature_pool import checker_for, usable_cores
+from commonweal_protocols.records.signature_pool import usable_cores, verifier_for
 from commonweal_protocols.records.source import Source, read_bundles, unverified_size
 from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.registry import Predicate
@@ -107,8 +107,8 @@ class Sequencer:
             PeerError: The log on disk breaks its own compact, or is not what its newest checkpoint signs.
         """
         replica = Replica()
-        with checker_for(log.sequenced_size, usable_cores()) as checker:
-            for entry in open_entries(read_bundles(records, 0, log.sequenced_size), checker):
+        with verifier_for(log.sequenced_size, usable_cores()) as verify:
+            for entry in open_entries(read_bundles(records, 0, log.sequenced_size), verify):
                 replica.admit(entry)
         if log.size:
             # The log itself has re-hashed its tiles, but of the entries only the last bundle.

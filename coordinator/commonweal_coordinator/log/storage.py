@@ -5,20 +5,22 @@ never come from a backup. ``Storage`` and ``LockDatabase`` say what is durable w
 are called, and what a crash between two calls means, is ``log``'s concern.
 """
 
-import fcntl
 import os
 import shutil
 import sqlite3
 from collections.abc import Mapping, Set
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
 from commonweal_protocols.base.durable_database import create_database, open_database
 from commonweal_protocols.base.errors import LogError, StorageError
-from commonweal_protocols.base.files import sync_directory
+from commonweal_protocols.base.files import locked, read_if_there, sync_directory
 
 STAGING = "staging"
 """The private folder below the public one; it is never served."""
+_MAX_FILE_BYTES = 256 << 20
+"""Far more than a tile, a bundle or a batch; as of an object in a bucket."""
 
 
 class InconsistentError(StorageError):
@@ -90,7 +92,6 @@ class DiskStorage:
         self._durable: set[Path] = {directory}
 
     def begin(self) -> None:
-        """See :class:`Storage`."""
         for name in ("checkpoint", "tile"):
             if (self._root / name).exists():
                 raise StorageError(f"{self._root / name}: a log is there already; a log is created once")
@@ -101,16 +102,9 @@ class DiskStorage:
             raise StorageError(f"{self._root}: cannot be made: {e.strerror}") from e
 
     def read(self, path: str) -> bytes | None:
-        """See :class:`Storage`."""
-        try:
-            return (self._root / path).read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as e:
-            raise StorageError(f"{self._root / path}: cannot be read: {e.strerror}") from e
+        return read_if_there(self._root / path, _MAX_FILE_BYTES, "a file of the log")
 
     def stage(self, path: str, data: bytes) -> None:
-        """See :class:`Storage`."""
         target = self._root / path
         self._ensure_directory(target.parent, mode=0o700)
         try:
@@ -121,7 +115,6 @@ class DiskStorage:
         self._sync_directory(target.parent)
 
     def staged(self) -> list[str]:
-        """See :class:`Storage`."""
         try:
             return [f"{STAGING}/{name}" for name in sorted(os.listdir(self._root / STAGING))]
         except FileNotFoundError:
@@ -130,7 +123,6 @@ class DiskStorage:
             raise StorageError(f"{self._root / STAGING}: cannot be read: {e.strerror}") from e
 
     def create(self, files: Mapping[str, bytes]) -> None:
-        """See :class:`Storage`."""
         missing: dict[str, bytes] = {}
         for path, data in files.items():
             existing = self.read(path)
@@ -146,11 +138,9 @@ class DiskStorage:
         self._sync_names(files.keys() - missing.keys())
 
     def replace(self, path: str, data: bytes) -> None:
-        """See :class:`Storage`."""
         self._put({path: data}, 0o644)
 
     def prune(self, path: str) -> None:
-        """See :class:`Storage`."""
         self._durable.discard(self._root / path)
         try:
             shutil.rmtree(self._root / path)
@@ -160,7 +150,6 @@ class DiskStorage:
             raise StorageError(f"{self._root / path}: cannot be removed: {e.strerror}") from e
 
     def discard(self, path: str) -> None:
-        """See :class:`Storage`."""
         try:
             (self._root / path).unlink(missing_ok=True)
         except OSError as e:
@@ -254,25 +243,18 @@ class LockDatabase:
         self._path = path
         if not path.is_file():
             raise InconsistentError(f"{path}: wanted the log's lock database, got no such file; was the log created?")
-        try:
-            self._guard = os.open(path.with_name(path.name + ".flock"), os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as e:
-            raise StorageError(f"{path}.flock: cannot be opened: {e.strerror}") from e
-        try:
-            fcntl.flock(self._guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._connection = open_database(path)
-            # If an earlier sync has failed, the kernel may show us commits that the disk does not have. This writes
-            # and syncs them anew, so that whatever is read from here on is durable.
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except BlockingIOError as e:
-            os.close(self._guard)
-            raise StorageError(f"{path}: another process has this log open; a log has one writer") from e
-        except OSError as e:
-            os.close(self._guard)
-            raise StorageError(f"{path}: the lock database cannot be opened: {e}") from e
-        except sqlite3.Error as e:
-            os.close(self._guard)
-            raise _sqlite_error(path, "opened", e) from e
+        with ExitStack() as opening:
+            opening.enter_context(locked(path.with_name(path.name + ".flock"), "the log"))
+            try:
+                self._connection = open_database(path)
+                # If an earlier sync has failed, the kernel may show us commits that the disk does not have. This
+                # writes and syncs them anew, so that whatever is read from here on is durable.
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except OSError as e:
+                raise StorageError(f"{path}: the lock database cannot be opened: {e}") from e
+            except sqlite3.Error as e:
+                raise _sqlite_error(path, "opened", e) from e
+            self._guard = opening.pop_all()
 
     @staticmethod
     def create(path: Path, note: bytes) -> None:
@@ -321,7 +303,7 @@ class LockDatabase:
     def close(self) -> None:
         """Let another process have the log."""
         self._connection.close()
-        os.close(self._guard)
+        self._guard.close()
 
 
 def _sqlite_error(path: Path, action: str, e: sqlite3.Error) -> StorageError:

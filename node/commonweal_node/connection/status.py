@@ -40,10 +40,21 @@ class NodeStatus(BaseModel):
     sent_bytes: int = 0
     received_bytes: int = 0
     decision: str = ""
+    serves: str = ""
+    """What serves, in words."""
+    over_alone: tuple[float, float, float] | None = None
+    """Its loss minus that of the best of our own adapters, in nats for each token, and the 95 % interval: less than 0
+    is better. On held-out rows that no choice was made on."""
     heldout: HeldoutLoss | None = None
     membership_auc: float | None = None
     """Of the newest adapter that was trained here; 0.5 is chance. See ``membership``."""
     trouble: str = ""
+
+
+def describe_gap(mean: float, low: float, high: float) -> str:
+    """Return a difference of two losses in words, with its interval."""
+    verdict = "better" if high < 0 else "worse" if low > 0 else "cannot tell"
+    return f"{mean:+.3f} nats for each token [{low:+.3f}, {high:+.3f}]: {verdict}"
 
 
 class StatusBoard:

@@ -12,7 +12,7 @@ from commonweal_adapters.files.delta import GridTensors
 from commonweal_node.charter.charter import Charter
 from commonweal_node.institution.choice import BASE, OWN, SHARED, Candidate, CandidateKey, Choice, Pool, choose
 from commonweal_node.model.blend import BlendWeights
-from commonweal_node.model.row_losses import RowLosses
+from commonweal_node.model.row_losses import Gap, RowLosses, gap
 from commonweal_node.probes.probe import Probe
 from commonweal_protocols.statements.adoption import Decision, HeldoutLoss, ProbeResult
 
@@ -20,8 +20,8 @@ from commonweal_protocols.statements.adoption import Decision, HeldoutLoss, Prob
 class Evaluator(Protocol):
     """The model side, as far as a decision needs it."""
 
-    def heldout(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> int:
-        """Return the reported held-out loss under a blend, in micronats for each supervised token."""
+    def reported(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> RowLosses:
+        """Return the losses under a blend on the held-out rows that are told of, and that no choice is made on."""
 
     def probe(self, probe: Probe, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> int:
         """Return what a probe measures under a blend, in millionths."""
@@ -35,11 +35,15 @@ class Evaluator(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decided:
-    """A decision on a release, what serves from then on, and what the choice rests on."""
+    """A decision on a release, what serves from then on, and what the choice rests on.
+
+    ``over_alone`` is what serves against the best of the community's own adapters, on the reported rows.
+    """
 
     decision: Decision
     serves: Candidate
     choice: Choice
+    over_alone: Gap
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +76,12 @@ class Deciding:
             ("shared", this, pool.start, SHARED),
             ("blend", serves.shared, serves.own, serves.blend),
         )
-        losses = {what: self.evaluator.heldout(a, b, w, f"release {number}: {what}") for what, a, b, w in told}
+        losses = {what: self.evaluator.reported(a, b, w, f"release {number}: {what}") for what, a, b, w in told}
         heldout = HeldoutLoss(
-            base_micronats=losses["base"],
-            local_micronats=losses["local"],
-            shared_micronats=losses["shared"],
-            blend_micronats=losses["blend"],
+            base_micronats=losses["base"].micronats,
+            local_micronats=losses["local"].micronats,
+            shared_micronats=losses["shared"].micronats,
+            blend_micronats=losses["blend"].micronats,
         )
         probes = tuple(self._measured(p, number, told) for p in self.probes)
         reason = self.charter.objection(heldout, probes)
@@ -92,7 +96,8 @@ class Deciding:
             probes=probes,
             reason=reason or _why(serves, number),
         )
-        return Decided(decision, serves, found)
+        gained = self.evaluator.reported(serves.shared, serves.own, serves.blend, f"release {number}: what serves")
+        return Decided(decision, serves, found, gap(gained, losses["local"]))
 
     def _choosing(self, candidate: Candidate) -> RowLosses:
         return self.evaluator.choosing(candidate.shared, candidate.own, candidate.blend, name_of(candidate.key))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from commonweal_adapters.files.delta import GridTensors
 from commonweal_node.model.blend import BlendWeights
-from commonweal_node.model.row_losses import Gap, RowLosses, gap
+from commonweal_node.model.row_losses import RowLosses, gap
 from commonweal_protocols.base.schema import Closed
 from commonweal_protocols.statements.adoption import Serving
 from commonweal_protocols.statements.values import Natural
@@ -106,7 +106,6 @@ class Choice:
     Attributes:
         serves: What is to serve.
         own: The best of the community's own adapters; None where there is none.
-        over_own: ``serves`` against ``own``.
         current: What served before, if it can still.
         improves: Whether the newest release is better than every one before it; None for the first.
         losses: Mean nats for each supervised token of every candidate tried.
@@ -114,7 +113,6 @@ class Choice:
 
     serves: Candidate
     own: Candidate | None
-    over_own: Gap | None
     current: Candidate | None
     improves: bool | None
     losses: tuple[tuple[CandidateKey, float], ...]
@@ -148,7 +146,6 @@ def choose(pool: Pool, current: CandidateKey | None, measure: Callable[[Candidat
     return Choice(
         serves=serves[0],
         own=own[0] if own else None,
-        over_own=gap(serves[1], own[1]) if own else None,
         current=now[0] if now else None,
         improves=newest[1].mean < min(earlier) if newest is not None and earlier else None,
         losses=tuple((c.key, x.mean) for c, x in found),

@@ -146,20 +146,16 @@ class Delegate:
 
     # -- the delegate's own rows
 
-    def heldout(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> int:
-        """See :class:`adoption.Evaluator`."""
-        return self._evaluator.heldout(shared, own, blend, what)
+    def reported(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> RowLosses:
+        return self._evaluator.reported(shared, own, blend, what)
 
     def probe(self, probe: Probe, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> int:
-        """See :class:`adoption.Evaluator`."""
         return self._evaluator.probe(probe, shared, own, blend, what)
 
     def choosing(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> RowLosses:
-        """See :class:`adoption.Evaluator`."""
         return self._evaluator.choosing(shared, own, blend, what)
 
     def export(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, directory: Path) -> None:
-        """See :class:`adoption.Evaluator`."""
         self._evaluator.export(shared, own, blend, directory)
 
 

@@ -16,6 +16,7 @@ from commonweal_adapters.files.delta import GridTensors, make_delta, read_adapte
 from commonweal_adapters.recompute import recompute_release
 from commonweal_node.charter.charter import Charter
 from commonweal_node.connection.keyring import KeyRing
+from commonweal_node.home import NodeHome
 from commonweal_node.institution.adoption import Deciding, Evaluator
 from commonweal_node.institution.answer_store import Answers, Kept
 from commonweal_node.institution.choice import SHARED, CandidateKey, Pool
@@ -201,14 +202,14 @@ class Institution:
         if reason := self._learner.objection(state, start, frozen):
             return Refusal(round=number, round_leaf=r.leaf, reason=reason)
         self._on_phase("evaluating", number, "the start")
-        before = self._learner.heldout(start, start, SHARED, f"round {number}: the start")
+        before = self._learner.reported(start, start, SHARED, f"round {number}: the start")
         self._on_phase("training", number, f"round {number}")
         trained = self._learner.train(start, r.round.recipe, f"round {number}", frozen)
         self._on_phase("evaluating", number, "own update")
         membership = self._learner.membership(trained)
         if reason := self._exposure(membership):
             return Refusal(round=number, round_leaf=r.leaf, reason=reason)
-        after = self._learner.heldout(trained, trained, SHARED, f"round {number}: own update")
+        after = self._learner.reported(trained, trained, SHARED, f"round {number}: own update")
         if number == 1:
             # In round 1 all start from the same fresh adapter: what was trained here is this community's own too.
             answers.save_own(number, trained)
@@ -231,8 +232,8 @@ class Institution:
             delta=Blob(sha256=digest_of(sent), size_bytes=len(sent)),
             partners=partners,
             num_examples=examples,
-            heldout_before_micronats=before,
-            heldout_after_micronats=after,
+            heldout_before_micronats=before.micronats,
+            heldout_after_micronats=after.micronats,
             data_leaf=state.manifests[self._name].leaf if self._learner.manifest is not None else None,
             membership_auc_micros=membership,
             release=self._learner.release,
@@ -367,6 +368,10 @@ class Institution:
         self._keys.promote()
         return True
 
+    def serving(self) -> Kept | None:
+        """Return what serves this community now, and how that compares with its best alone."""
+        return Answers(self._home, self._follower.state.compact.adapter).serving()
+
     def offer_again(self) -> None:
         """Say that the coordinator may be another one, which has yet to get the delta of our newest answer."""
         self._is_offer_due = True
@@ -463,8 +468,16 @@ class Institution:
         is_shared = serves.serving.kind in ("release", "blend")
         release = state.rounds[serves.serving.round - 1].release if is_shared else None
         best_own = own.key.serving.round if own else 0
-        self._learner.export(decided.serves.shared, decided.serves.own, decided.serves.blend, self._home / "adopted")
-        answers.save_serving(Kept(key=serves, release_leaf=release.leaf if release else "", best_own=best_own))
+        best = decided.serves
+        self._learner.export(best.shared, best.own, best.blend, NodeHome(self._home).adopted)
+        answers.save_serving(
+            Kept(
+                key=serves,
+                release_leaf=release.leaf if release else "",
+                best_own=best_own,
+                over_alone_micros=decided.over_alone.micros,
+            )
+        )
         self._say(adoption)
         answers.forget("own", {best_own, max(pool.owns, default=0), serves.own_round, *_round_of(serves, "own")})
         # What is trained in a round that is open by now is not decided on yet.
@@ -485,12 +498,16 @@ class Institution:
         for n in answers.rounds_of("update"):
             if n <= number and (update := answers.load_update(n)) is not None:
                 updates[n] = update
-        return Pool(
-            self._adapter(state, state.compact.start),
-            {n: self._adapter(state, releases[n].release.adapter) for n in sorted(wanted & releases.keys())},
-            owns,
-            updates,
-        )
+        held = {n: self._release(answers, state, releases[n].release.adapter) for n in sorted(wanted & releases.keys())}
+        answers.forget_releases([releases[n].release.adapter for n in held])
+        return Pool(self._adapter(state, state.compact.start), held, owns, updates)
+
+    def _release(self, answers: Answers, state: State, blob: Blob) -> GridTensors:
+        held = answers.load_release(blob)
+        if held is None:
+            held = self._adapter(state, blob)
+            answers.save_release(blob, held)
+        return held
 
     def _owns(self, state: State, number: int, answers: Answers, kept: Kept | None) -> dict[int, GridTensors]:
         """This community's own adapters: of one training on its own rows alone, continued by a round's worth a round.

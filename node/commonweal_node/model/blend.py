@@ -1,4 +1,4 @@
-"""Blends: base + a · shared + b · own, exact, and the choice of (a, b) on a community's own held-out rows.
+"""Blends: base + a · shared + b · own, exact.
 
 For two adapters of rank r with factors (A₁, B₁) and (A₂, B₂) and one scaling s, the blend is the rank-2r adapter
 
@@ -10,7 +10,6 @@ the adoption entry has them. Pure but for ``export_peft``; no torch, no randomne
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,21 +30,6 @@ class BlendWeights:
     own_millis: int
 
 
-@dataclass(frozen=True, slots=True)
-class BlendChoice:
-    """The best weights of those tried, and every weight's loss, in the order tried."""
-
-    weights: BlendWeights
-    losses: tuple[tuple[BlendWeights, float], ...]
-
-
-CANDIDATES = tuple(
-    BlendWeights(shared, own)
-    for shared, own in ((0, 0), (1000, 0), (0, 1000), (500, 500), (700, 700), (1000, 500), (500, 1000))
-)
-"""Seven, because each costs a pass over the rows. The base alone comes first, so that a tie refuses."""
-
-
 def blend(
     spec: AdapterSpec, shared: AdapterTensors, own: AdapterTensors, weights: BlendWeights
 ) -> dict[str, NDArray[np.float32]]:
@@ -62,30 +46,6 @@ def blend(
         blended[slot.name_a] = np.concatenate([shared[slot.name_a], own[slot.name_a]], axis=0)
         blended[slot.name_b] = np.concatenate([a * shared[slot.name_b], b * own[slot.name_b]], axis=1)
     return blended
-
-
-def choose_blend(
-    spec: AdapterSpec,
-    shared: AdapterTensors,
-    own: AdapterTensors,
-    tune_loss: Callable[[AdapterTensors | None], float],
-) -> BlendChoice:
-    """Try ``CANDIDATES`` and keep the lowest loss; the earlier of equals.
-
-    Args:
-        spec: The shape of both adapters.
-        shared: The release.
-        own: The institution's own adapter.
-        tune_loss: The loss of an adapter (None: the base alone) on rows that no result will be told from.
-
-    Raises:
-        BlobError: An adapter breaks the spec.
-    """
-    losses = []
-    for weights in CANDIDATES:
-        alone = weights == BlendWeights(0, 0)
-        losses.append((weights, tune_loss(None if alone else blend(spec, shared, own, weights))))
-    return BlendChoice(min(losses, key=lambda tried: tried[1])[0], tuple(losses))
 
 
 def export_peft(directory: Path, spec: AdapterSpec, adapter: AdapterTensors, base_reference: str) -> None:

@@ -26,43 +26,33 @@ def heldout_batches(examples: Sequence[Tokenised]) -> list[Batch]:
 
 
 @torch.inference_mode()
-def heldout_loss(model: AdaptedModel, adapter: AdapterTensors | None, batches: Sequence[Batch]) -> float:
-    """Mean nats for each supervised token of ``batches``, under an adapter or (None) the base alone.
-
-    Raises:
-        BlobError: The adapter breaks the model's spec.
-        LocalError: The loss is not finite.
-    """
-    nats = 0.0
-    with model.adapter(adapter):
-        for batch in batches:
-            nats += float(model.summed_loss(batch))
-    loss = nats / sum(len(b.targets) for b in batches)
-    if not math.isfinite(loss):
-        raise LocalError(f"held-out loss: wanted a finite number, got {loss} (the adapter's values are too large)")
-    return loss
-
-
-@torch.inference_mode()
-def row_losses(model: AdaptedModel, adapter: AdapterTensors | None, batches: Sequence[Batch], rows: int) -> RowLosses:
-    """What each of the ``rows`` that were packed into ``batches`` costs, under an adapter or (None) the base alone.
+def row_losses(model: AdaptedModel, adapter: AdapterTensors | None, batches: Sequence[Batch]) -> RowLosses:
+    """What each row that was packed into ``batches`` costs, under an adapter or (None) the base alone.
 
     Raises:
         BlobError: The adapter breaks the model's spec.
         LocalError: A loss is not finite.
     """
+    rows = 1 + max(int(batch.owners.max()) for batch in batches)
     nats, tokens = np.zeros(rows), np.zeros(rows, np.int64)
     with model.adapter(adapter):
         for batch in batches:
             found = model.log_probabilities(batch).cpu().double().numpy()
             nats -= np.bincount(batch.owners, found, rows)
             tokens += np.bincount(batch.owners, minlength=rows)
-    if not np.isfinite(nats).all():
-        raise LocalError("held-out loss: wanted finite numbers, got others (the adapter's values are too large)")
-    return RowLosses(nats, tokens)
+    losses = RowLosses(nats, tokens)
+    if not math.isfinite(losses.mean):
+        raise LocalError(
+            f"held-out loss: wanted a finite number, got {losses.mean} (the adapter's values are too large)"
+        )
+    return losses
 
 
-@torch.inference_mode()
+def heldout_loss(model: AdaptedModel, adapter: AdapterTensors | None, batches: Sequence[Batch]) -> float:
+    """Mean nats for each supervised token of ``batches``; raises what :func:`row_losses` does."""
+    return row_losses(model, adapter, batches).mean
+
+
 def example_losses(model: AdaptedModel, adapter: AdapterTensors | None, examples: Sequence[Tokenised]) -> list[float]:
     """Mean nats for each supervised token of each example by itself, under an adapter or (None) the base alone.
 
@@ -70,6 +60,6 @@ def example_losses(model: AdaptedModel, adapter: AdapterTensors | None, examples
         BlobError: The adapter breaks the model's spec.
         LocalError: A loss is not finite.
     """
-    found = row_losses(model, adapter, heldout_batches(examples), len(examples))
+    found = row_losses(model, adapter, heldout_batches(examples))
     losses: list[float] = (found.nats / found.tokens).tolist()
     return losses

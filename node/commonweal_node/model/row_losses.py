@@ -29,6 +29,11 @@ class RowLosses:
         """Nats for each supervised token, over all rows."""
         return float(self.nats.sum() / self.tokens.sum())
 
+    @property
+    def micronats(self) -> int:
+        """The mean as an entry has it."""
+        return round(self.mean * 1_000_000)
+
 
 @dataclass(frozen=True, slots=True)
 class Gap:
@@ -37,6 +42,11 @@ class Gap:
     mean: float
     low: float
     high: float
+
+    @property
+    def micros(self) -> tuple[int, int, int]:
+        """Mean, low and high in micronats."""
+        return round(self.mean * 1e6), round(self.low * 1e6), round(self.high * 1e6)
 
     @property
     def is_better(self) -> bool:

@@ -5,13 +5,13 @@ Self-contained: no script, no request, no font. A pure function of the signed ma
 
 from collections.abc import Iterator
 
+from commonweal_node.svg import picture, words
 from commonweal_protocols.audit.page_style import STYLE
 from commonweal_protocols.base.html import Html, el, facts, foreign, page, table
 from commonweal_protocols.statements.data_manifest import DataManifest, Parameter, Plain, StageRecord
 
 _WIDTH, _ROW, _LABEL, _BAR = 760, 34, 190, 420
 _FUNNEL_STYLE = """
-svg { max-width: 100%; height: auto; } svg text { fill: var(--fg); font: 14px system-ui, sans-serif; }
 svg .kept { fill: var(--link); } svg .gone { fill: var(--line); } svg .more { fill: var(--pass); }
 """
 _WHAT = {
@@ -73,17 +73,17 @@ def _funnel(manifest: DataManifest) -> Html:
     parts: list[Html] = []
     for i, (name, n) in enumerate(counts):
         y = i * _ROW + 6
-        parts.append(el("text", name, x="0", y=str(y + 16)))
+        parts.append(words(name, 0, y + 16, 14))
         parts.append(_bar("kept", 0, min(n, before) * scale, y))
         # What the stage took away is grey; what it added stands behind the rest.
         parts.append(_bar("gone" if n < before else "more", min(n, before) * scale, abs(n - before) * scale, y))
         change = "" if i == 0 or n == before else f" ({n - before:+,})"
         x = _LABEL + max(n, before) * scale + 8
-        parts.append(el("text", f"{n:,}{change}", x=f"{x:.1f}", y=str(y + 16)))
+        parts.append(words(f"{n:,}{change}", x, y + 16, 14))
         before = n
     height = len(counts) * _ROW + 6
     label = "Rows after each stage: " + ", ".join(f"{name} {n:,}" for name, n in counts)
-    return el("svg", *parts, viewBox=f"0 0 {_WIDTH} {height}", role="img", aria_label=label)
+    return picture(label, _WIDTH, height, parts)
 
 
 def _bar(kind: str, start: float, length: float, y: int) -> Html:

@@ -12,21 +12,21 @@ Files below the node's home, for its operator::
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
 from commonweal_adapters.files.delta import GridTensors, from_grid, to_grid
 from commonweal_node.charter.objective_weights import ObjectiveWeights
 from commonweal_node.config import NodeConfig
+from commonweal_node.home import NodeHome
 from commonweal_node.model.blend import BlendWeights, blend, export_peft
-from commonweal_node.model.heldout import heldout_batches, heldout_loss, row_losses
-from commonweal_node.model.packing import Batch
+from commonweal_node.model.heldout import heldout_batches, row_losses
 from commonweal_node.model.row_losses import RowLosses
 from commonweal_node.model.tensors import AdapterTensors
 from commonweal_node.probes.membership_attack import MIN_ROWS, Membership, MembershipAttack
@@ -123,9 +123,8 @@ class Learner:
             else None
         )
         self._attacked: dict[bytes, Membership] = {}
-        self._measurements: dict[tuple[bytes, str], float] = {}
-        self._tune_rows = 1 + max(int(batch.owners.max()) for batch in self._tune)
-        self._chosen_on: dict[bytes, RowLosses] = {}
+        self._losses: dict[tuple[bytes, str], RowLosses] = {}
+        self._probed: dict[tuple[bytes, str], float] = {}
         self._packed: dict[str, PackedProbe] = {}  # by name: a probe is asked under each choice
 
     @property
@@ -169,7 +168,7 @@ class Learner:
                 if events is not None:
                     events.add(p)
 
-            checkpoint = CheckpointFile(self._work / "training/checkpoint.safetensors", config.checkpoint_seconds)
+            checkpoint = CheckpointFile(NodeHome(self._work).checkpoint, config.checkpoint_seconds)
             trained = order_training(self._team, self._material, training, from_grid(start, bits), report, checkpoint)
             made = to_grid(trained.adapter, bits)
             told = self._write_report(start, made, recipe, what, trained)
@@ -185,7 +184,7 @@ class Learner:
             return
         from commonweal_node.training.tensorboard import EventFile
 
-        events = EventFile(self._work / "runs" / run_name(what), recipe)
+        events = EventFile(NodeHome(self._work).runs / run_name(what), recipe)
         try:
             yield events
         finally:
@@ -271,11 +270,11 @@ class Learner:
             estimated_bytes=self._material.estimated_bytes,
             peak_bytes=peak_bytes(),
             course=trained.course,
-            heldout_before=self._loss(from_grid(start, bits), self._report, "report"),
-            heldout_after=self._loss(adapter, self._report, "report"),
+            heldout_before=self._rows_losses(from_grid(start, bits), "report").mean,
+            heldout_after=self._rows_losses(adapter, "report").mean,
             membership=MembershipFigure(**asdict(figure)) if figure else None,
         )
-        save_report(self._work / "runs", report)
+        save_report(NodeHome(self._work).runs, report)
         self._board.set(membership_auc=figure.auc if figure else None)
         return report
 
@@ -292,14 +291,15 @@ class Learner:
             self._attacked[key] = self._attack.measure(adapter)
         return self._attacked[key]
 
-    def heldout(self, shared: GridTensors, own: GridTensors, weights: BlendWeights, what: str) -> int:
-        """Return the loss of a blend on the reported half, in micronats for each supervised token.
+    def reported(self, shared: GridTensors, own: GridTensors, weights: BlendWeights, what: str) -> RowLosses:
+        """Return the losses of a blend on the half that is told of.
 
         Raises:
-            LocalError: The loss is not finite.
+            LocalError: A loss is not finite.
+            UnavailableError: The node is stopping.
         """
         self._board.set(doing=what)
-        return round(self._loss(self._weighted(shared, own, weights), self._report, "report") * MICRO)
+        return self._rows_losses(self._weighted(shared, own, weights), "report")
 
     def probe(self, probe: Probe, shared: GridTensors, own: GridTensors, weights: BlendWeights, what: str) -> int:
         """Return what a probe measures under a blend, in millionths.
@@ -314,11 +314,10 @@ class Learner:
             self._packed[probe.name] = pack_probe(probe, self._model.tokenizer)
         packed = self._packed[probe.name]
         adapter = self._weighted(shared, own, weights)
-        found = self._once(adapter, f"probe {probe.name}", lambda: self._measured(adapter, packed))
-        return round(found * MICRO)
-
-    def _measured(self, adapter: AdapterTensors | None, packed: PackedProbe) -> float:
-        return measure_probe(self._model, adapter, packed, self._check_running)
+        key = (_digest(adapter), probe.name)
+        if key not in self._probed:
+            self._probed[key] = measure_probe(self._model, adapter, packed, self._check_running)
+        return round(self._probed[key] * MICRO)
 
     def _check_running(self) -> None:
         if self._stopping.is_set():
@@ -332,12 +331,7 @@ class Learner:
             UnavailableError: The node is stopping.
         """
         self._board.set(doing=f"choosing: {what}")
-        adapter = self._weighted(shared, own, weights)
-        key = _digest(adapter)
-        if key not in self._chosen_on:
-            self._check_running()
-            self._chosen_on[key] = row_losses(self._model, adapter, self._tune, self._tune_rows)
-        return self._chosen_on[key]
+        return self._rows_losses(self._weighted(shared, own, weights), "tune")
 
     def export(self, shared: GridTensors, own: GridTensors, weights: BlendWeights, directory: Path) -> None:
         """Write a blend as a PEFT folder.
@@ -365,16 +359,13 @@ class Learner:
             case _:
                 return blend(spec, from_grid(shared, bits), from_grid(own, bits), weights)
 
-    def _loss(self, adapter: AdapterTensors | None, batches: Sequence[Batch], half: str) -> float:
-        return self._once(adapter, half, lambda: heldout_loss(self._model, adapter, batches))
-
-    def _once(self, adapter: AdapterTensors | None, what: str, measure: Callable[[], float]) -> float:
+    def _rows_losses(self, adapter: AdapterTensors | None, half: Literal["tune", "report"]) -> RowLosses:
         """Measure once for each adapter: a round's start is the last release, evaluated already."""
-        key = (_digest(adapter), what)
-        if key not in self._measurements:
+        key = (_digest(adapter), half)
+        if key not in self._losses:
             self._check_running()
-            self._measurements[key] = measure()
-        return self._measurements[key]
+            self._losses[key] = row_losses(self._model, adapter, self._tune if half == "tune" else self._report)
+        return self._losses[key]
 
 
 def shuffled_seed(seed: int, institution: str, start: AdapterTensors) -> int:

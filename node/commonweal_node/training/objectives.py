@@ -112,7 +112,6 @@ class TokenObjective:
         """Nothing of the start is needed."""
 
     def parts(self, model: AdaptedModel, chosen: Sequence[int], batch_tokens: int) -> list[Part]:
-        """See :class:`Objective`."""
         batches = pack([self.rows[i] for i in chosen], ROW_TOKENS, batch_tokens)
         supervised = sum(len(b.targets) for b in batches)
         return [partial(self._part, model, batch, supervised) for batch in batches]
@@ -121,7 +120,6 @@ class TokenObjective:
         return model.summed_loss(batch) / supervised
 
     def identity(self) -> bytes:
-        """See :class:`Objective`."""
         return _digest((self.name, self.weight), self.rows)
 
 
@@ -162,7 +160,6 @@ class Dpo(_PairObjective):
 
     @torch.no_grad()
     def prepare(self, model: AdaptedModel, used: Sequence[int], batch_tokens: int, team: Team = ALONE) -> None:
-        """See :class:`Objective`."""
         margins = [0.0] * len(used)
         for k, batch in enumerate(self._pack(used, batch_tokens)):
             if team.takes(k):
@@ -172,7 +169,6 @@ class Dpo(_PairObjective):
         self._margins = dict(zip(used, team.sum(margins), strict=True))
 
     def parts(self, model: AdaptedModel, chosen: Sequence[int], batch_tokens: int) -> list[Part]:
-        """See :class:`Objective`."""
         return [partial(self._part, model, batch, chosen) for batch in self._pack(chosen, batch_tokens)]
 
     def _part(self, model: AdaptedModel, batch: Batch, chosen: Sequence[int]) -> Tensor:
@@ -181,7 +177,6 @@ class Dpo(_PairObjective):
         return dpo_loss(answers[:, 0], answers[:, 1], reference, self.beta).sum() / len(chosen)
 
     def identity(self) -> bytes:
-        """See :class:`Objective`."""
         return _digest((self.name, self.weight, self.beta), self._rows())
 
 
@@ -199,7 +194,6 @@ class Simpo(_PairObjective):
         """Nothing of the start is needed."""
 
     def parts(self, model: AdaptedModel, chosen: Sequence[int], batch_tokens: int) -> list[Part]:
-        """See :class:`Objective`."""
         return [partial(self._part, model, batch, len(chosen)) for batch in self._pack(chosen, batch_tokens)]
 
     def _part(self, model: AdaptedModel, batch: Batch, pairs: int) -> Tensor:
@@ -208,7 +202,6 @@ class Simpo(_PairObjective):
         return simpo_loss(means[:, 0], means[:, 1], self.beta, self.margin).sum() / pairs
 
     def identity(self) -> bytes:
-        """See :class:`Objective`."""
         return _digest((self.name, self.weight, self.beta, self.margin), self._rows())
 
 

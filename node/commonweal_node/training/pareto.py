@@ -14,14 +14,13 @@ from pydantic import ValidationError
 from commonweal_node.charter.objective_weights import ObjectiveName, ObjectiveWeights
 from commonweal_node.model.lora import AdaptedModel
 from commonweal_node.model.tensors import AdapterTensors
+from commonweal_node.svg import plane
 from commonweal_node.training.objectives import TrainingRows, choose_objectives
 from commonweal_protocols.audit.page_style import STYLE
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.files import write_atomic
-from commonweal_protocols.base.html import Html, el, page, table
+from commonweal_protocols.base.html import el, page, table
 from commonweal_protocols.base.settings import describe
-
-_SIZE, _EDGE = 320, 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,14 @@ def render_pareto(points: Sequence[Point]) -> bytes:
                 "" if free else "another is as low in all, and lower in one",
             )
         )
-    pictures = [_plane(points, a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    pictures = [
+        plane(
+            f"{across} to the right, {up} upwards: the lower left is better in both",
+            [(p.losses[across], p.losses[up]) for p in points],
+        )
+        for i, across in enumerate(names)
+        for up in names[i + 1 :]
+    ]
     body = [
         el("h1", "Trade-offs between objectives"),
         el("p", "Held-out losses after training by each weighting, lower is better. None of them is the right one."),
@@ -137,18 +143,3 @@ def render_pareto(points: Sequence[Point]) -> bytes:
         *pictures,
     ]
     return page("Trade-offs between objectives", STYLE, el("main", *body))
-
-
-def _plane(points: Sequence[Point], across: ObjectiveName, up: ObjectiveName) -> Html:
-    def places(name: ObjectiveName) -> list[float]:
-        values = [p.losses[name] for p in points]
-        low, wide = min(values), (max(values) - min(values)) or 1
-        return [_EDGE + (v - low) / wide * (_SIZE - 2 * _EDGE) for v in values]
-
-    marks = []
-    for k, (x, y) in enumerate(zip(places(across), places(up), strict=True)):
-        marks.append(el("circle", cx=f"{x:.1f}", cy=f"{_SIZE - y:.1f}", r="4", fill="currentColor"))
-        marks.append(el("text", str(k + 1), x=f"{x + 7:.1f}", y=f"{_SIZE - y + 4:.1f}", fill="currentColor"))
-    title = f"{across} to the right, {up} upwards: the lower left is better in both"
-    picture = el("svg", *marks, viewBox=f"0 0 {_SIZE} {_SIZE}", width=str(_SIZE), role="img", aria_label=title)
-    return el("figure", picture, el("figcaption", title))

@@ -73,11 +73,9 @@ class Processes:
         self._hosts = [found.rstrip(b"\0").decode("utf-8", "replace") for found in self._gather(name)]
 
     def takes(self, part: int) -> bool:
-        """See :class:`team.Team`."""
         return part % self.size == self.rank
 
     def check(self) -> None:
-        """See :class:`team.Team`."""
         if self._broken:
             raise UnavailableError(self._broken)
 
@@ -103,7 +101,6 @@ class Processes:
         return [bytes(f.tolist()) for f in found]
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """See :class:`team.Team`."""
         summed = torch.tensor(values, dtype=torch.float64)
         with self._speaking():
             dist.all_reduce(summed)
@@ -111,7 +108,6 @@ class Processes:
         return found
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """See :class:`team.Team`."""
         # One buffer and one call: what a call costs does not depend on how little it carries.
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
         with self._speaking():
@@ -120,7 +116,6 @@ class Processes:
             parameter.grad = part.view_as(parameter)
 
     def lead(self, action: Callable[[], T]) -> T | None:
-        """See :class:`team.Team`."""
         done = torch.zeros(1, dtype=torch.uint8)
         result = None
         try:
@@ -136,7 +131,6 @@ class Processes:
         return result
 
     def agree(self, what: str, digest: bytes, fix: str) -> None:
-        """See :class:`team.Team`."""
         found = self._gather(digest)
         if odd := [k for k in range(self.size) if found[k] != found[0]]:
             names = ", ".join(f"process {k} on {self._hosts[k]}" for k in odd)
@@ -166,7 +160,6 @@ class Processes:
             dist.broadcast(tensor, 0, group=self._waiting, async_op=True).wait(within)
 
     def spread_arrays(self, arrays: Sequence[NDArray[np.float32]]) -> None:
-        """See :class:`team.Team`."""
         flat = torch.from_numpy(np.concatenate([a.ravel() for a in arrays]))
         with self._speaking():
             dist.broadcast(flat, 0)
@@ -176,7 +169,6 @@ class Processes:
                 array[...] = part.reshape(array.shape)
 
     def leave(self) -> None:
-        """See :class:`team.Team`."""
         # Threads of an open group may be at work while the interpreter is taken down, which aborts the process. NCCL
         # would wait for the others to leave too, and after an error they may not.
         if not self._broken or self.device == "cpu":

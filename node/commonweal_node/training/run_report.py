@@ -3,17 +3,16 @@
 It holds losses, counts and settings, and not a word of any row. Pure but for :func:`save_report`.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from commonweal_node.svg import curve
 from commonweal_node.training.checkpoints import Course
 from commonweal_protocols.audit.page_style import STYLE
 from commonweal_protocols.base.files import write_atomic
 from commonweal_protocols.base.html import Html, el, facts, page, table
 
-_WIDTH, _HEIGHT, _EDGE = 640, 220, 44
 _MIB = 1 << 20
 
 
@@ -123,42 +122,3 @@ def _membership(figure: MembershipFigure | None) -> Html:
         f"under its curve of {figure.auc:.3f} ± {figure.error:.3f} (0.5 is chance, 1 is certainty). It is one attack, "
         "and no proof that there is no better one.",
     )
-
-
-def curve(title: str, points: Sequence[tuple[float, float]]) -> Html:
-    """Return a picture of a curve with its least and greatest values written at the axes.
-
-    Args:
-        title: What it shows; also what a screen reader says.
-        points: At least one (x, y), finite, in the order of x.
-    """
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    left, right, low, high = xs[0], xs[-1], min(ys), max(ys)
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - left) / ((right - left) or 1)
-        up = (y - low) / ((high - low) or 1)
-        return _EDGE + across * (_WIDTH - 2 * _EDGE), _HEIGHT - _EDGE / 2 - up * (_HEIGHT - _EDGE)
-
-    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in (place(x, y) for x, y in points))
-    bottom = f"{_HEIGHT - _EDGE / 2:.0f}"
-    text = {"font-size": "11", "fill": "currentColor"}
-    parts = [
-        el(
-            "polyline",
-            points=f"{_EDGE},{_EDGE / 2:.0f} {_EDGE},{bottom} {_WIDTH - _EDGE},{bottom}",
-            **_LINE,
-            opacity=".4",
-        ),
-        el("polyline", points=line, **_LINE),
-        *(el("circle", cx=f"{a:.1f}", cy=f"{b:.1f}", r="2", fill="currentColor") for a, b in [place(*points[-1])]),
-        el("text", f"{high:.3f}", x="0", y=f"{_EDGE / 2 + 4:.0f}", **text),
-        el("text", f"{low:.3f}", x="0", y=bottom, **text),
-        el("text", f"{left:g}", x=str(_EDGE), y=str(_HEIGHT - 4), **text),
-        el("text", f"{right:g}", x=str(_WIDTH - _EDGE), y=str(_HEIGHT - 4), **text),
-    ]
-    picture = el("svg", *parts, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=title)
-    return el("figure", picture, el("figcaption", title))
-
-
-_LINE = {"fill": "none", "stroke": "currentColor", "stroke-width": "1.5"}

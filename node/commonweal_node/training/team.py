@@ -83,28 +83,24 @@ class Alone:
         self.device = device
 
     def takes(self, part: int) -> bool:
-        """See :class:`Team`."""
         return True
 
     def check(self) -> None:
         """See :class:`Team`."""
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """See :class:`Team`."""
         return list(values)
 
     def sum_gradients(self, parameters: "Sequence[nn.Parameter]") -> None:
         """See :class:`Team`."""
 
     def lead(self, action: Callable[[], T]) -> T | None:
-        """See :class:`Team`."""
         return action()
 
     def agree(self, what: str, digest: bytes, fix: str) -> None:
         """See :class:`Team`."""
 
     def spread(self, data: bytes, seconds: float | None = None) -> bytes:
-        """See :class:`Team`."""
         return data
 
     def spread_arrays(self, arrays: Sequence[NDArray[np.float32]]) -> None:

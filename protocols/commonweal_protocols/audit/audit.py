@@ -46,7 +46,7 @@ from commonweal_protocols.base.errors import ConfigError, LogError, PeerError
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.entries import open_entries
 from commonweal_protocols.records.replica import Replica
-from commonweal_protocols.records.signature_pool import checker_for
+from commonweal_protocols.records.signature_pool import verifier_for
 from commonweal_protocols.records.source import Source, read_bundles, read_checkpoint, unverified_size
 from commonweal_protocols.statements.statement import Entry
 from commonweal_protocols.statements.values import Digest
@@ -124,8 +124,8 @@ class _Audit:
         size = unverified_size(self.note)
         if size <= replica.size:
             return
-        with checker_for(size - replica.size, self.jobs) as checker:
-            for entry in open_entries(read_bundles(self.source, replica.size, size), checker):
+        with verifier_for(size - replica.size, self.jobs) as verify:
+            for entry in open_entries(read_bundles(self.source, replica.size, size), verify):
                 replica.admit(entry)
                 if not journal and consortium not in (None, replica.state.consortium):
                     raise LogError(f"consortium: wanted {consortium}, got {replica.state.consortium}")
@@ -300,7 +300,7 @@ def examine(
         on_progress: Called as entries and releases are done.
 
     Raises:
-        UnavailableError: The source does not answer, or a process that checks signatures has died.
+        UnavailableError: The source does not answer.
         StorageError: The source's folder cannot be read.
         ConfigError: One of ``against`` is not a signed checkpoint of this log.
     """

@@ -69,7 +69,6 @@ class Verifier:
 
     @property
     def key(self) -> bytes:
-        """See :class:`NoteVerifier`."""
         return bytes([ED25519]) + self.public_key.public_bytes_raw()
 
     def verify(self, text: str, signature: bytes) -> None:

@@ -6,6 +6,7 @@ Self-contained: no script, no request, no font. Nobody is on the map, only group
 from collections.abc import Sequence
 
 from commonweal_node.charter.voices.consensus import Group, Held, Voices
+from commonweal_node.svg import dot, picture, words
 from commonweal_protocols.audit.page_style import STYLE
 from commonweal_protocols.base.html import Html, el, facts, foreign, join, page, table
 
@@ -75,23 +76,17 @@ def _map(voices: Voices, statements: Sequence[Held]) -> Html:
     marks = []
     for g, fill in zip(voices.groups, _FILLS, strict=False):
         x, y = _at(g.x, g.y)
-        radius = f"{max(12.0, (_SIZE / 2 - _EDGE) * g.reach / 1000):.1f}"
-        marks.append(el("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=radius, fill=fill, fill_opacity=".3", stroke=fill))
-        marks.append(_text(f"{g.group} ({g.members})", x, y, "16"))
+        radius = max(12.0, (_SIZE / 2 - _EDGE) * g.reach / 1000)
+        marks.append(dot(x, y, radius, fill=fill, fill_opacity=".3", stroke=fill))
+        marks.append(words(f"{g.group} ({g.members})", x, y, 16, "middle"))
     for s in {s.statement: s for s in statements}.values():
         x, y = _at(s.x, s.y)
-        marks.append(el("circle", el("title", s.text), cx=f"{x:.1f}", cy=f"{y:.1f}", r="3", fill="currentColor"))
-        marks.append(_text(str(s.statement), x, y - 6, "11"))
+        marks.append(dot(x, y, 3, el("title", s.text)))
+        marks.append(words(str(s.statement), x, y - 6, anchor="middle"))
     title = "Opinion groups as circles, as wide as they are scattered; statements as dots, towards those who agree"
-    picture = el(
-        "svg", *marks, viewBox=f"0 0 {_SIZE} {_SIZE}", width=str(_SIZE), role="img", aria_label=title
-    )  # fmt: skip
-    return el("figure", picture, el("figcaption", f"{title}. Numbers are the statements' below."))
-
-
-def _text(said: str, x: float, y: float, size: str) -> Html:
-    where = {"x": f"{x:.1f}", "y": f"{y:.1f}", "font-size": size, "text-anchor": "middle", "fill": "currentColor"}
-    return el("text", said, **where)
+    return el(
+        "figure", picture(title, _SIZE, _SIZE, marks), el("figcaption", f"{title}. Numbers are the statements' below.")
+    )
 
 
 def _statements(caption: str, voices: Voices, statements: Sequence[Held]) -> Html:
