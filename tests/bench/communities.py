@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from commonweal_adapters.files.delta import from_grid
-from commonweal_node.model.heldout import heldout_batches, heldout_loss
+from commonweal_node.model.heldout import heldout_batches, row_losses
 from commonweal_node.model.tokens import tokenise
 from commonweal_node.rows.row import read_examples
 from commonweal_node.training.objectives import TokenObjective
@@ -55,12 +55,12 @@ def main() -> None:
         rows = tokenise(read_examples(path, "train"), model.tokenizer, recipe.max_tokens).examples
         last = tokenise(read_examples(path, "heldout"), model.tokenizer, recipe.max_tokens).examples
         heldout = heldout_batches(last)
-        before = heldout_loss(model, None, heldout)
+        before = row_losses(model, None, heldout).mean
         began, cpu = time.monotonic(), time.process_time()
         objective = TokenObjective("supervised", 1.0, rows)
         trained = train_adapter(model, start, [objective], recipe, SEED, ignore)
         seconds, cpu = time.monotonic() - began, time.process_time() - cpu
-        after = heldout_loss(model, trained.adapter, heldout)
+        after = row_losses(model, trained.adapter, heldout).mean
         wanted = REACHED[name]
         stock = f"stock {wanted[0]:.2f} → {wanted[1]:.2f}" if wanted else "stock not measured"
         print(f"{name:26} {before:.3f} → {after:.3f}  {seconds:5.0f} s, {cpu:5.0f} core-seconds  ({stock})", flush=True)

@@ -27,7 +27,7 @@ from commonweal_adapters.rules.merge import merge
 from commonweal_adapters.rules.stack import stack
 from commonweal_node.institution.choice import BASE, BLENDS, OWN, SHARED
 from commonweal_node.model.blend import BlendWeights, blend
-from commonweal_node.model.heldout import heldout_batches, heldout_loss
+from commonweal_node.model.heldout import heldout_batches, row_losses
 from commonweal_node.model.lora import AdaptedModel
 from commonweal_node.model.packing import Batch
 from commonweal_node.model.tensors import AdapterTensors
@@ -160,7 +160,7 @@ class Bench:
 
     def loss(self, adapter: AdapterTensors | None, batches: list[Batch]) -> float:
         """Nats for each supervised token."""
-        return heldout_loss(self.model, adapter, batches)
+        return row_losses(self.model, adapter, batches).mean
 
 
 def noise_like(grid: GridTensors) -> GridTensors:

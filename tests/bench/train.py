@@ -33,7 +33,7 @@ from safetensors.numpy import load_file, save_file
 from commonweal_adapters.files.delta import from_grid
 from commonweal_coordinator.succession.compact_draft import load_terms
 from commonweal_node.model.base_model import fetch_base, load_base, native_dtype
-from commonweal_node.model.heldout import heldout_batches, heldout_loss
+from commonweal_node.model.heldout import heldout_batches, row_losses
 from commonweal_node.model.lora import AdaptedModel
 from commonweal_node.model.tensors import slots
 from commonweal_node.model.tokens import Tokenised, step_indices, tokenise
@@ -256,8 +256,10 @@ def measure(options: argparse.Namespace, recipe: Recipe) -> None:
                 )
         model = AdaptedModel(load_base(base_folder(), torch.float32, device()), spec_of(8))
         heldout = heldout_batches(rows(options.data, model.tokenizer, "heldout", recipe.max_tokens, HELDOUT_ROWS))
-        losses = {side: heldout_loss(model, load_file(out / f"{side}.safetensors"), heldout) for side in options.sides}
-        before = heldout_loss(model, None, heldout)
+        losses = {
+            side: row_losses(model, load_file(out / f"{side}.safetensors"), heldout).mean for side in options.sides
+        }
+        before = row_losses(model, None, heldout).mean
         examples = rows(options.data, model.tokenizer, "train", recipe.max_tokens)
     lengths = [len(e.ids) for e in examples]
     share = sum(sum(e.supervised) for e in examples) / sum(lengths)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from commonweal_node.institution.choice import BLENDS
 from commonweal_node.model.base_model import detect_adapter_spec
 from commonweal_node.model.blend import BlendWeights, blend, export_peft
-from commonweal_node.model.heldout import heldout_loss
+from commonweal_node.model.heldout import row_losses
 from commonweal_node.model.lora import AdaptedModel
 from commonweal_node.model.packing import pack
 from commonweal_node.model.tensors import AdapterTensors, slots
@@ -89,7 +89,7 @@ def test_peft_loads_what_is_exported_and_computes_the_same_model(tmp_path: Path,
     # Were the adapter ignored by both, the above would hold as well.
     assert (mine - logits(tiny_base().model, ids)).abs().max() > 0.01
     examples = tokenise(EXAMPLES, base.tokenizer, 500).examples
-    losses = [heldout_loss(ours, a, pack(examples, 500, 5000)) for a in (adapter, None)]
+    losses = [row_losses(ours, a, pack(examples, 500, 5000)).mean for a in (adapter, None)]
     assert abs(losses[0] - losses[1]) > 0.01
 
 

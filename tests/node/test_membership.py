@@ -9,7 +9,7 @@ import pytest
 from commonweal_adapters.files.delta import read_adapter
 from commonweal_adapters.recompute import recompute_start
 from commonweal_node.connection.status import StatusBoard
-from commonweal_node.model.heldout import example_losses, heldout_batches, heldout_loss
+from commonweal_node.model.heldout import example_losses, heldout_batches, row_losses
 from commonweal_node.model.lora import AdaptedModel
 from commonweal_node.model.tokens import tokenise
 from commonweal_node.probes.membership_attack import MIN_ROWS, MembershipAttack, roc_area
@@ -40,7 +40,7 @@ def test_the_error_is_hanley_and_mcneils() -> None:
 def test_example_losses_are_those_of_each_example_alone() -> None:
     adapter = random_adapter(SPEC, 1)
     rows = tokenise(EXAMPLES, BASE.tokenizer, 500).examples
-    wanted = [heldout_loss(MODEL, adapter, heldout_batches([row])) for row in rows]
+    wanted = [row_losses(MODEL, adapter, heldout_batches([row])).mean for row in rows]
     assert example_losses(MODEL, adapter, rows) == pytest.approx(wanted, rel=1e-5)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from commonweal_node.model.base_model import detect_adapter_spec, load_base, native_dtype
-from commonweal_node.model.heldout import heldout_batches, heldout_loss
+from commonweal_node.model.heldout import heldout_batches, row_losses
 from commonweal_node.model.lora import AdaptedModel
 from commonweal_node.model.packing import pack
 from commonweal_node.model.tensors import slots
@@ -47,9 +47,9 @@ def test_the_packed_loss_equals_the_full_computation_one_by_one_under_peft() -> 
     parts = [full_loss(peft, e) for e in TOKENISED]
     wanted = float(sum(loss.detach() for loss, _ in parts)) / sum(n for _, n in parts)
     for rows, batch in ((500, 5000), (130, 260), (1, 1)):
-        assert heldout_loss(MODEL, adapter, pack(TOKENISED, rows, batch)) == pytest.approx(wanted, rel=1e-5)
+        assert row_losses(MODEL, adapter, pack(TOKENISED, rows, batch)).mean == pytest.approx(wanted, rel=1e-5)
     # Were the adapter ignored, the numbers above would be the base's.
-    assert abs(heldout_loss(MODEL, None, heldout_batches(TOKENISED)) - wanted) > 0.01
+    assert abs(row_losses(MODEL, None, heldout_batches(TOKENISED)).mean - wanted) > 0.01
 
 
 def test_gradients_equal_pefts() -> None:
@@ -132,12 +132,12 @@ def test_a_frozen_factor_keeps_every_bit_and_the_other_one_learns(frozen: Litera
 
 def test_training_lowers_the_loss_and_leaves_the_base_alone() -> None:
     batches = heldout_batches(TOKENISED)
-    base = heldout_loss(MODEL, None, batches)
+    base = row_losses(MODEL, None, batches).mean
     recipe = Recipe(steps=20, batch_size=5, learning_rate_micros=20_000, max_tokens=500)
     trained = train_adapter(MODEL, random_adapter(SPEC, 6, b_size=0.0), OBJECTIVES, recipe, 0, ignore)
     assert trained.course.losses["supervised"][-1] < trained.course.losses["supervised"][0] - 0.5
-    assert heldout_loss(MODEL, trained.adapter, batches) < base - 0.5
-    assert heldout_loss(MODEL, None, batches) == base
+    assert row_losses(MODEL, trained.adapter, batches).mean < base - 0.5
+    assert row_losses(MODEL, None, batches).mean == base
 
 
 def test_progress_counts_every_step_and_ends_at_zero_seconds_left() -> None:
@@ -158,10 +158,10 @@ def test_raising_from_progress_cancels_and_the_model_is_the_base_again() -> None
             raise Cancelled
 
     batches = heldout_batches(TOKENISED)
-    base = heldout_loss(MODEL, None, batches)
+    base = row_losses(MODEL, None, batches).mean
     with pytest.raises(Cancelled):
         train_adapter(MODEL, random_adapter(SPEC, 8), OBJECTIVES, RECIPE, 0, cancel)
-    assert heldout_loss(MODEL, None, batches) == base
+    assert row_losses(MODEL, None, batches).mean == base
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_adapter_is_spoilt() -> None:
@@ -169,7 +169,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_adapter_is_spoilt() -> None:
     with pytest.raises(ConfigError, match="finite loss and gradient at step 1"):
         train_adapter(MODEL, huge, OBJECTIVES, RECIPE, 0, ignore)
     with pytest.raises(LocalError, match="held-out loss: wanted a finite number"):
-        heldout_loss(MODEL, huge, heldout_batches(TOKENISED))
+        row_losses(MODEL, huge, heldout_batches(TOKENISED))
 
 
 def test_no_objective_is_an_error() -> None:
@@ -239,4 +239,4 @@ def test_six_steps_on_the_real_model_lower_the_loss() -> None:
     recipe = Recipe(steps=6, batch_size=4, learning_rate_micros=2000, max_tokens=128)
     objectives = [TokenObjective("supervised", 1.0, examples)]
     trained = train_adapter(model, random_adapter(spec, 0, b_size=0.0), objectives, recipe, 0, ignore)
-    assert heldout_loss(model, trained.adapter, batches) < heldout_loss(model, None, batches) - 0.5
+    assert row_losses(model, trained.adapter, batches).mean < row_losses(model, None, batches).mean - 0.5

@@ -3,7 +3,7 @@
 Pure: it is given a way to measure, and decides nothing about bars. All candidates are measured on the rows that the
 community keeps for choosing; what is told of the one that is chosen is measured on others.
 
-The candidate with the least mean loss is the best. What serves already goes on serving unless the best is better beyond
+The candidate with the least mean loss is the best. What serves already stays unless the best is better beyond
 doubt (:class:`row_losses.Gap`): with many candidates and few rows, some candidate looks better by luck alone.
 """
 

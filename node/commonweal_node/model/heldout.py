@@ -48,11 +48,6 @@ def row_losses(model: AdaptedModel, adapter: AdapterTensors | None, batches: Seq
     return losses
 
 
-def heldout_loss(model: AdaptedModel, adapter: AdapterTensors | None, batches: Sequence[Batch]) -> float:
-    """Mean nats for each supervised token of ``batches``; raises what :func:`row_losses` does."""
-    return row_losses(model, adapter, batches).mean
-
-
 def example_losses(model: AdaptedModel, adapter: AdapterTensors | None, examples: Sequence[Tokenised]) -> list[float]:
     """Mean nats for each supervised token of each example by itself, under an adapter or (None) the base alone.
 

@@ -99,8 +99,7 @@ class Learner:
             raise ConfigError(
                 "tensorboard: wanted the package tensorboardX, got none: pip install 'commonweal[tensorboard]'"
             )
-        self._board = board
-        self._stopping = stopping
+        self._board, self._stopping = board, stopping
         self._config = config
         self._work = work or home
         self._compact = compact
