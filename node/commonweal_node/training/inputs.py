@@ -51,6 +51,7 @@ class Material:
 
     Attributes:
         model: The base, on this process's device.
+        base: Where its files are, in transformers' layout.
         data: Where the rows are from. Of a curation, the very folder: a later one may take its name meanwhile.
         weights: The charter's objectives.
         rows: To train on.
@@ -60,6 +61,7 @@ class Material:
     """
 
     model: AdaptedModel
+    base: Path
     data: Path
     weights: ObjectiveWeights
     rows: TrainingRows
@@ -123,7 +125,7 @@ def load_material(
     rows = load_training_rows(data, "train", weights, model.tokenizer, max_tokens)
     halves = split_heldout(read_examples(data, "heldout"), config.max_heldout_rows)
     tune = heldout_batches(tokens(halves.tune))
-    return Material(model, data, weights, rows, tune, tokens(halves.report), estimated_bytes)
+    return Material(model, folder, data, weights, rows, tune, tokens(halves.report), estimated_bytes)
 
 
 def _check_memory(folder: Path, terms: Terms, config: NodeConfig, team: Team) -> int:

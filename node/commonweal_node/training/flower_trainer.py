@@ -1,0 +1,237 @@
+"""Training by the operator's own Flower ClientApp, in a process of its own that is given no key.
+
+Guarantees: the app gets files and returns files, never a pickle; what it returns is read within a bound and checked
+like anyone's adapter; when a training ends, its process and its working folder are gone. If the node is
+killed, the process is killed too, and the next training removes the folder.
+
+It is no sandbox: the app runs as the node's user and can read all that this user can. Its environment holds none of
+the node's variables but those in ``_KEPT``.
+
+The working folder::
+
+    request.json          what is wanted, see Request      examples.jsonl   the training examples, and no held-out one
+    start.safetensors     where the training starts        result.safetensors, metrics.json   what came of it
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+
+from commonweal_adapters.files.delta import GridTensors, to_grid, write_adapter
+from commonweal_adapters.files.lora_file import read_floats
+from commonweal_node.config import NodeConfig
+from commonweal_node.model.tensors import Factor, slots
+from commonweal_node.rows.row import format_row, read_rows
+from commonweal_node.training.run_report import run_name
+from commonweal_protocols.base.errors import BlobError, ConfigError, StorageError, UnavailableError
+from commonweal_protocols.base.text import printable
+from commonweal_protocols.statements.compact import AdapterSpec, Recipe
+
+REQUEST, EXAMPLES, START = "request.json", "examples.jsonl", "start.safetensors"
+RESULT, METRICS = "result.safetensors", "metrics.json"
+NOT_FOUND = 3
+"""The worker's exit status where it cannot import the app."""
+
+_POLL_SECONDS = 0.1
+_LAST_LINES, _LAST_BYTES = 5, 4096
+_MAX_METRICS_BYTES = 1 << 16
+_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "HF_HOME")
+
+_METRICS: TypeAdapter[dict[str, float]] = TypeAdapter(
+    Annotated[dict[Annotated[str, Field(max_length=200)], FiniteFloat], Field(max_length=256)]
+)
+
+
+class Request(BaseModel):
+    """What an app is asked to train."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    app: str
+    """``module:attribute``."""
+    base: Path
+    """The base model, a folder in transformers' layout."""
+    adapter: AdapterSpec
+    recipe: Recipe
+    seed: int
+    frozen: Factor | None
+    """The factor that must stay what it is in the start."""
+    run_config: dict[str, bool | int | float | str]
+    """The app's own settings."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AppResult:
+    """What an app made, and what it reported of it."""
+
+    adapter: GridTensors
+    metrics: dict[str, float]
+    seconds: float
+
+
+def check_trainer(config: NodeConfig, processes: int) -> None:
+    """Make sure that a ClientApp can train here, if the settings name one.
+
+    Raises:
+        ConfigError: Flower is not installed, or several processes are to train together.
+    """
+    if config.trainer and find_spec("flwr") is None:
+        raise ConfigError("trainer: wanted the package flwr, got none: pip install 'commonweal[flower]'")
+    if config.trainer and processes > 1:
+        raise ConfigError(f"trainer: wanted one process, since a ClientApp starts its own, got {processes}")
+
+
+@dataclass(frozen=True, slots=True)
+class FlowerTrainer:
+    """Has the ClientApp train that the settings name.
+
+    Attributes:
+        config: The node's settings.
+        adapter: The shape of every adapter.
+        base: The base model's files, in transformers' layout.
+        data: The community's rows; those of the training split are handed over.
+        work: Below it are the working folder and the app's output; whatever is in the former is removed.
+        stopping: Once set, a training ends with an error.
+    """
+
+    config: NodeConfig
+    adapter: AdapterSpec
+    base: Path
+    data: Path
+    work: Path
+    stopping: threading.Event
+
+    def train(self, start: GridTensors, recipe: Recipe, what: str, frozen: Factor | None) -> AppResult:
+        """Have the app train from ``start``, and return its result on the grid.
+
+        Raises:
+            ConfigError: The app cannot be imported, crashes, takes too long, or returns no adapter of the spec, one
+                that is not finite, or one with another frozen factor.
+            StorageError: The folder cannot be written.
+            UnavailableError: The node is stopping.
+        """
+        config, folder = self.config, self.work / "training/app"
+        log = self.work / "runs" / f"{run_name(what)}.log"
+        request = Request(
+            app=config.trainer.removeprefix("flower:"),
+            base=self.base,
+            adapter=self.adapter,
+            recipe=recipe,
+            seed=config.seed,
+            frozen=frozen,
+            run_config=config.trainer_config,
+        )
+        with _working_folder(folder, log):
+            sent = write_adapter(start, self.adapter)
+            (folder / REQUEST).write_text(request.model_dump_json())
+            (folder / START).write_bytes(sent)
+            with (folder / EXAMPLES).open("wb") as f:
+                f.writelines(format_row(row) for row in read_rows(self.data) if row.split != "heldout")
+            begun = time.monotonic()
+            status = self._run(folder, log)
+            seconds = time.monotonic() - begun
+            if status:
+                wanted = f"a ClientApp {request.app}" if status == NOT_FOUND else "it to end well"
+                raise ConfigError(f"{config.trainer}: wanted {wanted}, got exit status {status}: {_last_words(log)}")
+            try:
+                adapter = _read_result(folder / RESULT, self.adapter, 2 * len(sent))
+                _check_frozen(self.adapter, start, adapter, frozen)
+                return AppResult(adapter, _read_metrics(folder / METRICS), seconds)
+            except BlobError as e:
+                raise ConfigError(f"{config.trainer}: its result: {e}") from e
+
+    def _run(self, folder: Path, log: Path) -> int:
+        """Run the worker to its end; return its exit status."""
+        config = self.config
+        environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        environment |= {"TMPDIR": str(folder), "FLWR_TELEMETRY_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+        environment |= {"OMP_NUM_THREADS": str(config.threads)} if config.threads else {}
+        # -P: an app is a package that was installed, or lies on PYTHONPATH; what lies in the folder is no code.
+        command = [sys.executable, "-P", "-m", "commonweal_node.training.flower_worker", str(os.getpid())]
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        try:
+            deadline = time.monotonic() + config.trainer_timeout_seconds
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    return process.wait(_POLL_SECONDS)
+                if self.stopping.is_set():
+                    raise UnavailableError("training: the node is stopping; a ClientApp begins anew")
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"{config.trainer}: wanted an end within {config.trainer_timeout_seconds} s "
+                        f"(trainer_timeout_seconds in node.toml), got none: {_last_words(log)}"
+                    )
+        finally:
+            if process.poll() is None:
+                # It leads a session of its own, so its own children are killed with it.
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+@contextmanager
+def _working_folder(folder: Path, log: Path) -> Iterator[None]:
+    """Within the block there is an empty folder, readable by its owner only; after it there is none."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700, parents=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as e:
+        raise StorageError(f"{folder}: cannot be used as the trainer's working folder: {e.strerror}") from e
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _last_words(log: Path) -> str:
+    """Return the end of the app's output, in one line, and where all of it is."""
+    with log.open("rb") as f:
+        f.seek(max(0, log.stat().st_size - _LAST_BYTES))
+        lines = f.read(_LAST_BYTES).decode("utf-8", "replace").splitlines()
+    last = [printable(line.strip()) for line in lines if line.strip()][-_LAST_LINES:]
+    return f"{' / '.join(last) or 'it printed nothing'} ({log})"
+
+
+def _read_result(path: Path, spec: AdapterSpec, max_bytes: int) -> GridTensors:
+    if not path.is_file():
+        raise BlobError("wanted a file, got none")
+    if (size := path.stat().st_size) > max_bytes:
+        raise BlobError(f"wanted at most {max_bytes} bytes, got {size}")
+    return to_grid(read_floats(path.read_bytes(), spec), spec.grid_bits)
+
+
+def _check_frozen(spec: AdapterSpec, start: GridTensors, adapter: GridTensors, frozen: Factor | None) -> None:
+    for slot in slots(spec) if frozen else ():
+        name = slot.name_a if frozen == "A" else slot.name_b
+        if not np.array_equal(start[name], adapter[name]):
+            raise BlobError(f"tensor {name}: wanted it as it was, since the rule freezes factor {frozen}, got another")
+
+
+def _read_metrics(path: Path) -> dict[str, float]:
+    if not path.is_file() or path.stat().st_size > _MAX_METRICS_BYTES:
+        raise BlobError(f"metrics: wanted a file of at most {_MAX_METRICS_BYTES} bytes, got none or a larger one")
+    try:
+        return _METRICS.validate_json(path.read_bytes())
+    except ValidationError as e:
+        raise BlobError("metrics: wanted up to 256 finite figures by name, got something else") from e
