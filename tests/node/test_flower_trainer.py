@@ -64,7 +64,9 @@ def test_a_factor_that_the_rule_freezes_may_not_change(tmp_path: Path) -> None:
 def test_a_crash_is_told_with_the_last_lines_of_the_log(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"exit status 1: .*the wells are dry \(.*runs/round-1.log\)"):
         train(app_trainer(tmp_path, "crash"))
-    assert "loading the examples" in (tmp_path / "runs/round-1.log").read_text()
+    log = tmp_path / "runs/round-1.log"
+    assert "loading the examples" in log.read_text()
+    assert log.stat().st_mode & 0o777 == 0o600
     assert not (tmp_path / "training/app").exists()
 
 

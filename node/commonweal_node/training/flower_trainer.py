@@ -197,6 +197,8 @@ def _working_folder(folder: Path, log: Path) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700, parents=True)
         log.parent.mkdir(parents=True, exist_ok=True)
+        # An app may print what it trains on.
+        log.touch(mode=0o600)
         yield
     except OSError as e:
         raise StorageError(f"{folder}: cannot be used as the trainer's working folder: {e.strerror}") from e
