@@ -20,6 +20,7 @@ from pathlib import Path
 import grpc
 
 from commonweal_coordinator.config import CoordinatorConfig, LogSettings
+from commonweal_coordinator.home import CoordinatorHome
 from commonweal_coordinator.log.cosigner import Cosigner
 from commonweal_coordinator.log.log import Log
 from commonweal_coordinator.log.sequencer import Sequencer
@@ -36,7 +37,7 @@ from commonweal_coordinator.serving.web import RecordsServer
 from commonweal_coordinator.status import CoordinatorStatus
 from commonweal_coordinator.succession.draft_signatures import Draft
 from commonweal_coordinator.succession.founding_service import FoundingService
-from commonweal_coordinator.succession.succession import MIRROR, Succession, begin_log
+from commonweal_coordinator.succession.succession import Succession, begin_log
 from commonweal_protocols.base.errors import (
     CommonwealError,
     ConfigError,
@@ -55,14 +56,12 @@ from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 
 log = logging.getLogger(__name__)
 
-AMENDMENT = "amendment"
 MAX_MESSAGE_BYTES = 2 << 20
 MAX_CALLS = 128
 """Calls at once; those that wait for a checkpoint are among them."""
 _STEP_SECONDS = 0.25
 _GRACE_SECONDS = 5
 _WITNESS_RETRY_SECONDS = 1.0
-ML_DSA_KEY_FILE = "keys/log-ml-dsa.pem"
 
 
 def open_storage(public: Path, settings: LogSettings) -> Storage:
@@ -87,19 +86,20 @@ class Coordinator:
     """One coordinator. ``run`` blocks until ``stop``."""
 
     def __init__(self, home: Path, config: CoordinatorConfig, passphrase: bytes | None) -> None:
+        files = CoordinatorHome(home)
         self._home = home
         self._config = config
-        self._key = load_key_file(home / "keys/coordinator.pem", passphrase)
-        self._log_key = load_key_file(home / "keys/log.pem", passphrase)
-        self._founding = Draft(home / "founding")
+        self._key = load_key_file(files.key, passphrase)
+        self._log_key = load_key_file(files.log_key, passphrase)
+        self._founding = Draft(files.founding)
         self._succession: Succession | None = None  # until the log has begun
-        second = load_ml_dsa_key_file(home / ML_DSA_KEY_FILE, passphrase) if config.log.post_quantum else None
+        second = load_ml_dsa_key_file(files.ml_dsa_key, passphrase) if config.log.post_quantum else None
         self._cosigner = Cosigner(None, second)
         self._freshness = Freshness(config.log.republish_seconds)
-        self._public = home / "public"
+        self._public = files.public
         self._public.mkdir(exist_ok=True)
         self._blobs = BlobStore(self._public, min_free_bytes=config.min_free_bytes)
-        self._tls: TlsFiles = load_or_create_tls(home / "tls", [config.public_host, config.host])
+        self._tls: TlsFiles = load_or_create_tls(files.tls, [config.public_host, config.host])
         self._stopping = threading.Event()
         self._signed = threading.Event()  # a founder has signed, or we are to stop
         self._log: Log | None = None
@@ -165,7 +165,7 @@ class Coordinator:
             members=self._member_keys,
         )
         rpc.add_ExchangeServicer_to_server(ExchangeService(self._blobs, limits), server)  # type: ignore[no-untyped-call]
-        credentials = grpc.ssl_server_credentials([(self._tls.key.read_bytes(), self._tls.chain.read_bytes())])
+        credentials = grpc.ssl_server_credentials([self._tls.key_and_chain()])
         address = f"{self._config.host}:{self._config.exchange_port}"
         try:
             bound = server.add_secure_port(address, credentials)
@@ -181,7 +181,7 @@ class Coordinator:
         Before a succession these are the old log's, in which members are to find all that they have seen.
         """
         if self._succession is not None:
-            return DiskStorage(self._home / MIRROR)
+            return DiskStorage(CoordinatorHome(self._home).mirror)
         return open_storage(self._public, self._config.log) if self._config.log.store else None
 
     def _member_keys(self) -> frozenset[str]:
@@ -197,7 +197,7 @@ class Coordinator:
         """The draft that may be signed now: the first one, and later that of the next version, if there is one."""
         if self._sequencer is None:
             return self._first_draft()
-        draft = Draft.open_amendment(self._home / AMENDMENT, self._sequencer.state)
+        draft = Draft.open_amendment(CoordinatorHome(self._home).amendment, self._sequencer.state)
         if draft is None:
             raise RuleError("draft: wanted a draft of the next version, got none; see `commonweal coordinator amend`")
         return draft
@@ -214,7 +214,7 @@ class Coordinator:
 
     def _open_log(self) -> None:
         """Open the log if there is one. Where it has no published entry yet, the beginning continues."""
-        lock, storage = self._home / "lock.db", open_storage(self._public, self._config.log)
+        lock, storage = CoordinatorHome(self._home).lock, open_storage(self._public, self._config.log)
         if not lock.exists():
             return
         opened = Log.open(storage, lock, self._config.origin, self._log_key, self._cosigner)
@@ -255,7 +255,7 @@ class Coordinator:
     def _begin(self, entries: list[bytes]) -> None:
         storage = open_storage(self._public, self._config.log)
         self._on_compact(self._first_draft().compact)
-        lock = self._home / "lock.db"
+        lock = CoordinatorHome(self._home).lock
         self._load(begin_log(storage, lock, self._config.origin, self._log_key, self._cosigner, entries), storage)
         self._succession = None
 
@@ -269,7 +269,7 @@ class Coordinator:
 
     def _run_rounds(self, opened: Log, sequencer: Sequencer) -> None:
         """Go on until the daemon or the log stops."""
-        clerk = Clerk(sequencer, self._blobs, self._home / AMENDMENT)
+        clerk = Clerk(sequencer, self._blobs, CoordinatorHome(self._home).amendment)
         driver = RoundDriver(sequencer, self._blobs, self._config.rounds, self._on_step)
         while opened.failure is None and not self._stopping.is_set():
             before = sequencer.state.size
@@ -300,7 +300,7 @@ class Coordinator:
     def _amend(self, sequencer: Sequencer) -> None:
         """Log the next version of the compact once enough have signed it."""
         try:
-            draft = Draft.open_amendment(self._home / AMENDMENT, sequencer.state)
+            draft = Draft.open_amendment(CoordinatorHome(self._home).amendment, sequencer.state)
             if draft is None:
                 self._amendment = ""
                 return
@@ -310,7 +310,7 @@ class Coordinator:
             self._amendment = str(e)
             return
         sequencer.submit(envelope)
-        Draft.discard(self._home / AMENDMENT)
+        Draft.discard(CoordinatorHome(self._home).amendment)
         log.info("compact: version %d is in force", draft.compact.version)
 
     def _on_step(self, state: State, step: Step) -> None:

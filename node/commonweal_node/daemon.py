@@ -27,6 +27,7 @@ from commonweal_node.connection.link import Link
 from commonweal_node.connection.metrics import MetricsServer
 from commonweal_node.connection.status import StatusBoard
 from commonweal_node.connection.witness import NodeWitness
+from commonweal_node.home import NodeHome
 from commonweal_node.institution.delegate import Delegate, check_speaks_for
 from commonweal_node.institution.institution import Institution
 from commonweal_node.probes.probe import load_probes
@@ -64,7 +65,7 @@ class Node:
         self._board = StatusBoard(home, config.institution)
         self._stopping = threading.Event()
         self._is_quiet = False
-        (home / "run").mkdir(mode=0o700, exist_ok=True)
+        NodeHome(home).run.mkdir(mode=0o700, exist_ok=True)
         self._link = Link(home, self._keys, self._board)
 
     def run(self) -> None:
@@ -112,7 +113,7 @@ class Node:
 
     def _follow(self) -> None:
         follower = Follower(
-            self._link, self._link.invite.consortium, self._home / "memory.json", self._home / "records"
+            self._link, self._link.invite.consortium, NodeHome(self._home).memory, NodeHome(self._home).records
         )
         self._board.set(phase="waiting", doing="for the consortium's founding")
         if not self._wait_for_founding(follower):

@@ -226,7 +226,7 @@ def test_adapters_of_two_shapes_are_not_merged(program: Terminal, folders: list[
     assert program("adapter", "merge", folders[0], tmp_path / "delta", "--out", tmp_path / "out") == 1
     assert "wanted an adapter, got a delta (int32)" in program.err
     assert program("adapter", "merge", tmp_path / "nothing", "--out", tmp_path / "out") == 2
-    assert "nothing: cannot be read: No such file" in program.err
+    assert "nothing: wanted an adapter's file, got no such file" in program.err
 
 
 # -- recompute

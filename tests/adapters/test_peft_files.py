@@ -131,10 +131,10 @@ def test_a_configuration_that_is_not_loras_is_refused(tmp_path: Path, why: str, 
 
 
 def test_a_folder_without_an_adapter_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"{WEIGHTS}: cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=f"{WEIGHTS}: wanted an adapter's file, got no such file"):
         load_adapter(tmp_path)
     (tmp_path / WEIGHTS).write_bytes(safetensors.numpy.save(floats()))
-    with pytest.raises(ConfigError, match=f"{CONFIG}: cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=f"{CONFIG}: wanted an adapter's file, got no such file"):
         load_adapter(tmp_path)
 
 

@@ -552,13 +552,13 @@ def test_a_second_process_is_refused_while_the_first_has_the_log(place: Place) -
     place.create(entries(0, 3))
     with closing(place.open()) as log:
         (refusal,) = finished(victim("open", place.home))
-        assert "lock.db: another process has this log open; a log has one writer" in refusal
+        assert "lock.db.flock: wanted the log for this process alone, got another at work" in refusal
         place.append(log, [entry(3)])
-        with pytest.raises(StorageError, match="another process has this log open"):
+        with pytest.raises(StorageError, match="wanted the log for this process alone"):
             place.open()
         # Who was refused has not broken the lock of who holds it.
         (refusal,) = finished(victim("open", place.home))
-        assert "another process has this log open" in refusal
+        assert "wanted the log for this process alone" in refusal
     assert finished(victim("open", place.home)) == ["4"]
 
 

@@ -121,7 +121,7 @@ def test_signatures_on_an_earlier_draft_do_not_count(founding: Draft, tmp_path: 
 
 
 def test_a_draft_that_is_not_there_or_not_a_compact_is_our_own_trouble(f: Federation, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"compact\.json: the draft cannot be read: No such file"):
+    with pytest.raises(StorageError, match=r"compact\.json: wanted a compact's draft, got no such file"):
         Draft(tmp_path)
     header = Header(consortium=f.state.consortium, seq=0, prev=None, seen=())
     identity = Statement(header, Identity(institution="coop", transport_key="A" * 44))
@@ -320,7 +320,7 @@ def test_bad_terms_are_refused_by_the_key_the_wanted_and_the_got(
 
 
 def test_terms_that_are_not_there_are_refused_by_their_path(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.toml: wanted a file, got none"):
+    with pytest.raises(ConfigError, match=r"none\.toml: wanted a TOML file, got no such file"):
         load_terms(tmp_path / "none.toml")
 
 

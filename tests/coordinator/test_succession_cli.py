@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from commonweal_coordinator.succession.succession import MIRROR, SUCCESSION
+from commonweal_coordinator.home import CoordinatorHome
 from commonweal_protocols.records.replay import replay
 from commonweal_protocols.records.source import DirectorySource
 from commonweal_protocols.statements.compact import Compact
@@ -32,7 +32,7 @@ def consortium_of(public: Path) -> str:
 
 
 def draft_in(home: Path) -> Compact:
-    compact = parse_statement((home / SUCCESSION / "compact.json").read_bytes()).predicate
+    compact = parse_statement((CoordinatorHome(home).succession / "compact.json").read_bytes()).predicate
     assert isinstance(compact, Compact)
     return compact
 
@@ -52,13 +52,13 @@ def test_the_same_command_again_mirrors_under_the_same_keys(program: Terminal, h
     assert program(*args, "--consortium", consortium_of(public)) == 0, program.err
     assert "mirrored: 26 entries, 0 blobs are missing" in program.out
     assert (home / "coordinator-card.json").read_bytes() == card
-    assert program("audit", "run", "--dir", home / MIRROR, "--no-memory") == 0, "with its blobs"
+    assert program("audit", "run", "--dir", CoordinatorHome(home).mirror, "--no-memory") == 0, "with its blobs"
 
 
 def test_without_any_history_there_is_no_succession(program: Terminal, home: Path) -> None:
     assert program("coordinator", "succeed", "--home", home, "--consortium", "ab" * 32) == 2
     assert "wanted a history, got none" in program.err
-    assert not (home / SUCCESSION).exists()
+    assert not CoordinatorHome(home).succession.exists()
 
 
 def test_a_succession_is_drafted_from_a_copy_and_again_until_it_has_begun(
@@ -91,4 +91,4 @@ def test_a_succession_is_drafted_from_a_copy_and_again_until_it_has_begun(
 
 def test_what_is_no_compact_is_not_linted(program: Terminal, tmp_path: Path) -> None:
     assert program("coordinator", "lint-compact", tmp_path / "none.json") == 2
-    assert "none.json: the compact cannot be read" in program.err
+    assert "none.json: wanted a compact, got no such file" in program.err

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from commonweal_coordinator.home import CoordinatorHome
 from commonweal_coordinator.log.log import Log, no_witness
 from commonweal_coordinator.log.storage import DiskStorage, LockDatabase
 from commonweal_coordinator.serving.blobs import BlobStore
@@ -14,8 +15,6 @@ from commonweal_coordinator.succession.compact_draft import amend_compact
 from commonweal_coordinator.succession.draft_signatures import Draft
 from commonweal_coordinator.succession.standby import Standby
 from commonweal_coordinator.succession.succession import (
-    MIRROR,
-    SUCCESSION,
     History,
     Succession,
     begin_log,
@@ -43,7 +42,9 @@ def drafted(f: Federation, home: Path) -> Succession:
     """A succession in a home, which nobody has signed yet."""
     history = history_of(f)
     keep_history(home, history)
-    Draft.store(home / SUCCESSION, amend_compact(f.state, None, (), (), (), succession=(heir(), history.last)))
+    Draft.store(
+        CoordinatorHome(home).succession, amend_compact(f.state, None, (), (), (), succession=(heir(), history.last))
+    )
     made = Succession.open(home, f.state.consortium)
     assert made is not None
     return made
@@ -103,10 +104,10 @@ def test_a_standby_holds_all_that_the_log_and_its_entries_name(tmp_path: Path) -
     source.files = shelf(f).files
     standby.step()
     assert standby.missing == ()
-    mirror = DirectorySource(tmp_path / MIRROR)
+    mirror = DirectorySource(CoordinatorHome(tmp_path).mirror)
     assert replay(mirror).state == f.state
     wanted = {b.sha256 for data in f.entries for b in blobs_of(data)}
-    assert {p.name for p in (tmp_path / MIRROR / "blob").iterdir()} == wanted == set(f.blobs)
+    assert {p.name for p in (CoordinatorHome(tmp_path).mirror / "blob").iterdir()} == wanted == set(f.blobs)
 
 
 def test_a_standby_that_is_started_again_takes_no_other_history(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_a_standby_that_is_started_again_takes_no_other_history(tmp_path: Path) 
     again = Standby(tmp_path, shelf(beginning(f, 9)), f.state.consortium, 0)
     with pytest.raises(LogError, match="rolled back: 26 entries were seen, 9 are here"):
         again.step()
-    assert replay(DirectorySource(tmp_path / MIRROR)).size == 26
+    assert replay(DirectorySource(CoordinatorHome(tmp_path).mirror)).size == 26
 
 
 # -- the draft

@@ -21,7 +21,7 @@ from commonweal_protocols.statements.rounds import Round, Update
 from commonweal_protocols.statements.statement import open_entry
 from commonweal_protocols.tlog.cosignature import make_cosignature_verifier
 from commonweal_protocols.tlog.note import open_note
-from tests.kit.proc import descendants, is_alive
+from tests.kit.proc import descendants
 from tests.kit.processes import CANARY, NAMES, PROGRAM, Processes
 from tests.kit.s3 import CREDENTIALS, serve_s3
 
@@ -135,9 +135,8 @@ def test_status_and_doctor_speak_for_a_running_federation(survivors: Processes) 
     for name in NAMES:
         home = survivors.node(name)
         assert json.loads(survivors.command("node", "status", "--home", home, "--json"))["institution"] == name
-        checks = json.loads(survivors.command("node", "doctor", "--home", home, "--json", code=4))
-        # The one complaint: this node itself has its own port.
-        assert [c["name"] for c in checks if not c["ok"]] == ["local port"]
+        checks = json.loads(survivors.command("node", "doctor", "--home", home, "--json"))
+        assert [c["name"] for c in checks if not c["ok"]] == []
 
 
 def test_a_dead_coordinator_is_named_and_nodes_stay_up_and_go_on(survivors: Processes) -> None:
@@ -192,7 +191,7 @@ def test_a_round_without_a_quorum_is_closed_with_the_reason(tmp_path: Path) -> N
         assert reason == "wanted 2 updates, got 1; clinic refused: clinic is busy; coop refused: coop is busy"
 
 
-def test_a_stopped_log_is_mended_while_its_daemon_runs_and_ctrl_c_ends_that_and_all_that_it_started(
+def test_a_stopped_log_is_mended_while_its_daemon_runs_and_ctrl_c_ends_that(
     tmp_path: Path,
 ) -> None:
     with Processes(tmp_path, rounds=0) as p:
@@ -215,12 +214,11 @@ def test_a_stopped_log_is_mended_while_its_daemon_runs_and_ctrl_c_ends_that_and_
         p.wait("everybody to wait", lambda: all(p.status(n).get("doing") == "for a round" for n in NAMES))
         p.wait("the coordinator to rest", lambda: p.status("coordinator").get("step") == "rest")
         started = [pid for process in p.running.values() for pid in descendants(process.pid)]
-        assert len(started) >= 4, "a SuperLink and three SuperNodes"
+        assert started == [], "a daemon is one process"
         for process in p.running.values():
             process.send_signal(signal.SIGINT)
         assert [process.wait(30) for process in p.running.values()] == [0, 0, 0, 0]
         p.running.clear()
-        assert [pid for pid in started if is_alive(pid)] == []
 
 
 # -- a log in a bucket

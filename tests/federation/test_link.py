@@ -12,8 +12,9 @@ from commonweal_coordinator.serving.exchange import ExchangeService, Limits
 from commonweal_coordinator.serving.tls import load_or_create_tls
 from commonweal_node.connection.client import CoordinatorClient, Progress
 from commonweal_node.connection.keyring import KeyRing
-from commonweal_node.connection.link import INVITE_FILE, Link
+from commonweal_node.connection.link import Link
 from commonweal_node.connection.status import StatusBoard
+from commonweal_node.home import NodeHome
 from commonweal_protocols.base.errors import ConfigError, UnavailableError
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.statements.invite import Invite
@@ -34,7 +35,7 @@ def put_invite(home: Path, ca_pem: str, exchange: str, consortium: str = CONSORT
         exchange=exchange,
         records=f"https://{elsewhere}",
         ca_pem=ca_pem,
-    ).save(home / INVITE_FILE)
+    ).save(NodeHome(home).invite)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 from commonweal_adapters.files.delta import read_adapter
 from commonweal_adapters.recompute import recompute_start
 from commonweal_node.config import NodeConfig
+from commonweal_node.home import NodeHome
 from commonweal_node.training.flower_trainer import AppResult, FlowerTrainer
 from commonweal_protocols.statements.compact import AdapterSpec, LoraModule, Recipe
 
@@ -34,7 +35,7 @@ def app_trainer(home: Path, app: str, seconds: int = 100, **run_config: str) -> 
         trainer_config=dict(run_config),
         trainer_timeout_seconds=seconds,
     )
-    return FlowerTrainer(config, SPEC, home / "base", config.data, home, threading.Event())
+    return FlowerTrainer(config, SPEC, home / "base", config.data, NodeHome(home), threading.Event())
 
 
 def train(trainer: FlowerTrainer, *, frozen: bool = False) -> AppResult:

@@ -99,7 +99,7 @@ def test_a_bad_charter_is_refused_by_file_key_and_value(
 
 
 def test_a_missing_charter_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"valley\.toml: wanted a file, got none"):
+    with pytest.raises(ConfigError, match=r"valley\.toml: wanted a TOML file, got no such file"):
         load_charter(tmp_path / "valley.toml")
 
 

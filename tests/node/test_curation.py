@@ -285,7 +285,13 @@ def test_a_lost_shard_of_a_stage_is_named_with_what_fixes_it(tmp_path: Path) -> 
 
 def test_one_command_at_a_time_changes_a_store(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with store.locked(), pytest.raises(StorageError, match="got another at work there"), Store(tmp_path).locked():
+    with (
+        store.locked(),
+        pytest.raises(
+            StorageError, match=r"data/lock: wanted the data store for this process alone, got another at work"
+        ),
+        Store(tmp_path).locked(),
+    ):
         pass
     with store.locked():
         pass
@@ -402,8 +408,13 @@ def test_the_key_of_keyed_digests_is_made_once_and_read_by_its_owner_alone(tmp_p
     assert len(key) == 32
     assert load_curation_key(tmp_path) == key
     (tmp_path / "keys/curation.key").chmod(0o644)
-    with pytest.raises(StorageError, match="wanted 32 bytes of mode 0600, got 32 of mode 0644"):
+    with pytest.raises(StorageError, match="wanted mode 0600, got 0644"):
         load_curation_key(tmp_path)
+    (tmp_path / "keys/curation.key").chmod(0o600)
+    for size, message in ((31, "wanted 32 bytes, got 31"), (33, "of at most 32 bytes, got more")):
+        (tmp_path / "keys/curation.key").write_bytes(bytes(size))
+        with pytest.raises(StorageError, match=message):
+            load_curation_key(tmp_path)
 
 
 # -- the report

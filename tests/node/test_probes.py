@@ -329,7 +329,9 @@ def test_what_is_told_stands_below_its_clause(home: Path, capsys: pytest.Capture
 
 
 def test_a_charter_without_probes_and_a_home_without_terms_are_told_what_is_missing(home: Path) -> None:
-    with pytest.raises(LocalError, match=r"compact\.json: wanted the compact that was signed, got none"):
+    with pytest.raises(
+        LocalError, match=r"compact\.json: wanted the compact that was signed, got no such file; join again"
+    ):
         evaluate(home, None, None, as_json=False)
     (home / "charter.toml").write_text('community = "a"\nversion = 1\ndata_policy = "ours"\nprinciples = ["none"]\n')
     with pytest.raises(ConfigError, match="evaluate: wanted a charter whose clauses name probes"):

@@ -617,7 +617,11 @@ USAGE: list[tuple[list[str], int, str]] = [
     (["--dir", ".", "--sign", "key.pem"], 2, "wanted both of --sign and --verdict"),
     (["--dir", ".", "--webhook", "https://127.0.0.1:1"], 2, "wanted --follow with --webhook"),
     (["--dir", ".", "--follow", "--webhook", "http://example.org/"], 2, "wanted https://, or http:// to this machine"),
-    (["--dir", ".", "--against", "/nowhere/at/all"], 2, "/nowhere/at/all: cannot be read"),
+    (
+        ["--dir", ".", "--against", "/nowhere/at/all"],
+        2,
+        "/nowhere/at/all: wanted a signed checkpoint, got no such file",
+    ),
 ]
 
 

@@ -215,7 +215,7 @@ def test_the_real_program_exits_as_it_says(tmp_path: Path) -> None:
     assert code(PROGRAM, "nonsense")[0] == 2
     assert code(PROGRAM, "node", "status", "--home", "nowhere") == (
         4,
-        "commonweal: nowhere/status.json: wanted a node that has run here, got none\n",
+        "commonweal: nowhere/status.json: wanted the status of a node that has run here, got no such file\n",
     )
     bug = "import sys; from commonweal_protocols import cli; cli.run = lambda _: 1 // 0; cli.main()"
     done = subprocess.run([sys.executable, "-c", bug], capture_output=True, text=True, check=False, timeout=60)
@@ -295,7 +295,7 @@ BAD_INIT: list[tuple[str, str]] = [
     ("--speaks-for-ca ring.pem", "wanted --speaks-for and --speaks-for-records, got only some of them"),
     ("--speaks-for ring --speaks-for-records https://ring.test", "node init: consortium: String should match pattern"),
     ("--speaks-for ring --speaks-for-records nowhere", "nowhere: wanted a folder of public records, got none"),
-    ("--passphrase-file nowhere", "nowhere: the passphrase file cannot be read: No such file"),
+    ("--passphrase-file nowhere", "nowhere: wanted a passphrase file, got no such file"),
     ("--passphrase-file empty", "empty: wanted a passphrase, got an empty file"),
 ]
 
@@ -352,7 +352,7 @@ def test_the_key_opens_with_its_passphrase_alone(program: Terminal, rows: Path, 
 @pytest.mark.parametrize(
     ("passphrase", "code", "message"),
     [
-        ("nowhere", 2, "nowhere: the passphrase file cannot be read"),
+        ("nowhere", 2, "nowhere: wanted a passphrase file, got no such file"),
         ("wrong", 4, "institution.pem: a passphrase is given"),
     ],
 )
@@ -368,7 +368,7 @@ def test_a_wrong_passphrase_file_ends_a_command_before_the_coordinator_is_asked(
 
 def test_an_invite_that_is_none_is_refused(program: Terminal, joining: Joining, tmp_path: Path) -> None:
     assert program("node", "join", joining.home / "card.json", "--home", joining.home) == 2
-    assert "card.json: not invite: " in program.err
+    assert "card.json: wanted a coordinator's invite, got another file: " in program.err
     assert program("node", "join", tmp_path / "nothing.json", "--home", joining.home) == 2
     assert "nothing.json" in program.err
 
@@ -439,7 +439,7 @@ def test_what_is_shown_before_signing_is_shown_as_it_is(
 def test_status_without_a_node_says_so(program: Terminal, tmp_path: Path) -> None:
     for group, what in (("node", "node"), ("coordinator", "coordinator")):
         assert program(group, "status", "--home", tmp_path) == 4
-        assert f"status.json: wanted a {what} that has run here, got none" in program.err
+        assert f"status.json: wanted the status of a {what} that has run here, got no such file" in program.err
 
 
 def test_status_tells_a_dead_node_from_a_live_one_and_prints_its_trouble_as_it_is(
@@ -511,7 +511,7 @@ def test_fetch_base_takes_the_base_that_the_terms_name(program: Terminal, tmp_pa
     (source / "model.safetensors").write_bytes(b"weights")
     args = ("node", "fetch-base", "--compact", terms, "--cache", cache)
     assert program(*args) == 2
-    assert "compact.toml: the compact's terms cannot be read" in program.err
+    assert "compact.toml: wanted a compact's terms, got no such file" in program.err
     for bad in ("consortium = 'three'", "[base]\nreference = 'https://x'\nsha256 = ''", "[base"):
         terms.write_text(bad)
         assert program(*args) == 2
@@ -647,7 +647,10 @@ def test_a_card_that_is_none_or_comes_twice_is_refused(
 ) -> None:
     terms = tmp_path / "compact.toml"
     terms.write_text(TERMS)
-    for extra, message in ((terms, "compact.toml: not card: "), (cards[1], "members: a public key is repeated")):
+    for extra, message in (
+        (terms, "compact.toml: wanted an institution's card, got another file: "),
+        (cards[1], "members: a public key is repeated"),
+    ):
         args = ("coordinator", "init", "--compact", terms, *cards, "--card", extra, "--home", tmp_path / "hub")
         assert program(*args) == 2
         assert message in program.err

@@ -129,14 +129,16 @@ def test_a_file_too_large_is_refused_rather_than_read_in_part(tmp_path: Path, lo
     path.write_text(good + padding)
     load(path)
     path.write_text(good + padding + "unknown_key = 1\n")
-    with pytest.raises(ConfigError, match=r"settings\.toml: wanted at most 1048576 bytes, got more"):
+    with pytest.raises(ConfigError, match=r"settings\.toml: wanted a TOML file of at most 1048576 bytes, got more"):
         load(path)
 
 
 def test_a_missing_file_says_which_command_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=rf"wanted a file, got none; run: commonweal node init --home {tmp_path}$"):
+    with pytest.raises(
+        ConfigError, match=rf"wanted a TOML file, got no such file; run: commonweal node init --home {tmp_path}$"
+    ):
         load_node(tmp_path / "node.toml")
-    with pytest.raises(ConfigError, match=rf"got none; run: commonweal coordinator init --home {tmp_path}$"):
+    with pytest.raises(ConfigError, match=rf"got no such file; run: commonweal coordinator init --home {tmp_path}$"):
         load_coordinator(tmp_path / "coordinator.toml")
 
 

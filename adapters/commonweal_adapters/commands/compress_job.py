@@ -12,10 +12,10 @@ from commonweal_adapters.files.encode import parse_encoding, payload_bytes, quan
 from commonweal_adapters.files.lora_file import payload_bytes as float32_bytes
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import BlobError, ConfigError
-from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.files import read_bounded, write_atomic
 from commonweal_protocols.statements.compact import AdapterSpec
 from commonweal_protocols.statements.delta_encoding import Encoding
-from commonweal_protocols.statements.values import Digest
+from commonweal_protocols.statements.values import MAX_BLOB_BYTES, Digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,7 @@ def decode_file(path: Path, like: Path, grid_bits: int, out: Path) -> CompressRe
         StorageError: The file cannot be written.
     """
     spec = load_sound(like).spec(grid_bits)
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise ConfigError(f"{path}: cannot be read: {e.strerror}") from e
+    data = read_bounded(path, MAX_BLOB_BYTES, "an encoded delta", error=ConfigError, too_large=BlobError)
     try:
         encoding = parse_encoding(data)
         delta = read_encoded(data, spec, encoding)

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from commonweal_adapters.files.delta import LIMIT, GridTensors, read_delta, write_delta
 from commonweal_adapters.files.encode import quantise, write_encoded
 from commonweal_adapters.files.lora_file import tensor_shapes
-from commonweal_protocols.base.errors import BlobError, ConfigError, StorageError
-from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.errors import BlobError, ConfigError
+from commonweal_protocols.base.files import read_if_there, write_atomic
 from commonweal_protocols.statements.compact import AdapterSpec
 from commonweal_protocols.statements.delta_encoding import Encoding
+from commonweal_protocols.statements.values import MAX_BLOB_BYTES
 
 
 def encode_with_feedback(
@@ -60,12 +61,9 @@ def load_residual(path: Path, spec: AdapterSpec) -> GridTensors:
         ConfigError: It is of another spec, or damaged.
         StorageError: It cannot be read.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+    data = read_if_there(path, MAX_BLOB_BYTES, "a residual")
+    if data is None:
         return no_residual(spec)
-    except OSError as e:
-        raise StorageError(f"{path}: cannot be read: {e.strerror}") from e
     try:
         return read_delta(data, spec)
     except BlobError as e:

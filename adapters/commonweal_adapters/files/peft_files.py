@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from commonweal_adapters.files.delta import LIMIT, GridTensors, to_grid, write_adapter
 from commonweal_adapters.files.lora_file import parse_layout, slots, tensor_shapes
 from commonweal_protocols.base.errors import BlobError, ConfigError
-from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.files import read_bounded, write_atomic
 from commonweal_protocols.statements.compact import AdapterSpec, LoraModule
 from commonweal_protocols.statements.values import MAX_BLOB_BYTES
 
@@ -201,12 +201,7 @@ def save_adapter(directory: Path, spec: AdapterSpec, adapter: GridTensors, base_
 
 
 def _read(path: Path, max_bytes: int) -> bytes:
-    try:
-        if (size := path.stat().st_size) > max_bytes:
-            raise BlobError(f"{path}: wanted at most {max_bytes} bytes, got {size}")
-        return path.read_bytes()
-    except OSError as e:
-        raise ConfigError(f"{path}: cannot be read: {e.strerror}") from e
+    return read_bounded(path, max_bytes, "an adapter's file", error=ConfigError, too_large=BlobError)
 
 
 def _load_config(path: Path, problems: list[str]) -> PeftConfig:

@@ -9,9 +9,11 @@ import typer
 from rich.console import Console
 
 from commonweal_coordinator import daemon
-from commonweal_coordinator.commands.home import INVITE_FILE, check_settings, make_home, save_settings, second_vkey
+from commonweal_coordinator.commands.home import check_settings, make_home, save_settings, second_vkey
+from commonweal_coordinator.commands.options import BasePort, Home, Host, NewPassphraseFile, PublicHost
 from commonweal_coordinator.commands.succession_cli import fork, lint_compact, print_warnings, standby, succeed
 from commonweal_coordinator.config import LogSettings, load_config
+from commonweal_coordinator.home import DEFAULT_HOME, CoordinatorHome
 from commonweal_coordinator.log.storage import StorageSource
 from commonweal_coordinator.serving.blobs import BlobStore
 from commonweal_coordinator.status import CoordinatorStatus
@@ -24,8 +26,6 @@ from commonweal_protocols.records.replay import replay
 from commonweal_protocols.statements.invite import Card, CoordinatorCard
 
 app = typer.Typer(no_args_is_help=True, help="Sequence a consortium's log, run its rounds, publish its releases.")
-Home = Annotated[Path, typer.Option(help="The coordinator's folder: settings, keys, log, public records.")]
-DEFAULT_HOME = Path("coordinator-home")
 for command in (standby, succeed, fork, lint_compact):
     app.command()(command)
 Successor = Annotated[
@@ -40,21 +40,22 @@ def init(
     card: Annotated[list[Path], typer.Option(help="A member's card; once for each member.")],
     home: Home = DEFAULT_HOME,
     name: Annotated[str, typer.Option(help="This coordinator's short name.")] = "coordinator",
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    public_host: Annotated[str | None, typer.Option(help="How others reach this host; --host if not given.")] = None,
-    base_port: Annotated[int, typer.Option(help="The first of three ports in a row.")] = 7400,
+    host: Host = "127.0.0.1",
+    public_host: PublicHost = None,
+    base_port: BasePort = 7400,
     rounds: Annotated[int, typer.Option(help="How many ratified releases to reach; 0: open no rounds.")] = 1,
     successor: Successor = None,
     log_store: Annotated[str, typer.Option(help="s3://BUCKET/PREFIX for the log's tiles; a folder if not given.")] = "",
     log_endpoint: Annotated[str | None, typer.Option(help="The S3 server, where it is not Amazon's.")] = None,
     log_region: Annotated[str | None, typer.Option(help="Its region, where it is not in the environment.")] = None,
     post_quantum: Annotated[bool, typer.Option(help="Sign checkpoints with an ML-DSA-44 key too.")] = False,
-    passphrase_file: Annotated[Path | None, typer.Option(help="Protect the keys with this file's content.")] = None,
+    passphrase_file: NewPassphraseFile = None,
 ) -> None:
     """Draft the founding compact and make this coordinator's keys, certificate and settings.
 
     Then send invite.json to the members, and start `commonweal coordinator run`. The log begins once all have signed.
     """
+    files = CoordinatorHome(home)
     terms = load_terms(compact)
     cards = [Card.load(path) for path in card]
     successors = [CoordinatorCard.load(path).coordinator for path in successor or ()]
@@ -66,13 +67,13 @@ def init(
     if post_quantum:
         typer.echo(f"the log's ML-DSA-44 key: {second_vkey(home, config.origin, passphrase)}")
     made, start = draft_compact(terms, cards, own.coordinator, successors)
-    BlobStore(home / "public").put_bytes(start)
-    consortium = Draft.store(home / "founding", made)
-    own.invite(consortium, terms.consortium).save(home / INVITE_FILE)
+    BlobStore(files.public).put_bytes(start)
+    consortium = Draft.store(files.founding, made)
+    own.invite(consortium, terms.consortium).save(files.invite)
     save_settings(home, config)
     print_warnings(made)
     typer.echo(f"consortium {terms.consortium} {consortium}: {len(cards)} members have to sign")
-    typer.echo(f"next: send {home}/invite.json to each of them, and run: commonweal coordinator run --home {home}")
+    typer.echo(f"next: send {files.invite} to each of them, and run: commonweal coordinator run --home {home}")
 
 
 @app.command()
@@ -97,8 +98,9 @@ def amend(
 
     commonweal coordinator amend --card clinic-new.json --revoke "clinic@57:laptop stolen"
     """
-    settings = load_config(home / "coordinator.toml").log
-    state = replay(StorageSource(daemon.open_storage(home / "public", settings))).state
+    files = CoordinatorHome(home)
+    settings = load_config(files.settings).log
+    state = replay(StorageSource(daemon.open_storage(files.public, settings))).state
     revocations = [parse_revocation(text, state) for text in revoke or ()]
     terms = load_terms(compact) if compact else None
     heirs = [CoordinatorCard.load(path).coordinator for path in successor] if successor else None
@@ -115,8 +117,8 @@ def amend(
     print_warnings(made)
     if dry_run:
         return
-    Draft.discard(home / daemon.AMENDMENT)
-    typer.echo(f"draft {Draft.store(home / daemon.AMENDMENT, made)}: members sign it with `commonweal node amend`")
+    Draft.discard(files.amendment)
+    typer.echo(f"draft {Draft.store(files.amendment, made)}: members sign it with `commonweal node amend`")
 
 
 @app.command()
@@ -125,7 +127,7 @@ def run(
     passphrase_file: Annotated[Path | None, typer.Option(help="The file with the keys' passphrase.")] = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C: found the consortium, keep its log, run its rounds."""
-    config = load_config(home / "coordinator.toml")
+    config = load_config(CoordinatorHome(home).settings)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     daemon.run(home.resolve(), config, load_passphrase(passphrase_file))
 

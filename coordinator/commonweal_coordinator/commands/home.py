@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from commonweal_coordinator import daemon
 from commonweal_coordinator.config import CoordinatorConfig, LogSettings
+from commonweal_coordinator.home import CoordinatorHome
 from commonweal_coordinator.serving.tls import load_or_create_tls
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.files import write_atomic
@@ -20,9 +21,6 @@ from commonweal_protocols.statements.compact import Coordinator
 from commonweal_protocols.statements.invite import CoordinatorCard
 from commonweal_protocols.tlog.cosignature import make_cosignature_verifier
 from commonweal_protocols.tlog.note import format_vkey
-
-CARD_FILE = "coordinator-card.json"
-INVITE_FILE = "invite.json"
 
 _CONFIG = """\
 # A coordinator's settings; what binds members is in the compact. Every key: see CoordinatorConfig.
@@ -86,17 +84,18 @@ def make_home(
         ConfigError: There is a home already, or no such place for its log.
         StorageError: A file cannot be written.
     """
-    if (home / "coordinator.toml").exists():
-        raise ConfigError(f"{home}/coordinator.toml: exists already; a coordinator is set up once")
-    daemon.open_storage(home / "public", config.log)
-    key = load_or_create_key_file(home / "keys/coordinator.pem", passphrase)
-    log_key = load_or_create_key_file(home / "keys/log.pem", passphrase)
+    files = CoordinatorHome(home)
+    if files.settings.exists():
+        raise ConfigError(f"{files.settings}: exists already; a coordinator is set up once")
+    daemon.open_storage(files.public, config.log)
+    key = load_or_create_key_file(files.key, passphrase)
+    log_key = load_or_create_key_file(files.log_key, passphrase)
     reach = config.public_host
     origin = f"{reach}/{label}/{public_hex(log_key)[:16]}"
     if config.log.post_quantum:
         second_vkey(home, origin, passphrase)
-    (home / "public").mkdir(exist_ok=True)
-    tls = load_or_create_tls(home / "tls", [reach, config.host])
+    files.public.mkdir(exist_ok=True)
+    tls = load_or_create_tls(files.tls, [reach, config.host])
     card = CoordinatorCard(
         coordinator=Coordinator(
             name=config.name,
@@ -105,9 +104,9 @@ def make_home(
         ),
         exchange=f"{reach}:{config.exchange_port}",
         records=f"https://{reach}:{config.records_port}",
-        ca_pem=tls.ca.read_text("ascii"),
+        ca_pem=tls.ca_pem(),
     )
-    card.save(home / CARD_FILE)
+    card.save(files.card)
     return card, config.model_copy(update={"origin": origin})
 
 
@@ -117,12 +116,12 @@ def save_settings(home: Path, config: CoordinatorConfig) -> None:
     Raises:
         StorageError: It cannot be written.
     """
-    write_atomic(home / "coordinator.toml", _format_config(config).encode())
+    write_atomic(CoordinatorHome(home).settings, _format_config(config).encode())
 
 
 def second_vkey(home: Path, origin: str, passphrase: bytes | None) -> str:
     """Return the vkey of the log's ML-DSA-44 key, which is made if there is none."""
-    path = home / daemon.ML_DSA_KEY_FILE
+    path = CoordinatorHome(home).ml_dsa_key
     make = load_ml_dsa_key_file if path.exists() else create_ml_dsa_key_file
     return make_cosignature_verifier(origin, make(path, passphrase).public_key()).vkey
 

@@ -6,23 +6,24 @@ from typing import Annotated
 
 import typer
 
-from commonweal_coordinator.commands.home import CARD_FILE, INVITE_FILE, check_settings, make_home, save_settings
+from commonweal_coordinator.commands.home import check_settings, make_home, save_settings
 from commonweal_coordinator.commands.lint import choke_points
+from commonweal_coordinator.commands.options import BasePort, Home, Host, NewPassphraseFile, PublicHost
 from commonweal_coordinator.config import LogSettings, load_config
+from commonweal_coordinator.home import DEFAULT_HOME, CoordinatorHome
 from commonweal_coordinator.serving.blobs import BlobStore
 from commonweal_coordinator.succession import standby as core
 from commonweal_coordinator.succession.compact_draft import amend_compact, load_terms, parse_revocation
-from commonweal_coordinator.succession.draft_signatures import Draft
+from commonweal_coordinator.succession.draft_signatures import Draft, draft_file
 from commonweal_coordinator.succession.fork_draft import draft_fork
 from commonweal_coordinator.succession.succession import (
-    MIRROR,
-    SUCCESSION,
     carry_blobs,
     keep_history,
     longest,
     read_history,
 )
-from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.base.errors import ConfigError, MalformedError
+from commonweal_protocols.base.files import read_bounded
 from commonweal_protocols.base.keys import load_passphrase
 from commonweal_protocols.fold.amendment import describe_changes
 from commonweal_protocols.records.replay import replay, replay_at
@@ -30,15 +31,10 @@ from commonweal_protocols.records.source import DirectorySource, Source, open_so
 from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.invite import Card, CoordinatorCard
 from commonweal_protocols.statements.statement import parse_statement
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 
-Home = Annotated[Path, typer.Option(help="The coordinator's folder.")]
-Host = Annotated[str, typer.Option(help="The address to listen on.")]
-PublicHost = Annotated[str | None, typer.Option(help="How others reach this host; --host if not given.")]
-BasePort = Annotated[int, typer.Option(help="The first of three ports in a row.")]
 Rounds = Annotated[int, typer.Option(help="How many ratified releases to reach, the old ones too; 0: open no rounds.")]
 Ca = Annotated[Path | None, typer.Option(help="A PEM of the authority behind the records' addresses.")]
-PassphraseFile = Annotated[Path | None, typer.Option(help="Protect the keys with this file's content.")]
-DEFAULT_HOME = Path("coordinator-home")
 
 
 def print_warnings(compact: Compact) -> bool:
@@ -60,25 +56,26 @@ def standby(
     follow: Annotated[str, typer.Option(help="The records of the one in office: an address, or a folder.")] = "",
     ca: Ca = None,
     once: Annotated[bool, typer.Option("--once", help="Mirror what is there now, and end.")] = False,
-    passphrase_file: PassphraseFile = None,
+    passphrase_file: NewPassphraseFile = None,
 ) -> None:
     """Make a coordinator that waits, and mirror the log and blobs of the one in office until SIGTERM or Ctrl-C.
 
     The first time, keys, certificate and coordinator-card.json are made: the consortium names that card as a successor
     (commonweal coordinator amend --successor). Without --follow that is all.
     """
-    if not (home / "coordinator.toml").exists():
+    files = CoordinatorHome(home)
+    if not files.settings.exists():
         settings = check_settings(name, host, public_host, base_port, rounds, LogSettings())
         card, config = make_home(home, settings, name, load_passphrase(passphrase_file))
         save_settings(home, config)
-        typer.echo(f"coordinator {name}, key {card.coordinator.key}; its card: {home / CARD_FILE}")
+        typer.echo(f"coordinator {name}, key {card.coordinator.key}; its card: {files.card}")
     if not follow:
         return
     if not consortium:
         raise ConfigError("standby: wanted --consortium SHA256 with --follow, or any log would do")
-    if (home / SUCCESSION).exists():
+    if files.succession.exists():
         raise ConfigError(f"{home}: a succession is drafted here; run: commonweal coordinator run --home {home}")
-    config = load_config(home / "coordinator.toml")
+    config = load_config(files.settings)
     mirroring = core.Standby(home, open_source(follow, ca), consortium, config.min_free_bytes)
     if once:
         mirroring.step()
@@ -106,14 +103,15 @@ def succeed(
     `commonweal node amend --invite INVITE`, while `commonweal coordinator run` serves the draft; with enough signatures
     the new log begins, with all that was in the old one.
     """
-    if (home / "lock.db").exists():
+    files = CoordinatorHome(home)
+    if files.lock.exists():
         raise ConfigError(f"{home}: a log has begun here already; a coordinator succeeds once")
-    own = CoordinatorCard.load(home / CARD_FILE)
+    own = CoordinatorCard.load(files.card)
     sources: dict[str, Source] = {place: open_source(place, ca) for place in records or ()}
-    if (home / MIRROR / "checkpoint").exists():
-        sources[str(home / MIRROR)] = DirectorySource(home / MIRROR)
+    if (files.mirror / "checkpoint").exists():
+        sources[str(files.mirror)] = DirectorySource(files.mirror)
     if not sources:
-        raise ConfigError(f"succeed: wanted a history, got none: {home / MIRROR} is empty; give --records")
+        raise ConfigError(f"succeed: wanted a history, got none: {files.mirror} is empty; give --records")
     history = longest({place: read_history(source, consortium) for place, source in sources.items()})
     state = history.replica.state
     made = amend_compact(
@@ -125,12 +123,12 @@ def succeed(
         succession=(own.coordinator, history.last),
     )
     core.link_blobs(home)
-    missing = carry_blobs(BlobStore(home / "public"), history, list(sources.values()))
-    Draft.discard(home / SUCCESSION)
+    missing = carry_blobs(BlobStore(files.public), history, list(sources.values()))
+    Draft.discard(files.succession)
     keep_history(home, history)
-    Draft.store(home / "founding", history.founding)
-    own.invite(consortium, state.compact.consortium).save(home / INVITE_FILE)
-    digest = Draft.store(home / SUCCESSION, made)
+    Draft.store(files.founding, history.founding)
+    own.invite(consortium, state.compact.consortium).save(files.invite)
+    digest = Draft.store(files.succession, made)
     typer.echo(f"history: {history.last.size} entries of log {history.last.origin}, root {history.last.root}")
     for blob in missing:
         typer.echo(
@@ -141,7 +139,7 @@ def succeed(
     if state.compact.successors[:1] != (own.coordinator,):
         typer.echo("warning: this coordinator is not the first that the compact names as a successor")
     print_warnings(made)
-    typer.echo(f"draft {digest}: members sign it with `commonweal node amend --invite {home / INVITE_FILE}`")
+    typer.echo(f"draft {digest}: members sign it with `commonweal node amend --invite {files.invite}`")
     typer.echo(f"next: commonweal coordinator run --home {home}")
 
 
@@ -161,13 +159,14 @@ def fork(
     base_port: BasePort = 7400,
     rounds: Rounds = 1,
     ca: Ca = None,
-    passphrase_file: PassphraseFile = None,
+    passphrase_file: NewPassphraseFile = None,
 ) -> None:
     """Draft the founding compact of a consortium that goes its own way from a place in an old log.
 
     It starts from the newest release that was ratified there. Members sign with `commonweal node join --fork-source`,
     each from a home of its own for this consortium, and thereby check that the old log says the same.
     """
+    files = CoordinatorHome(home)
     records = open_source(source, ca)
     replica = replay(records) if at is None else replay_at(records, at)[0]
     settings = check_settings(coordinator, host, public_host, base_port, rounds, LogSettings())
@@ -180,13 +179,13 @@ def fork(
         own.coordinator,
         load_terms(compact) if compact else None,
     )
-    BlobStore(home / "public").put_bytes(read_blob(records, made.start))
-    consortium = Draft.store(home / "founding", made)
-    own.invite(consortium, name).save(home / INVITE_FILE)
+    BlobStore(files.public).put_bytes(read_blob(records, made.start))
+    consortium = Draft.store(files.founding, made)
+    own.invite(consortium, name).save(files.invite)
     save_settings(home, config)
     print_warnings(made)
     typer.echo(f"consortium {name} {consortium}: forks off {replica.log.name} after {replica.size} entries")
-    typer.echo(f"next: send {home / INVITE_FILE} to each member, and run: commonweal coordinator run --home {home}")
+    typer.echo(f"next: send {files.invite} to each member, and run: commonweal coordinator run --home {home}")
 
 
 def lint_compact(
@@ -199,12 +198,11 @@ def lint_compact(
 
     Without a file: of the newest draft in the coordinator's home.
     """
-    drafts = [home / folder / "compact.json" for folder in (SUCCESSION, "amendment", "founding")]
+    where = CoordinatorHome(home)
+    drafts = [draft_file(folder) for folder in (where.succession, where.amendment, where.founding)]
     path = file or next((p for p in drafts if p.exists()), drafts[-1])
-    try:
-        predicate = parse_statement(path.read_bytes()).predicate
-    except OSError as e:
-        raise ConfigError(f"{path}: the compact cannot be read: {e.strerror}") from e
+    data = read_bounded(path, MAX_ENTRY_BYTES, "a compact", error=ConfigError, too_large=MalformedError)
+    predicate = parse_statement(data).predicate
     if not isinstance(predicate, Compact):
         raise ConfigError(f"{path}: wanted a compact, got {type(predicate).__name__}")
     if print_warnings(predicate):

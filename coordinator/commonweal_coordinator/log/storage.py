@@ -5,20 +5,22 @@ never come from a backup. ``Storage`` and ``LockDatabase`` say what is durable w
 are called, and what a crash between two calls means, is ``log``'s concern.
 """
 
-import fcntl
 import os
 import shutil
 import sqlite3
 from collections.abc import Mapping, Set
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
 from commonweal_protocols.base.durable_database import create_database, open_database
 from commonweal_protocols.base.errors import LogError, StorageError
-from commonweal_protocols.base.files import sync_directory
+from commonweal_protocols.base.files import locked, read_if_there, sync_directory
 
 STAGING = "staging"
 """The private folder below the public one; it is never served."""
+_MAX_FILE_BYTES = 256 << 20
+"""Far more than a tile, a bundle or a batch; as of an object in a bucket."""
 
 
 class InconsistentError(StorageError):
@@ -102,12 +104,7 @@ class DiskStorage:
 
     def read(self, path: str) -> bytes | None:
         """See :class:`Storage`."""
-        try:
-            return (self._root / path).read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as e:
-            raise StorageError(f"{self._root / path}: cannot be read: {e.strerror}") from e
+        return read_if_there(self._root / path, _MAX_FILE_BYTES, "a file of the log")
 
     def stage(self, path: str, data: bytes) -> None:
         """See :class:`Storage`."""
@@ -254,25 +251,18 @@ class LockDatabase:
         self._path = path
         if not path.is_file():
             raise InconsistentError(f"{path}: wanted the log's lock database, got no such file; was the log created?")
-        try:
-            self._guard = os.open(path.with_name(path.name + ".flock"), os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as e:
-            raise StorageError(f"{path}.flock: cannot be opened: {e.strerror}") from e
-        try:
-            fcntl.flock(self._guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._connection = open_database(path)
-            # If an earlier sync has failed, the kernel may show us commits that the disk does not have. This writes
-            # and syncs them anew, so that whatever is read from here on is durable.
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except BlockingIOError as e:
-            os.close(self._guard)
-            raise StorageError(f"{path}: another process has this log open; a log has one writer") from e
-        except OSError as e:
-            os.close(self._guard)
-            raise StorageError(f"{path}: the lock database cannot be opened: {e}") from e
-        except sqlite3.Error as e:
-            os.close(self._guard)
-            raise _sqlite_error(path, "opened", e) from e
+        with ExitStack() as opening:
+            opening.enter_context(locked(path.with_name(path.name + ".flock"), "the log"))
+            try:
+                self._connection = open_database(path)
+                # If an earlier sync has failed, the kernel may show us commits that the disk does not have. This
+                # writes and syncs them anew, so that whatever is read from here on is durable.
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except OSError as e:
+                raise StorageError(f"{path}: the lock database cannot be opened: {e}") from e
+            except sqlite3.Error as e:
+                raise _sqlite_error(path, "opened", e) from e
+            self._guard = opening.pop_all()
 
     @staticmethod
     def create(path: Path, note: bytes) -> None:
@@ -321,7 +311,7 @@ class LockDatabase:
     def close(self) -> None:
         """Let another process have the log."""
         self._connection.close()
-        os.close(self._guard)
+        self._guard.close()
 
 
 def _sqlite_error(path: Path, action: str, e: sqlite3.Error) -> StorageError:

@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from commonweal_protocols.base.errors import ConfigError, StorageError
-from commonweal_protocols.base.files import write_atomic
-from commonweal_protocols.base.keys import write_private
+from commonweal_protocols.base.files import read_bounded, write_atomic
+from commonweal_protocols.base.keys import read_private, write_private
 
 CA_LIFETIME = timedelta(days=3652)
 SERVER_LIFETIME = timedelta(days=825)
@@ -47,6 +47,14 @@ class TlsFiles:
     ca: Path
     chain: Path
     key: Path
+
+    def ca_pem(self) -> str:
+        """Return the authority's certificate, as it goes into an invite."""
+        return _read(self.ca).decode("ascii", "replace")
+
+    def key_and_chain(self) -> tuple[bytes, bytes]:
+        """Return what a gRPC server shows: its key, and its certificates."""
+        return _read(self.key), _read(self.chain)
 
 
 def load_or_create_tls(directory: Path, hosts: Sequence[str], *, now: datetime | None = None) -> TlsFiles:
@@ -117,14 +125,9 @@ def _load_or_create_key(path: Path) -> ec.EllipticCurvePrivateKey:
             ),
         )
         return made
+    data = read_private(path, _MAX_FILE_BYTES, "a private key")
     try:
-        mode = path.stat().st_mode & 0o777
-    except OSError as e:
-        raise StorageError(f"{path}: cannot be read: {e.strerror}") from e
-    if mode & 0o077:
-        raise StorageError(f"{path}: wanted mode 0600, got {mode:04o}; run: chmod 600 {path}")
-    try:
-        key = serialization.load_pem_private_key(_read(path), None)
+        key = serialization.load_pem_private_key(data, None)
     except (ValueError, TypeError) as e:
         raise StorageError(f"{path}: not a private key without passphrase") from e
     if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -140,11 +143,7 @@ def _load_certificate(path: Path) -> x509.Certificate:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as f:
-            return f.read(_MAX_FILE_BYTES)
-    except OSError as e:
-        raise StorageError(f"{path}: cannot be read: {e.strerror}") from e
+    return read_bounded(path, _MAX_FILE_BYTES, "a PEM file")
 
 
 def _is_good(

@@ -31,6 +31,8 @@ from starlette.staticfiles import StaticFiles
 from commonweal_coordinator.log.storage import Storage
 from commonweal_coordinator.serving.request_deadline import REQUEST_SECONDS, impatient_http
 from commonweal_protocols.base.errors import StorageError
+from commonweal_protocols.base.files import read_bounded
+from commonweal_protocols.tlog.note import MAX_NOTE_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +102,7 @@ class _Records(StaticFiles):
         if path == "checkpoint":
             if response.status_code == http.HTTPStatus.OK and log is None:
                 # All at once: a file response looks at the size first, and the file may be replaced after that.
-                response = Response((self._folder / path).read_bytes())
+                response = Response(read_bounded(self._folder / path, MAX_NOTE_BYTES, "the checkpoint"))
             response.headers["cache-control"] = "no-store"
             response.headers["content-type"] = "text/plain; charset=utf-8"
         else:

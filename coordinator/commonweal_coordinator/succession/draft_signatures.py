@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import RuleError, StorageError
-from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.files import read_bounded, read_if_there, write_atomic
 from commonweal_protocols.fold.amendment import check_amendment, check_signers, signing_keys, unsigned
 from commonweal_protocols.fold.motions import approving
 from commonweal_protocols.fold.state import State
@@ -21,8 +21,14 @@ from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.envelope import Signature, format_envelope, parse_envelope, sign, verify_envelope
 from commonweal_protocols.statements.statement import Statement, parse_statement
 from commonweal_protocols.statements.values import Digest, Name, PublicKey
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 
 _DRAFT = "compact.json"
+
+
+def draft_file(directory: Path) -> Path:
+    """Where the draft in a folder lies."""
+    return directory / _DRAFT
 
 
 class Draft:
@@ -42,10 +48,7 @@ class Draft:
         self._directory = directory
         self._state = state
         self._lock = threading.Lock()
-        try:
-            self.payload = (directory / _DRAFT).read_bytes()
-        except OSError as e:
-            raise StorageError(f"{directory / _DRAFT}: the draft cannot be read: {e.strerror}") from e
+        self.payload = read_bounded(directory / _DRAFT, MAX_ENTRY_BYTES, "a compact's draft")
         predicate = parse_statement(self.payload).predicate
         if not isinstance(predicate, Compact):
             raise StorageError(f"{directory / _DRAFT}: wanted a compact, got {type(predicate).__name__}")
@@ -83,12 +86,9 @@ class Draft:
             StorageError: It is none, or cannot be removed.
             RuleError: It cannot follow the compact in force.
         """
-        try:
-            payload = (directory / _DRAFT).read_bytes()
-        except FileNotFoundError:
+        payload = read_if_there(directory / _DRAFT, MAX_ENTRY_BYTES, "a compact's draft")
+        if payload is None:
             return None
-        except OSError as e:
-            raise StorageError(f"{directory / _DRAFT}: the draft cannot be read: {e.strerror}") from e
         if digest_of(payload) == state.compact_sha256:
             Draft.discard(directory)
             return None
@@ -101,7 +101,7 @@ class Draft:
     def _signatures(self) -> list[Signature]:
         found: list[Signature] = []
         for path in sorted(self._directory.glob("*.dsse")):
-            envelope = parse_envelope(path.read_bytes())
+            envelope = parse_envelope(read_bounded(path, MAX_ENTRY_BYTES, "a signature on the draft"))
             # What an earlier draft has left here are signatures on something else.
             if envelope.payload == self.payload:
                 found += [s for s in envelope.signatures if s.key in self._members()]

@@ -16,9 +16,9 @@ import signal
 import threading
 from pathlib import Path
 
+from commonweal_coordinator.home import CoordinatorHome
 from commonweal_coordinator.serving.blobs import BlobStore
 from commonweal_coordinator.status import CoordinatorStatus
-from commonweal_coordinator.succession.succession import MIRROR, SUCCESSION
 from commonweal_protocols.base.errors import BlobError, CommonwealError, StorageError
 from commonweal_protocols.base.status_file import now, save_status
 from commonweal_protocols.records.follower import Follower
@@ -37,7 +37,7 @@ def link_blobs(home: Path) -> None:
     Raises:
         StorageError: It cannot be made.
     """
-    mirror = home / MIRROR
+    mirror = CoordinatorHome(home).mirror
     try:
         mirror.mkdir(parents=True, exist_ok=True)
         if not (mirror / "blob").is_symlink():
@@ -58,10 +58,11 @@ class Standby:
             consortium: Whose log this must be.
             min_free_bytes: Blobs are refused when the disk has less than this left.
         """
+        files = CoordinatorHome(home)
         self._source = source
-        self._mirror = home / MIRROR
-        self._follower = Follower(source, consortium, home / "memory.json", self._mirror)
-        self._blobs = BlobStore(home / "public", min_free_bytes=min_free_bytes)
+        self._mirror = files.mirror
+        self._follower = Follower(source, consortium, files.memory, self._mirror)
+        self._blobs = BlobStore(files.public, min_free_bytes=min_free_bytes)
         self._looked = 0
         self._missing: dict[Digest, Blob] = {}
         link_blobs(home)
@@ -107,7 +108,7 @@ def run(home: Path, standby: Standby, consortium: Digest) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     told = ""
-    while not stopping.is_set() and not (home / SUCCESSION).exists():
+    while not stopping.is_set() and not CoordinatorHome(home).succession.exists():
         trouble = ""
         try:
             standby.step()

@@ -18,12 +18,13 @@ from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from commonweal_coordinator.home import CoordinatorHome
 from commonweal_coordinator.log.log import Cosign, Log
 from commonweal_coordinator.log.storage import Storage
 from commonweal_coordinator.serving.blobs import BlobStore
 from commonweal_coordinator.succession.draft_signatures import Draft
-from commonweal_protocols.base.errors import CommonwealError, LogError, StorageError
-from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.errors import CommonwealError, LogError
+from commonweal_protocols.base.files import read_if_there, write_atomic
 from commonweal_protocols.records.entries import open_entries
 from commonweal_protocols.records.mirror import Mirror
 from commonweal_protocols.records.replica import Replica
@@ -39,9 +40,8 @@ from commonweal_protocols.records.source import (
 from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.statement import blobs_of, open_entry
 from commonweal_protocols.statements.values import Blob, Digest, Seen
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 
-MIRROR = "mirror"
-SUCCESSION = "succession"
 _SEALED = "sealed"
 
 
@@ -110,7 +110,7 @@ def keep_history(home: Path, history: History) -> None:
     Raises:
         StorageError: It cannot be written.
     """
-    Mirror(home / MIRROR).extend(history.entries, history.replica.tree, history.note)
+    Mirror(CoordinatorHome(home).mirror).extend(history.entries, history.replica.tree, history.note)
 
 
 def carry_blobs(store: BlobStore, history: History, sources: Sequence[Source]) -> tuple[Blob, ...]:
@@ -144,14 +144,14 @@ class Succession:
             PeerError: The mirror does not hold, or the draft cannot follow it.
             StorageError: One of them is not there.
         """
-        self._folder = home / SUCCESSION
-        self._history = read_history(DirectorySource(home / MIRROR), consortium)
+        self._folder = CoordinatorHome(home).succession
+        self._history = read_history(DirectorySource(CoordinatorHome(home).mirror), consortium)
         self.draft = Draft(self._folder, self._history.replica.state)
 
     @classmethod
     def open(cls, home: Path, consortium: Digest) -> Self | None:
         """Return the succession that is drafted in a home, or None. See :meth:`__init__`."""
-        return cls(home, consortium) if (home / SUCCESSION).exists() else None
+        return cls(home, consortium) if CoordinatorHome(home).succession.exists() else None
 
     def entries(self) -> list[bytes]:
         """Return the new log's first batch; the same one each time, no matter who signs later.
@@ -161,16 +161,13 @@ class Succession:
             PeerError: The compact does not go on from this history.
         """
         path = self._folder / _SEALED
-        try:
-            envelope = path.read_bytes()
-        except FileNotFoundError:
+        envelope = read_if_there(path, MAX_ENTRY_BYTES, "the entry that begins the new log")
+        if envelope is None:
             envelope = self.draft.envelope()
             self._history.replica.check(envelope)
             # A batch may be sequenced and still wait for its witnesses. With one more signature, the next try would
             # be another entry.
             write_atomic(path, envelope)
-        except OSError as e:
-            raise StorageError(f"{path}: cannot be read: {e.strerror}") from e
         return [*self._history.entries, envelope]
 
 

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 
 from commonweal_node.charter.charter import Charter
 from commonweal_protocols.base.errors import ConfigError
-from commonweal_protocols.base.settings import parse_toml
+from commonweal_protocols.base.files import read_bounded
+from commonweal_protocols.base.settings import MAX_TOML_BYTES, parse_toml
 from commonweal_protocols.statements.charter import Addendum, Clause
 
 Kind = Literal["principles", "safety", "addenda"]
@@ -60,12 +61,11 @@ def load_text(path: Path) -> str:
     Raises:
         ConfigError: There is none, or it is not UTF-8.
     """
+    data = read_bounded(path, MAX_TOML_BYTES, "a charter", error=ConfigError, if_missing="see: commonweal charter new")
     try:
-        return path.read_text("utf-8")
-    except FileNotFoundError as e:
-        raise ConfigError(f"{path}: wanted a charter, got none; see: commonweal charter new") from e
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path}: cannot be read as UTF-8: {e}") from e
+        return data.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"{path}: wanted a charter in UTF-8, got {e}") from e
 
 
 def new_charter(community: str) -> str:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from commonweal_node.commands.options import AsJson, Home, PassphraseFile
 from commonweal_node.commands.train import Screen
 from commonweal_node.config import NodeConfig, load_config
+from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_protocols.audit.story import describe_foreign
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.keys import load_passphrase
@@ -35,9 +37,9 @@ def adopt(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Evaluate it; keep and say nothing.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Also if it was decided on already.")] = False,
-    home: Annotated[Path, typer.Option(help="The node's folder: settings, keys, adapters.")] = Path("node-home"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
-    passphrase_file: Annotated[Path | None, typer.Option(help="The file with the key's passphrase.")] = None,
+    home: Home = DEFAULT_HOME,
+    as_json: AsJson = False,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
     """Verify another consortium's log, evaluate its newest release by our own rows and charter, and decide.
 
@@ -50,7 +52,7 @@ def adopt(
     from commonweal_node.institution.other_consortium import verify_release
     from commonweal_node.institution.voice import speak
 
-    config, passphrase = load_config(home / "node.toml"), load_passphrase(passphrase_file)
+    config, passphrase = load_config(NodeHome(home).settings), load_passphrase(passphrase_file)
     home = home.resolve()
     state = follow(home)[0].state
     if consortium == state.consortium:
@@ -93,7 +95,7 @@ def _deciding(home: Path, config: NodeConfig, compact: "Compact", screen: Screen
 
     charter = load_charter(config.charter)
     probes = load_probes(home, charter, [b.probe for b in charter.bars.probes])
-    work = home / "consortia"
+    work = NodeHome(home).consortia
     learner = Learner(compact, config, charter.objectives, home, screen, threading.Event(), work=work)
     return Deciding(charter, probes, learner, lambda phase, _, doing: screen.set(doing=f"{phase}: {doing}"))
 

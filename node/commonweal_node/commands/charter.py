@@ -9,12 +9,14 @@ import typer
 
 from commonweal_node.charter.charter import Charter, load_charter
 from commonweal_node.charter.edit import Kind, add_clause, load_text, new_charter, next_version, parse_charter
+from commonweal_node.commands.options import AsJson, Home, PassphraseFile
 from commonweal_node.commands.voices import draft, voices
 from commonweal_node.config import load_config
+from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_protocols.base import canonical
-from commonweal_protocols.base.errors import ConfigError, PeerError, StorageError
-from commonweal_protocols.base.files import write_atomic
-from commonweal_protocols.base.keys import load_passphrase, write_private
+from commonweal_protocols.base.errors import ConfigError, MalformedError, PeerError, StorageError
+from commonweal_protocols.base.files import read_bounded, write_atomic
+from commonweal_protocols.base.keys import load_passphrase, read_private, write_private
 from commonweal_protocols.base.text import printable
 from commonweal_protocols.fold.charters import MAX_OPENING_BYTES, SECRET_BYTES, open_part, parse_opening, publish
 from commonweal_protocols.fold.state import LoggedCharter, State
@@ -29,14 +31,10 @@ app.command()(voices)
 app.command()(draft)
 
 File = Annotated[Path, typer.Argument(help="A charter (TOML).")]
-Home = Annotated[Path, typer.Option(help="The node's folder: settings, keys, adapters.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 Url = Annotated[str | None, typer.Option(help="Where a consortium's public records are served, https://HOST:PORT.")]
 Directory = Annotated[Path | None, typer.Option("--dir", help="A folder of public records.")]
 Ca = Annotated[Path | None, typer.Option(help="PEM of the authority behind --url; the system's if not given.")]
 Institution = Annotated[str | None, typer.Option(help="Whose published charter.")]
-DEFAULT_HOME = Path("node-home")
-_SECRET = "keys/charter.secret"  # noqa: S105 - where it is, and not what
 
 
 def _replay(url: str | None, directory: Path | None, ca: Path | None) -> State:
@@ -207,17 +205,15 @@ def _kinds(
 
 
 def _own(home: Path) -> tuple[Charter, Name, Path]:
-    config = load_config(home / "node.toml")
+    files = NodeHome(home)
+    config = load_config(files.settings)
     if config.charter is None:
-        raise ConfigError(f'{home}/node.toml: wanted a charter, got none; add the line: charter = "FILE"')
-    return load_charter(config.charter), config.institution, home / _SECRET
+        raise ConfigError(f'{files.settings}: wanted a charter, got none; add the line: charter = "FILE"')
+    return load_charter(config.charter), config.institution, files.charter_secret
 
 
 def _secret(path: Path) -> bytes:
-    try:
-        secret = path.read_bytes()
-    except OSError as e:
-        raise StorageError(f"{path}: wanted what seals this institution's charters: {e.strerror}") from e
+    secret = read_private(path, SECRET_BYTES, "what seals this institution's charters")
     if len(secret) != SECRET_BYTES:
         raise StorageError(f"{path}: wanted {SECRET_BYTES} bytes, got {len(secret)}")
     return secret
@@ -226,7 +222,7 @@ def _secret(path: Path) -> bytes:
 @app.command(name="publish")
 def publish_command(
     home: Home = DEFAULT_HOME,
-    passphrase_file: Annotated[Path | None, typer.Option(help="The file with the key's passphrase.")] = None,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
     """Have the node's charter logged: its public parts in clear, and a salted digest of every other part.
 
@@ -265,11 +261,9 @@ def verify(
     ca: Ca = None,
 ) -> None:
     """Say which published versions of an institution's charter an opening belongs to. Exit 1: to none."""
-    try:
-        with opening.open("rb") as f:
-            data = f.read(MAX_OPENING_BYTES + 1)
-    except OSError as e:
-        raise ConfigError(f"{opening}: cannot be read: {e.strerror}") from e
+    data = read_bounded(
+        opening, MAX_OPENING_BYTES, "a charter's opened part", error=ConfigError, too_large=MalformedError
+    )
     said = parse_opening(data.rstrip(b"\n"))
     seal: Digest = said.seal()
     versions = _published(_replay(url, directory, ca), institution)

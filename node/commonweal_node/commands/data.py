@@ -14,8 +14,10 @@ from rich.table import Table
 
 from commonweal_node.charter.charter import Charter, load_charter
 from commonweal_node.charter.data_policy import Revise
+from commonweal_node.commands.options import AsJson, Home, PassphraseFile
 from commonweal_node.config import load_config
 from commonweal_node.connection.keyring import KeyRing
+from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_node.rows.language import load_identifier
 from commonweal_node.rows.manifest import load_curation_key
 from commonweal_node.rows.row import Row, Split
@@ -35,9 +37,6 @@ if TYPE_CHECKING:
 data_app = typer.Typer(
     no_args_is_help=True, help="This community's rows: add, inspect, curate, report. They never leave."
 )
-Home = Annotated[Path, typer.Option(help="The node's folder: settings, keys, data.")]
-DEFAULT_HOME = Path("node-home")
-AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and say what would be done; write nothing.")]
 Base = Annotated[Path | None, typer.Option(help="A base model's folder, as fetch-base prints it.")]
 
@@ -179,13 +178,13 @@ def curate(
     adapter: Annotated[Path | None, typer.Option(help="A PEFT folder to revise with, like HOME/adopted.")] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
-    passphrase_file: Annotated[Path | None, typer.Option(help="The file with the key's passphrase.")] = None,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
     """Curate all sources by the charter's data policy, and sign what was done. Continues where it was interrupted."""
     from commonweal_node.rows.engine import is_done, plan, remove_stale, run_stages
     from commonweal_node.rows.finish import Signer, complete, write_reports
 
-    config = load_config(home / "node.toml")
+    config = load_config(NodeHome(home).settings)
     charter, store = load_charter(config.charter), Store(home)
     sources = store.sources()
     reviser = _load_reviser(charter, base, adapter, config.threads)

@@ -19,9 +19,10 @@ import psutil
 
 from commonweal_node.charter.charter import Charter, load_charter
 from commonweal_node.config import NodeConfig
+from commonweal_node.home import NodeHome
 from commonweal_node.institution.delegate import check_speaks_for
 from commonweal_node.model.base_model import verify_cached_base
-from commonweal_node.probes.probe import FOLDER, load_probes
+from commonweal_node.probes.probe import load_probes
 from commonweal_node.rows.row import read_examples
 from commonweal_protocols.base.errors import CommonwealError, ConfigError, UnavailableError
 from commonweal_protocols.base.keys import load_key_file
@@ -86,7 +87,7 @@ def _charter(home: Path, config: NodeConfig) -> Iterator[Check]:
             why = f"without it nobody sees whether {', '.join(clauses)} is kept"
         yield _guard(
             f"probe {name}",
-            f"correct the named line, or copy the file to {home / FOLDER}; {why}",
+            f"correct the named line, or copy the file to {NodeHome(home).probes}; {why}",
             lambda name=name: _probe(home, charter, name),  # type: ignore[misc]
         )
 
@@ -149,7 +150,7 @@ def examine(
         compact: The compact in force there, if it is known.
         passphrase: The identity key's, if it has one.
     """
-    key = home / "keys/institution.pem"
+    key = NodeHome(home).key
     yield _guard(
         "identity key",
         f"chmod 600 {key}; give --passphrase-file if it has one; or restore it from your backup",

@@ -9,8 +9,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from commonweal_node.commands.options import AsJson, Home
 from commonweal_node.commands.train import Terms
 from commonweal_node.config import NodeConfig, load_config
+from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.settings import load_toml
 from commonweal_protocols.base.text import printable
@@ -33,8 +35,8 @@ def _found(home: Path, spec: "AdapterSpec") -> "dict[str, AdapterTensors | None]
     for what, adapter in (("own", answers.newest_own()), ("shared", answers.load_shared())):
         if adapter is not None:
             found[what] = from_grid(adapter, spec.grid_bits)
-    if (home / "adopted").is_dir():
-        found["blend"] = load_adapter(home / "adopted").tensors
+    if NodeHome(home).adopted.is_dir():
+        found["blend"] = load_adapter(NodeHome(home).adopted).tensors
     return found
 
 
@@ -64,7 +66,7 @@ def _measure(
 
 
 def evaluate(
-    home: Annotated[Path, typer.Option(help="The node's folder: settings, keys, adapters.")] = Path("node-home"),
+    home: Home = DEFAULT_HOME,
     probe: Annotated[
         list[str] | None, typer.Option(help="Only this probe, HOME/probes/NAME.jsonl; may be given several times.")
     ] = None,
@@ -72,7 +74,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Terms (TOML) with base, adapter and recipe, where no consortium was joined yet."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Ask the questions by which the charter's clauses are held, of the base and of every adapter that this node has.
 
@@ -83,7 +85,7 @@ def evaluate(
     from commonweal_node.probes.probe import load_probes
     from commonweal_node.probes.report import describe_reports, report_probe
 
-    config = load_config(home / "node.toml")
+    config = load_config(NodeHome(home).settings)
     charter = load_charter(config.charter)
     names = tuple(dict.fromkeys(probe)) if probe else tuple(charter.probed_by())
     if not names:

@@ -5,16 +5,18 @@ from typing import Annotated
 
 import typer
 
+from commonweal_node.commands.options import Home, PassphraseFile
 from commonweal_node.config import load_config
+from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_protocols.base.keys import load_passphrase
 
 
 def leave(
     reason: Annotated[str, typer.Option(help="Why; it is in the log for everybody.")],
     out: Annotated[Path, typer.Option(help="Where to write what this institution takes along.")] = Path("departure"),
-    home: Annotated[Path, typer.Option(help="The node's folder: settings, keys, adapters.")] = Path("node-home"),
+    home: Home = DEFAULT_HOME,
     yes: Annotated[bool, typer.Option("--yes", help="Leave without asking.")] = False,
-    passphrase_file: Annotated[Path | None, typer.Option(help="The file with the key's passphrase.")] = None,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
     """Leave the consortium, and write a folder with all that this institution has said there, proven to be complete.
 
@@ -24,7 +26,7 @@ def leave(
     from commonweal_node.institution.departure import leave as leave_consortium
     from commonweal_node.institution.departure import write_departure
 
-    config = load_config(home / "node.toml")
+    config = load_config(NodeHome(home).settings)
     if not yes:
         typer.confirm(f"Leave the consortium as {config.institution}, for good?", abort=True)
     entry = leave_consortium(home, config, load_passphrase(passphrase_file), reason)

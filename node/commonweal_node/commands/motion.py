@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from commonweal_node.commands.options import AsJson, Home, PassphraseFile
 from commonweal_node.config import load_config
+from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_node.institution import motions
 from commonweal_node.institution.voice import speak
 from commonweal_protocols.audit.story import describe_choice, describe_proposal
@@ -29,10 +31,6 @@ from commonweal_protocols.statements.values import Digest, Name
 motion_app = typer.Typer(no_args_is_help=True, help="Propose what a consortium is to decide, and see what is proposed.")
 vote_app = typer.Typer(no_args_is_help=True, help="Vote on motions, and see how they are counted.")
 
-DEFAULT_HOME = Path("node-home")
-Home = Annotated[Path, typer.Option(help="The node's folder: settings, keys, adapters.")]
-PassphraseFile = Annotated[Path | None, typer.Option(help="The file with the key's passphrase.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 Which = Annotated[str, typer.Argument(help="The beginning of the motion's leaf hash, as `motion list` shows it.")]
 
 
@@ -174,7 +172,7 @@ def _said(state: State, leaf: Digest, m: MotionState) -> Json:
 
 
 def _open(home: Path, motion: str) -> tuple[Name, Digest, MotionState]:
-    name = load_config(home / "node.toml").institution
+    name = load_config(NodeHome(home).settings).institution
     return name, *motions.find(motions.follow(home)[0].state, motion)
 
 

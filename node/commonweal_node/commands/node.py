@@ -17,9 +17,11 @@ from commonweal_node.commands.compact_text import describe_terms
 from commonweal_node.commands.data import data_app
 from commonweal_node.commands.evaluate import evaluate
 from commonweal_node.commands.leave import leave
+from commonweal_node.commands.options import AsJson, Home, PassphraseFile
 from commonweal_node.commands.train import train
 from commonweal_node.config import NodeConfig, SpeaksFor, format_config, load_config
 from commonweal_node.connection.status import NodeStatus
+from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_protocols.base.errors import ConfigError, RuleError, UnavailableError
 from commonweal_protocols.base.files import write_atomic
 from commonweal_protocols.base.keys import load_key_file, load_or_create_key_file, load_passphrase, public_hex
@@ -37,9 +39,6 @@ app.command(name="train")(train)
 app.command(name="evaluate")(evaluate)
 app.command()(adopt)
 app.command(name="exit")(leave)
-DEFAULT_HOME = Path("node-home")
-Home = Annotated[Path, typer.Option(help="The node's folder: settings, keys, adapters.")]
-PassphraseFile = Annotated[Path | None, typer.Option(help="The file with the key's passphrase.")]
 
 
 def _speaks_for(consortium: str | None, records: str | None, ca: Path | None) -> SpeaksFor | None:
@@ -84,15 +83,16 @@ def init(
     """Make this institution's keys, card and settings. Then send card.json to anyone who drafts the compact."""
     from commonweal_node.connection.witness import create_witness
 
-    if (home / "node.toml").exists():
-        raise ConfigError(f"{home}/node.toml: exists already; a node is set up once")
+    files = NodeHome(home)
+    if files.settings.exists():
+        raise ConfigError(f"{files.settings}: exists already; a node is set up once")
     try:
         # Before a key is made, and before a file is written that could not be read again.
         config = NodeConfig(
             institution=institution,
             data=data.resolve(),
             charter=charter.resolve() if charter else None,
-            cache=(cache or home / "cache").resolve(),
+            cache=(cache or files.default_cache).resolve(),
             threads=threads,
             max_heldout_rows=max_heldout_rows,
             witness_host=witness_host,
@@ -105,15 +105,14 @@ def init(
         if path and not path.is_file():
             raise ConfigError(f"{path}: wanted a file, got none")
     passphrase = load_passphrase(passphrase_file)
-    key = load_or_create_key_file(home / "keys/institution.pem", passphrase)
+    key = load_or_create_key_file(files.key, passphrase)
     witness = None
     if witness_port:
-        url = witness_url or f"http://{witness_host}:{witness_port}"
-        witness = create_witness(home, institution, url, passphrase)
-    Card(institution=institution, key=public_hex(key), witness=witness, consortium=speaks_for).save(home / "card.json")
-    write_atomic(home / "node.toml", format_config(config).encode())
+        witness = create_witness(home, institution, witness_url or f"http://{witness_host}:{witness_port}", passphrase)
+    Card(institution=institution, key=public_hex(key), witness=witness, consortium=speaks_for).save(files.card)
+    write_atomic(files.settings, format_config(config).encode())
     typer.echo(f"institution {institution}, key {public_hex(key)}")
-    typer.echo(f"next: give {home}/card.json to the coordinator, and join with its invite")
+    typer.echo(f"next: give {files.card} to the coordinator, and join with its invite")
 
 
 @app.command()
@@ -128,13 +127,13 @@ def join(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Read the consortium's compact, check it, and sign it."""
-    from commonweal_node.connection.witness import COMPACT_FILE
     from commonweal_node.institution.delegate import check_speaks_for
     from commonweal_node.institution.join import check_draft, sign_draft
 
-    config = load_config(home / "node.toml")
+    files = NodeHome(home)
+    config = load_config(files.settings)
     terms = Invite.load(invite)
-    key = load_key_file(home / "keys/institution.pem", load_passphrase(passphrase_file))
+    key = load_key_file(files.key, load_passphrase(passphrase_file))
     source = open_source(fork_source, fork_ca) if fork_source else None
     payload, compact = check_draft(home, terms, config.institution, public_hex(key), source)
     check_speaks_for(config, compact)
@@ -145,8 +144,8 @@ def join(
     if not yes:
         typer.confirm(f"Sign this compact as {config.institution}?", abort=True)
     signatures, wanted = sign_draft(terms, payload, key)
-    write_atomic(home / COMPACT_FILE, payload)
-    terms.save(home / "invite.json")
+    write_atomic(files.compact, payload)
+    terms.save(files.invite)
     typer.echo(f"signed: {signatures} of {wanted}; next: commonweal node run --home {home}")
 
 
@@ -168,8 +167,8 @@ def amend(
     from commonweal_node.connection.keyring import KeyRing
     from commonweal_node.institution.join import change_over, check_amendment_draft, sign_draft, succeeded_by
 
-    config = load_config(home / "node.toml")
-    own = Invite.load(home / "invite.json")
+    config = load_config(NodeHome(home).settings)
+    own = Invite.load(NodeHome(home).invite)
     terms = Invite.load(invite) if invite else own
     if terms.consortium != own.consortium:
         raise ConfigError(f"{invite}: wanted an invite to consortium {own.consortium}, got one to {terms.consortium}")
@@ -208,11 +207,12 @@ def rotate_key(home: Home = DEFAULT_HOME, passphrase_file: PassphraseFile = None
     """
     from commonweal_node.connection.keyring import KeyRing
 
-    config = load_config(home / "node.toml")
+    files = NodeHome(home)
+    config = load_config(files.settings)
     key = KeyRing(home, load_passphrase(passphrase_file)).make_next()
-    card = Card.load(home / "card.json").model_copy(update={"key": public_hex(key)})
-    card.save(home / "card-next.json")
-    typer.echo(f"institution {config.institution}, next key {public_hex(key)}; see {home}/card-next.json")
+    card = Card.load(files.card).model_copy(update={"key": public_hex(key)})
+    card.save(files.next_card)
+    typer.echo(f"institution {config.institution}, next key {public_hex(key)}; see {files.next_card}")
     typer.echo(f"it is logged by the node as soon as that runs: commonweal node run --home {home}")
 
 
@@ -226,7 +226,7 @@ def run(home: Home = DEFAULT_HOME, passphrase_file: PassphraseFile = None) -> No
     from commonweal_node.training.jobs import work
     from commonweal_node.training.launch import join_team
 
-    config = load_config(home / "node.toml")
+    config = load_config(NodeHome(home).settings)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # It tells of every request of the hub's client.
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -238,9 +238,7 @@ def run(home: Home = DEFAULT_HOME, passphrase_file: PassphraseFile = None) -> No
 
 
 @app.command()
-def status(
-    home: Home = DEFAULT_HOME, as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False
-) -> None:
+def status(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
     """Say what a node is doing, how far it is, and what is in the way."""
     found = load_status(home, NodeStatus, "node")
     if as_json:
@@ -270,7 +268,7 @@ def status(
 @app.command()
 def doctor(
     home: Home = DEFAULT_HOME,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: AsJson = False,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Check keys, rows, charter, probes, disk, memory, ports, clock and base, and say what fixes each.
@@ -280,8 +278,9 @@ def doctor(
     from commonweal_node.commands.doctor import examine
     from commonweal_node.institution.join import known_compact
 
-    config = load_config(home / "node.toml")
-    invite = Invite.load(home / "invite.json") if (home / "invite.json").exists() else None
+    files = NodeHome(home)
+    config = load_config(files.settings)
+    invite = Invite.load(files.invite) if files.invite.exists() else None
     compact = known_compact(home, invite) if invite else None
     checks = list(examine(home, config, invite, compact, load_passphrase(passphrase_file)))
     if as_json:
@@ -314,10 +313,10 @@ def fetch_base(
     if compact is not None:
         base = read_base(compact)
     else:
-        found = known_compact(home, Invite.load(home / "invite.json"))
+        found = known_compact(home, Invite.load(NodeHome(home).invite))
         if found is None:
             raise UnavailableError("base model: the consortium's log does not answer; give --compact TERMS.toml")
         base = found.base
-    where = cache or load_config(home / "node.toml").cache
+    where = cache or load_config(NodeHome(home).settings).cache
     path = fetch(base, where.resolve(), lambda line: typer.echo(f"base model: {line}", err=True))
     typer.echo(f"base model {base.reference}: {path}")

@@ -9,12 +9,13 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 
 from commonweal_node.charter.objective_weights import OBJECTIVES, ObjectiveName
+from commonweal_node.commands.options import Home
 from commonweal_node.config import load_config
+from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.settings import load_toml
 from commonweal_protocols.statements.compact import AdapterSpec, BaseModelRef, Recipe
 
-LOCAL = "local"
 """Below the home: apart from the daemon's own training, so that the two do not meet."""
 
 
@@ -65,7 +66,7 @@ def _two(text: str) -> tuple[ObjectiveName, ObjectiveName]:
 
 def train(
     compact: Annotated[Path, typer.Option(help="Terms (TOML) with the tables base, adapter and recipe.")],
-    home: Annotated[Path, typer.Option(help="The node's folder: settings, keys, adapters.")] = Path("node-home"),
+    home: Home = DEFAULT_HOME,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps, if not the recipe's.")] = None,
     pareto: Annotated[
         str | None, typer.Option(help="Two objectives, as A,B: train at several shares of their weight.")
@@ -86,7 +87,7 @@ def train(
     from commonweal_node.training.learner import Learner
     from commonweal_node.training.pareto import save_pareto, weightings
 
-    config = load_config(home / "node.toml")
+    config = load_config(NodeHome(home).settings)
     team = join_team()
     if team.rank:
         work(team, config)
@@ -97,7 +98,7 @@ def train(
         terms = load_toml(compact, Terms)
         recipe = terms.recipe.model_copy(update={"steps": steps or terms.recipe.steps})
         start = read_adapter(recompute_start(terms.adapter), terms.adapter)
-        local = home / LOCAL
+        local = NodeHome(home).local
         with Screen() as screen:
             learner = Learner(terms, config, weights, home, screen, threading.Event(), team, work=local)
             if tried:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from commonweal_node.commands.options import AsJson
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.files import write_atomic
 from commonweal_protocols.base.text import printable
@@ -21,7 +22,7 @@ def _called(name: str | None, export: Path) -> str:
 def voices(
     export: Export,
     name: What = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: AsJson = False,
     html: Annotated[Path | None, typer.Option(help="Write it as one page for everybody, with a map.")] = None,
     top: Annotated[int, typer.Option(min=1, max=1000, help="How many statements of each kind to print.")] = 5,
 ) -> None:

@@ -14,12 +14,10 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from commonweal_node.home import NodeHome
 from commonweal_protocols.base.errors import StorageError
 from commonweal_protocols.base.files import sync_directory
 from commonweal_protocols.base.keys import create_key_file, load_key_file
-
-_PRESENT = "institution.pem"
-_NEXT = "institution.next.pem"
 
 
 class KeyRing:
@@ -31,9 +29,9 @@ class KeyRing:
         Raises:
             StorageError: It is not there, readable by others, or under another passphrase.
         """
-        self._directory = home / "keys"
+        self._home = NodeHome(home)
         self._passphrase = passphrase
-        self._present = load_key_file(self._directory / _PRESENT, passphrase)
+        self._present = load_key_file(self._home.key, passphrase)
 
     @property
     def present(self) -> Ed25519PrivateKey:
@@ -46,7 +44,7 @@ class KeyRing:
         Raises:
             StorageError: The file is readable by others, or under another passphrase.
         """
-        path = self._directory / _NEXT
+        path = self._home.next_key
         return load_key_file(path, self._passphrase) if path.exists() else None
 
     def make_next(self) -> Ed25519PrivateKey:
@@ -55,7 +53,7 @@ class KeyRing:
         Raises:
             StorageError: There is one already.
         """
-        return create_key_file(self._directory / _NEXT, self._passphrase)
+        return create_key_file(self._home.next_key, self._passphrase)
 
     def promote(self) -> None:
         """Let the next key sign from now on; the present one is gone.
@@ -63,10 +61,10 @@ class KeyRing:
         Raises:
             StorageError: The files cannot be changed.
         """
-        following = load_key_file(self._directory / _NEXT, self._passphrase)
+        following = load_key_file(self._home.next_key, self._passphrase)
         try:
-            os.replace(self._directory / _NEXT, self._directory / _PRESENT)
-            sync_directory(self._directory)
+            os.replace(self._home.next_key, self._home.key)
+            sync_directory(self._home.key.parent)
         except OSError as e:
-            raise StorageError(f"{self._directory}: the next key cannot take its place: {e.strerror}") from e
+            raise StorageError(f"{self._home.next_key}: the next key cannot take its place: {e.strerror}") from e
         self._present = following

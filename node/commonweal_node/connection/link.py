@@ -13,6 +13,7 @@ from typing import NamedTuple, Self, TypeVar
 from commonweal_node.connection.client import CoordinatorClient
 from commonweal_node.connection.keyring import KeyRing
 from commonweal_node.connection.status import StatusBoard
+from commonweal_node.home import NodeHome
 from commonweal_protocols.base.errors import ConfigError, UnavailableError
 from commonweal_protocols.base.files import write_atomic
 from commonweal_protocols.records.source import HttpSource
@@ -20,7 +21,6 @@ from commonweal_protocols.statements.invite import Invite
 from commonweal_protocols.statements.values import Blob
 
 T = TypeVar("T")
-INVITE_FILE = "invite.json"
 
 
 class _Way(NamedTuple):
@@ -44,11 +44,11 @@ class Link:
         self._home = home
         self._keys = keys
         self._board = board
-        self.ca = home / "run/ca.pem"
+        self.ca = NodeHome(home).ca
         """Whom to trust for TLS; for those who want a file."""
         self._refreshing = threading.Lock()
         self._clients: list[CoordinatorClient] = []  # the older ones too: calls over them may be in progress
-        self._way = self._open(Invite.load(home / INVITE_FILE))
+        self._way = self._open(Invite.load(NodeHome(home).invite))
 
     def __enter__(self) -> Self:
         return self
@@ -69,12 +69,12 @@ class Link:
             ConfigError: It is damaged, or to another consortium; the way stays as it was.
         """
         with self._refreshing:
-            invite = Invite.load(self._home / INVITE_FILE)
+            invite = Invite.load(NodeHome(self._home).invite)
             if invite == self._way.invite:
                 return False
             if invite.consortium != self._way.invite.consortium:
                 raise ConfigError(
-                    f"{self._home / INVITE_FILE}: wanted consortium {self._way.invite.consortium}, got "
+                    f"{NodeHome(self._home).invite}: wanted consortium {self._way.invite.consortium}, got "
                     f"{invite.consortium}; a node's home is for one consortium: make another for this one"
                 )
             self._way = self._open(invite)

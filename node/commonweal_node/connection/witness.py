@@ -10,19 +10,18 @@ import time
 from pathlib import Path
 
 from commonweal_node.config import NodeConfig
+from commonweal_node.home import NodeHome
 from commonweal_protocols.base.errors import CommonwealError, StorageError
+from commonweal_protocols.base.files import read_bounded
 from commonweal_protocols.base.keys import load_key_file, load_or_create_key_file
 from commonweal_protocols.statements.compact import Compact, Witness
 from commonweal_protocols.statements.statement import parse_statement
 from commonweal_protocols.tlog.cosignature import make_cosignature_verifier
 from commonweal_protocols.tlog.note import parse_vkey
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 from commonweal_protocols.witness.server import WitnessServer
 from commonweal_protocols.witness.store import WitnessStore
 from commonweal_protocols.witness.witness import Witness as WitnessCore
-
-_KEY_FILE = "keys/witness.pem"
-_STORE_FILE = "witness/cosigned.sqlite"
-COMPACT_FILE = "compact.json"
 
 
 def create_witness(home: Path, institution: str, url: str, passphrase: bytes | None) -> Witness:
@@ -31,9 +30,10 @@ def create_witness(home: Path, institution: str, url: str, passphrase: bytes | N
     Raises:
         StorageError: A file cannot be written.
     """
-    key = load_or_create_key_file(home / _KEY_FILE, passphrase)
-    if not (home / _STORE_FILE).exists():
-        WitnessStore.create(home / _STORE_FILE)
+    files = NodeHome(home)
+    key = load_or_create_key_file(files.witness_key, passphrase)
+    if not files.witness_store.exists():
+        WitnessStore.create(files.witness_store)
     return Witness(name=institution, vkey=make_cosignature_verifier(institution, key.public_key()).vkey, url=url)
 
 
@@ -43,11 +43,9 @@ def signed_compact(home: Path) -> Compact:
     Raises:
         StorageError: It is not there, or is none.
     """
-    path = home / COMPACT_FILE
-    try:
-        compact = parse_statement(path.read_bytes()).predicate
-    except OSError as e:
-        raise StorageError(f"{path}: wanted the compact that was signed, got none; join again: {e.strerror}") from e
+    path = NodeHome(home).compact
+    data = read_bounded(path, MAX_ENTRY_BYTES, "the compact that was signed", if_missing="join again")
+    compact = parse_statement(data).predicate
     if not isinstance(compact, Compact):
         raise StorageError(f"{path}: wanted a compact, got {type(compact).__name__}")
     return compact
@@ -63,10 +61,10 @@ class NodeWitness:
             StorageError: A file is missing or damaged.
             ConfigError: The address cannot be used.
         """
-        key = load_key_file(home / _KEY_FILE, passphrase)
+        key = load_key_file(NodeHome(home).witness_key, passphrase)
         self._home = home
         self._log = parse_vkey(signed_compact(home).coordinator.log)
-        self._store = WitnessStore(home / _STORE_FILE)
+        self._store = WitnessStore(NodeHome(home).witness_store)
         try:
             self._core = WitnessCore(config.institution, (key,), (self._log,), self._store, time.time)
             self._server = WitnessServer(self._core, config.witness_host, config.witness_port)

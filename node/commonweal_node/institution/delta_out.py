@@ -19,12 +19,12 @@ from pathlib import Path
 from commonweal_adapters.exact.privacy import privatise
 from commonweal_adapters.files.delta import GridTensors, write_delta
 from commonweal_adapters.files.feedback import encode_with_feedback, load_residual, no_residual, save_residual
-from commonweal_protocols.base.errors import StorageError
-from commonweal_protocols.base.files import write_atomic
+from commonweal_node.home import NodeHome
+from commonweal_protocols.base.files import read_if_there, write_atomic
 from commonweal_protocols.fold.state import RoundState, State
 from commonweal_protocols.statements.compact import AdapterSpec
 from commonweal_protocols.statements.delta_encoding import EXACT
-from commonweal_protocols.statements.values import Name
+from commonweal_protocols.statements.values import MAX_BLOB_BYTES, Name
 
 
 def spell_delta(home: Path, state: State, r: RoundState, name: Name, delta: GridTensors) -> bytes:
@@ -40,22 +40,15 @@ def spell_delta(home: Path, state: State, r: RoundState, name: Name, delta: Grid
     """
     if r.privacy is None and (r.encoding or EXACT) == EXACT:
         return _spell(home, state, r, name, delta)
-    ready = home / "outgoing" / f"{r.leaf}.safetensors"
-    if ready.exists():
-        return _read(ready)
+    ready = NodeHome(home).outgoing / f"{r.leaf}.safetensors"
+    if (kept := read_if_there(ready, MAX_BLOB_BYTES, "the delta to be sent")) is not None:
+        return kept
     data = _spell(home, state, r, name, delta)
     write_atomic(ready, data, mode=0o600)
     for old in ready.parent.iterdir():
         if old != ready:
             old.unlink()
     return data
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as e:
-        raise StorageError(f"{path}: cannot be read: {e.strerror}") from e
 
 
 def _spell(home: Path, state: State, r: RoundState, name: Name, delta: GridTensors) -> bytes:
@@ -78,4 +71,4 @@ def _residual(home: Path, state: State, r: RoundState, name: Name, spec: Adapter
 
 
 def _path(home: Path, number: int) -> Path:
-    return home / "residual" / f"round-{number}.safetensors"
+    return NodeHome(home).residual / f"round-{number}.safetensors"

@@ -21,13 +21,14 @@ from commonweal_node.institution.answer_store import Answers
 from commonweal_node.institution.other_consortium import VerifiedRelease, consortium_folder
 from commonweal_node.model.blend import BlendWeights
 from commonweal_protocols.base.errors import StorageError
-from commonweal_protocols.base.files import put_away, write_atomic
+from commonweal_protocols.base.files import put_away, read_if_there, write_atomic
 from commonweal_protocols.base.schema import Closed
 from commonweal_protocols.records.provenance import is_withdrawn
 from commonweal_protocols.statements.adoption import ForeignAdoption
 from commonweal_protocols.statements.compact import AdapterSpec, Compact
 from commonweal_protocols.statements.rounds import ForeignRelease
 from commonweal_protocols.statements.values import Digest
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 
 _PROVENANCE = "provenance.json"
 
@@ -95,11 +96,10 @@ def adopted_from(home: Path, consortium: Digest) -> Provenance | None:
         StorageError: It cannot be read.
     """
     path = consortium_folder(home, consortium) / _PROVENANCE
+    data = read_if_there(path, MAX_ENTRY_BYTES, "where the adopted release comes from")
     try:
-        return Provenance.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError) as e:
+        return None if data is None else Provenance.model_validate_json(data)
+    except ValidationError as e:
         raise StorageError(f"{path}: wanted where the adopted release comes from, got {e}") from e
 
 

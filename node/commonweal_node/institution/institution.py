@@ -16,6 +16,7 @@ from commonweal_adapters.files.delta import GridTensors, make_delta, read_adapte
 from commonweal_adapters.recompute import recompute_release
 from commonweal_node.charter.charter import Charter
 from commonweal_node.connection.keyring import KeyRing
+from commonweal_node.home import NodeHome
 from commonweal_node.institution.adoption import SHARED, Deciding, Evaluator
 from commonweal_node.institution.answer_store import Answers
 from commonweal_node.institution.delta_out import spell_delta
@@ -448,7 +449,7 @@ class Institution:
         adoption = Adoption(round=logged.release.round, release_leaf=logged.leaf, **dict(decision))
         answers.save_shared(shared)
         if adoption.decision != "refuse":
-            self._learner.export(shared, own, blend, self._home / "adopted")
+            self._learner.export(shared, own, blend, NodeHome(self._home).adopted)
             answers.save_adopted_from(logged.leaf)
         self._say(adoption)
         return adoption

@@ -8,20 +8,23 @@ from pydantic import ValidationError
 
 from commonweal_adapters.recompute import recompute_start
 from commonweal_node.connection.client import CoordinatorClient
-from commonweal_node.connection.link import INVITE_FILE
-from commonweal_node.connection.witness import COMPACT_FILE, signed_compact
+from commonweal_node.connection.records import open_records
+from commonweal_node.connection.witness import signed_compact
+from commonweal_node.home import NodeHome
 from commonweal_protocols.base.canonical import digest_of
-from commonweal_protocols.base.errors import CommonwealError, ConfigError, RuleError, StorageError
-from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.errors import CommonwealError, ConfigError, RuleError
+from commonweal_protocols.base.files import read_bounded, write_atomic
+from commonweal_protocols.base.settings import MAX_TOML_BYTES
 from commonweal_protocols.fold.amendment import check_amendment
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.follower import Follower
 from commonweal_protocols.records.fork import check_fork
-from commonweal_protocols.records.source import HttpSource, Source
+from commonweal_protocols.records.source import Source
 from commonweal_protocols.statements.compact import BaseModelRef, Compact
 from commonweal_protocols.statements.envelope import sign_envelope
 from commonweal_protocols.statements.invite import Invite
 from commonweal_protocols.statements.statement import Statement, parse_statement
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 
 
 def _fetch_draft(invite: Invite) -> tuple[bytes, Compact]:
@@ -34,10 +37,7 @@ def _fetch_draft(invite: Invite) -> tuple[bytes, Compact]:
 
 
 def _follow(home: Path, invite: Invite) -> Follower:
-    # A file of its own for each authority: a daemon may run in this home, under another invite.
-    ca = home / f"run/ca-{digest_of(invite.ca_pem.encode())[:16]}.pem"
-    write_atomic(ca, invite.ca_pem.encode())
-    follower = Follower(HttpSource(invite.records, ca), invite.consortium, home / "memory.json")
+    follower, _ = open_records(home, invite)
     follower.sync()
     return follower
 
@@ -85,12 +85,9 @@ def change_over(home: Path, invite: Invite, compact: Compact) -> None:
         StorageError: A file cannot be read or written.
     """
     # The witness first: without it the new log cannot begin.
-    for name, data in ((COMPACT_FILE, Statement(None, compact).payload()), (INVITE_FILE, invite.to_bytes())):
-        path = home / name
-        try:
-            old = path.read_bytes()
-        except OSError as e:
-            raise StorageError(f"{path}: cannot be read: {e.strerror}") from e
+    files = NodeHome(home)
+    for path, data in ((files.compact, Statement(None, compact).payload()), (files.invite, invite.to_bytes())):
+        old = read_bounded(path, MAX_ENTRY_BYTES, "what this institution signed or was sent; join again")
         if old != data:
             write_atomic(path.with_suffix(".before.json"), old)
             write_atomic(path, data)
@@ -160,9 +157,8 @@ def read_base(terms: Path) -> BaseModelRef:
     Raises:
         ConfigError: No such file, or no such table in it.
     """
+    data = read_bounded(terms, MAX_TOML_BYTES, "a compact's terms", error=ConfigError)
     try:
-        return BaseModelRef.model_validate(tomllib.loads(terms.read_text("utf-8"))["base"])
-    except OSError as e:
-        raise ConfigError(f"{terms}: the compact's terms cannot be read: {e.strerror}") from e
-    except (KeyError, tomllib.TOMLDecodeError, ValidationError) as e:
+        return BaseModelRef.model_validate(tomllib.loads(data.decode("utf-8"))["base"])
+    except (KeyError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as e:
         raise ConfigError(f"{terms}: wanted a [base] table with reference and sha256: {e}") from e

@@ -18,16 +18,19 @@ from commonweal_adapters.exact.privacy import privatise
 from commonweal_adapters.files.delta import GridTensors
 from commonweal_adapters.secure.member import Member
 from commonweal_adapters.secure.shamir import SECRET_BYTES
+from commonweal_node.home import NodeHome
 from commonweal_node.institution.answer_store import Answers
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import RuleError, StorageError
-from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.files import read_bounded, write_atomic
+from commonweal_protocols.base.keys import read_private
 from commonweal_protocols.base.schema import Closed
 from commonweal_protocols.fold.masked_round import Masking
 from commonweal_protocols.fold.state import RoundState
 from commonweal_protocols.fold.weights import Voice, weigh
 from commonweal_protocols.statements.secure_messages import Advertisement, Confirmation, Reveal, SealedShares
 from commonweal_protocols.statements.values import Count, Digest, Name
+from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 
 Message = Advertisement | SealedShares | Confirmation | Reveal
 
@@ -44,7 +47,7 @@ class MaskedRound:
     """This node's part in the open round, which is masked; owned by the thread that holds the institution's turn."""
 
     def __init__(self, home: Path, r: RoundState, masking: Masking, name: Name) -> None:
-        self._folder = home / "masking" / r.leaf
+        self._folder = NodeHome(home).masking / r.leaf
         self._round = r
         self._masking = masking
         self._name = name
@@ -120,7 +123,12 @@ class MaskedRound:
         if create and not path.exists():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomic(path, secrets.token_bytes(SECRET_BYTES), mode=0o600)
-        return Member(self._masking, self._round.round.round, self._name, _read(path))
+        return Member(
+            self._masking,
+            self._round.round.round,
+            self._name,
+            read_private(path, SECRET_BYTES, "the secret of this masked round"),
+        )
 
     def _kept(self, kind: str, said: Message) -> Message:
         path, data = self._folder / f"{kind}.json", said.to_canonical()
@@ -138,7 +146,7 @@ def forget_rounds(home: Path, open_leaf: str | None) -> None:
     Raises:
         StorageError: They cannot be removed.
     """
-    folder = home / "masking"
+    folder = NodeHome(home).masking
     for old in folder.iterdir() if folder.exists() else ():
         if old.name != open_leaf:
             try:
@@ -148,7 +156,4 @@ def forget_rounds(home: Path, open_leaf: str | None) -> None:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as e:
-        raise StorageError(f"{path}: cannot be read: {e.strerror}") from e
+    return read_bounded(path, MAX_ENTRY_BYTES, "what this round was answered with")

@@ -14,10 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from commonweal_node.connection.client import CoordinatorClient
 from commonweal_node.connection.keyring import KeyRing
+from commonweal_node.connection.records import open_records
+from commonweal_node.home import NodeHome
 from commonweal_node.institution.voice import speak
 from commonweal_protocols.base.errors import ConfigError, RuleError, StorageError
-from commonweal_protocols.base.files import write_atomic
-from commonweal_protocols.base.keys import write_private
+from commonweal_protocols.base.keys import read_private, write_private
 from commonweal_protocols.base.schema import Closed
 from commonweal_protocols.base.settings import describe
 from commonweal_protocols.fold.amendment import check_amendment
@@ -111,11 +112,7 @@ def follow(home: Path) -> tuple[Follower, HttpSource]:
         PeerError: The log does not hold.
         LocalError: It cannot be read now.
     """
-    invite = Invite.load(home / "invite.json")
-    ca = home / "run/ca.pem"
-    write_atomic(ca, invite.ca_pem.encode())
-    source = HttpSource(invite.records, ca)
-    follower = Follower(source, invite.consortium, home / "memory.json")
+    follower, source = open_records(home, Invite.load(NodeHome(home).invite))
     follower.sync()
     return follower, source
 
@@ -153,7 +150,7 @@ def propose_compact(home: Path, passphrase: bytes | None, compact: Compact) -> A
         PeerError: The exchange does not take it.
         LocalError: No key, or no answer.
     """
-    invite, key = Invite.load(home / "invite.json"), KeyRing(home, passphrase).present
+    invite, key = Invite.load(NodeHome(home).invite), KeyRing(home, passphrase).present
     with CoordinatorClient(invite.exchange, invite.ca_pem) as client:
         blob = client.put_blob(Statement(None, compact).payload(), key, invite.consortium)
     return Amendment(kind="amendment", compact=blob)
@@ -234,12 +231,12 @@ def make_motion(title: str, reasons: str, proposal: Proposal, *, closes_at: int,
 
 
 def _sealed(home: Path, commitment: Digest) -> Path:
-    return home / "ballots" / f"{commitment}.json"
+    return NodeHome(home).ballots / f"{commitment}.json"
 
 
 def _load(path: Path) -> SealedChoice:
+    data = read_private(path, _MAX_SEALED_BYTES, "what opens a sealed ballot of this institution")
     try:
-        with path.open("rb") as f:
-            return SealedChoice.model_validate_json(f.read(_MAX_SEALED_BYTES))
-    except (OSError, ValidationError) as e:
+        return SealedChoice.model_validate_json(data)
+    except ValidationError as e:
         raise StorageError(f"{path}: wanted what opens a sealed ballot of this institution: {e}") from e

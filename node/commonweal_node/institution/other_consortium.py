@@ -11,6 +11,7 @@ from pathlib import Path
 
 from commonweal_adapters import recompute
 from commonweal_adapters.files.delta import GridTensors, read_adapter
+from commonweal_node.home import NodeHome
 from commonweal_protocols.audit.audit import Progress, examine
 from commonweal_protocols.audit.memory import load_memory, save_memory
 from commonweal_protocols.base.errors import LogError, RuleError
@@ -66,7 +67,7 @@ class VerifiedRelease:
 
 def consortium_folder(home: Path, consortium: Digest) -> Path:
     """Where a node keeps what it has of another consortium."""
-    return home / "consortia" / consortium
+    return NodeHome(home).consortia / consortium
 
 
 def verify_log(

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from commonweal_node.connection.client import CoordinatorClient
 from commonweal_node.connection.keyring import KeyRing
+from commonweal_node.connection.records import open_records
+from commonweal_node.home import NodeHome
 from commonweal_node.institution.answer_store import Answers
 from commonweal_protocols.base.errors import ChainConflictError
-from commonweal_protocols.base.files import write_atomic
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.state import State
-from commonweal_protocols.records.follower import Follower
-from commonweal_protocols.records.source import HttpSource
 from commonweal_protocols.statements.invite import Invite
 from commonweal_protocols.statements.registry import Predicate
 from commonweal_protocols.statements.statement import Author
@@ -33,10 +32,8 @@ def speak(home: Path, passphrase: bytes | None, make: Callable[[State], Predicat
         PeerError: The log does not hold, or it does not take the statement.
         LocalError: No key, no answer, or the proof cannot be kept.
     """
-    invite, keys = Invite.load(home / "invite.json"), KeyRing(home, passphrase)
-    ca = home / "run/ca.pem"
-    write_atomic(ca, invite.ca_pem.encode())
-    follower = Follower(HttpSource(invite.records, ca), invite.consortium, home / "memory.json")
+    invite, keys = Invite.load(NodeHome(home).invite), KeyRing(home, passphrase)
+    follower, _ = open_records(home, invite)
     with CoordinatorClient(invite.exchange, invite.ca_pem) as client:
         for attempt in range(1, _ATTEMPTS + 1):
             follower.sync()

@@ -11,7 +11,6 @@ its path's bytes, one line ``<sha256 of the file>  <path with slashes>\n``, in U
 It does not decide which base is right, and an entry once in the cache is trusted: the cache is the operator's own disk.
 """
 
-import fcntl
 import hashlib
 import re
 import shutil
@@ -19,15 +18,16 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from commonweal_node.model.tensors import PEFT_ROOT
 from commonweal_protocols.base.errors import BaseModelError
+from commonweal_protocols.base.files import locked, read_if_there
 from commonweal_protocols.statements.compact import AdapterSpec, BaseModelRef, LoraModule
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ _MODEL_FILES = re.compile(
 )
 
 _DIGEST_FILE = "commonweal.digest"
+_WAITING = "another process prepares the same base model; waiting for it"
 """What a folder of the cache was, when it was made."""
 
 Report = Callable[[str], None]
@@ -77,7 +78,8 @@ def fetch_base(ref: BaseModelRef, cache: Path, progress: Report) -> Path:
     if target.is_dir():
         return target
     cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache / f"{ref.sha256}.lock", progress):
+    waiting = partial(progress, _WAITING)
+    with locked(cache / f"{ref.sha256}.lock", "a base model's place in the cache", on_wait=waiting):
         if target.is_dir():
             return target
         with tempfile.TemporaryDirectory(dir=cache, prefix=f".{ref.sha256[:16]}-") as temporary:
@@ -98,27 +100,15 @@ def verify_cached_base(ref: BaseModelRef, cache: Path) -> str:
         BaseModelError: It is not there, or the disk has changed it since.
     """
     folder = cache / ref.sha256
-    try:
-        wanted = (folder / _DIGEST_FILE).read_text()
-    except OSError as error:
-        raise BaseModelError(f"{ref.reference}: wanted it in {cache}, got none yet") from error
-    if (got := folder_digest(folder)) != wanted:
+    data = read_if_there(folder / _DIGEST_FILE, 64, "the digest that this base was made with", error=BaseModelError)
+    if data is None:
+        raise BaseModelError(f"{ref.reference}: wanted it in {cache}, got none yet")
+    if (got := folder_digest(folder)) != (wanted := data.decode("ascii", "replace")):
         raise BaseModelError(
             f"{folder}: wanted the digest {wanted} that it was made with, got {got}: the disk has changed it; "
             "remove that folder and fetch it again"
         )
     return f"{ref.reference}, sha256 {ref.sha256}"
-
-
-@contextmanager
-def _locked(path: Path, progress: Report) -> Iterator[None]:
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("another process prepares the same base model; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _obtain(ref: BaseModelRef, work: Path, made: Path, progress: Report) -> None:
@@ -290,7 +280,8 @@ def share_weights(folder: Path, dtype: "torch.dtype", progress: Report) -> Path:
     target = folder.with_name(f"{folder.name}.{str(dtype).removeprefix('torch.')}")
     if target.is_dir():
         return target
-    with _locked(folder.with_name(f"{folder.name}.lock"), progress):
+    waiting = partial(progress, _WAITING)
+    with locked(folder.with_name(f"{folder.name}.lock"), "a base model's place in the cache", on_wait=waiting):
         if target.is_dir():
             return target
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:16]}-") as temporary:

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from commonweal_node.charter.charter import Charter
+from commonweal_node.home import NodeHome
 from commonweal_node.rows.row import Message, conversation, kind_of, parse_object, read_lines, text_of
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.statements.adoption import Measure
 from commonweal_protocols.statements.values import Name
 
-FOLDER = "probes"
 MAX_ITEMS = 2000
 MAX_OPTIONS = 26
 _ROUNDING = 1e-3
@@ -58,7 +58,7 @@ def load_probes(home: Path, charter: Charter, names: Iterable[Name]) -> tuple[Pr
         ConfigError: A file is missing or a line breaks the schema; or a bar is on the other measure.
     """
     bars = {b.probe: b for b in charter.bars.probes}
-    probes = tuple(load_probe(home / FOLDER, name) for name in names)
+    probes = tuple(load_probe(NodeHome(home).probes, name) for name in names)
     for p in probes:
         if p.name in bars and not bars[p.name].fits(p.measure):
             key = "min_accuracy_millis" if p.measure == "distance" else "max_distance_millis"

@@ -30,7 +30,7 @@ from commonweal_node.rows.store import KINDS, Source, Store, kind_of
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import ConfigError, StorageError
-from commonweal_protocols.base.files import sync_directory, write_atomic
+from commonweal_protocols.base.files import read_bounded, sync_directory, write_atomic
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.statements.data_manifest import DataManifest, Left, ReasonCount, StageRecord, Taken
 from commonweal_protocols.statements.values import Name
@@ -85,11 +85,9 @@ def write_reports(folder: Path) -> DataManifest:
         PeerError: The manifest does not hold.
         StorageError: It cannot be read, or the report cannot be written.
     """
-    try:
-        data = (folder / "manifest.dsse").read_bytes()[: MAX_ENTRY_BYTES + 1]
-    except OSError as e:
-        raise StorageError(f"{folder}: wanted a curation, got none: {e.strerror}") from e
-    manifest, signed_by = open_manifest(data)
+    manifest, signed_by = open_manifest(
+        read_bounded(folder / "manifest.dsse", MAX_ENTRY_BYTES, "a curation's manifest")
+    )
     write_atomic(folder / "report.json", manifest.to_bytes(), mode=0o600)
     write_atomic(folder / "report.html", to_html(manifest, signed_by), mode=0o600)
     return manifest

@@ -15,9 +15,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from commonweal_node.charter.data_policy import Stage, Trait, Traits
+from commonweal_node.home import NodeHome
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.errors import ConfigError, MalformedError, StorageError
-from commonweal_protocols.base.keys import write_private
+from commonweal_protocols.base.files import read_if_there
+from commonweal_protocols.base.keys import read_private, write_private
 from commonweal_protocols.statements.data_manifest import (
     MAX_MANIFEST_BYTES,
     DataManifest,
@@ -40,17 +42,12 @@ def load_curation_key(home: Path) -> bytes:
     Raises:
         StorageError: It cannot be read or made, or others may read it.
     """
-    path = home / "keys/curation.key"
+    path = NodeHome(home).curation_key
     if not path.exists():
         write_private(path, secrets.token_bytes(_KEY_BYTES))
-    try:
-        with path.open("rb") as f:
-            key = f.read(_KEY_BYTES + 1)
-        mode = path.stat().st_mode & 0o777
-    except OSError as e:
-        raise StorageError(f"{path}: cannot be read: {e.strerror}") from e
-    if mode & 0o077 or len(key) != _KEY_BYTES:
-        raise StorageError(f"{path}: wanted {_KEY_BYTES} bytes of mode 0600, got {len(key)} of mode {mode:04o}")
+    key = read_private(path, _KEY_BYTES, "the key of this node's keyed digests")
+    if len(key) != _KEY_BYTES:
+        raise StorageError(f"{path}: wanted {_KEY_BYTES} bytes, got {len(key)}")
     return key
 
 
@@ -121,17 +118,17 @@ def load_manifest(data: Path, institution: Name, home: Path) -> DataManifest | N
         StorageError: It, the rows or the curation key cannot be read.
     """
     path = data.parent / "manifest.dsse"
-    if not path.exists():
+    signed = read_if_there(path, MAX_ENTRY_BYTES, "the manifest of the rows", too_large=MalformedError)
+    if signed is None:
         return None
+    manifest, _ = open_manifest(signed)
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as f:
-            manifest, _ = open_manifest(f.read(MAX_ENTRY_BYTES + 1))
         with data.open("rb") as f:
             while chunk := f.read(_CHUNK_BYTES):
                 digest.update(chunk)
     except OSError as e:
-        raise StorageError(f"{data}: the rows or their manifest cannot be read: {e.strerror}") from e
+        raise StorageError(f"{data}: the rows cannot be read: {e.strerror}") from e
     if manifest.institution != institution:
         raise ConfigError(f"{path}: wanted a manifest of {institution}, got one of {manifest.institution}")
     if keyed_digest(load_curation_key(home), [digest.hexdigest()]) != manifest.left.rows:

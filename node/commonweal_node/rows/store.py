@@ -12,8 +12,6 @@
 A source is named by the SHA-256 of its shards, so adding the same rows again changes nothing.
 """
 
-import fcntl
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,16 +20,18 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from commonweal_node.home import NodeHome
 from commonweal_node.rows.row import Example, Row, Split, Text, format_row
 from commonweal_node.rows.shards import Shard, has_shard, make_private, write_shards
 from commonweal_node.rows.sources import Format, format_of, read_source
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import ConfigError, StorageError
-from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.files import locked, read_bounded, write_atomic
 from commonweal_protocols.base.schema import Closed
 from commonweal_protocols.statements.values import Digest, Natural
 
+_MAX_RECORD_BYTES = 1 << 26
 _TELL_ROWS = 64
 Tell = Callable[[int], None]
 KINDS = ("conversation", "text", "preference")
@@ -73,7 +73,7 @@ class Store:
     """The folder. Its commands that change things hold the lock."""
 
     def __init__(self, home: Path) -> None:
-        self.root = home / "data"
+        self.root = NodeHome(home).data
         self.shards = self.root / "shards"
         self.work = self.root / "work"
         self.curations = self.root / "curations"
@@ -89,18 +89,8 @@ class Store:
         """
         for folder in (self.root, self.shards, self._sources, self.work, self.curations):
             make_private(folder)
-        try:
-            fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as e:
-            raise StorageError(f"{self.root}/lock: cannot be opened: {e.strerror}") from e
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            raise StorageError(f"{self.root}: wanted it for this command alone, got another at work there") from e
-        else:
+        with locked(self.root / "lock", "the data store"):
             yield
-        finally:
-            os.close(fd)
 
     def sources(self) -> list[Source]:
         """Return all sources, in the order of their ids: the order in which they were added changes nothing.
@@ -124,10 +114,9 @@ class Store:
         return found
 
     def _load(self, path: Path) -> Source:
+        data = read_bounded(path, _MAX_RECORD_BYTES, "the record of a source")
         try:
-            source = Source.model_validate_json(path.read_bytes())
-        except OSError as e:
-            raise StorageError(f"{path}: cannot be read: {e.strerror}") from e
+            source = Source.model_validate_json(data)
         except ValidationError as e:
             raise StorageError(f"{path}: wanted the record of a source, got another file; add the source again") from e
         if source.id() != path.stem:

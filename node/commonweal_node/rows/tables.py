@@ -15,6 +15,7 @@ from typing import Any
 
 from commonweal_node.rows.row import MAX_LINE_BYTES, Row, Split, check_fits, make_row, read_lines
 from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.base.files import read_bounded
 
 FIELDS = (
     "messages",
@@ -156,12 +157,9 @@ def _arrow_rows(folder: Path, mapping: Mapping[str, str], split: Split | None) -
 
 def _names(path: Path, key: str, inner: str | None = None) -> list[str]:
     """A list of names in one of the folder's own JSON files; each stays inside of the folder."""
+    data = read_bounded(path, _MAX_META_BYTES, "a folder's file that datasets has saved", error=ConfigError)
     try:
-        with path.open("rb") as f:
-            value = json.loads(f.read(_MAX_META_BYTES))
-        names = [item[inner] if inner else item for item in value[key]]
-    except OSError as e:
-        raise ConfigError(f"{path}: wanted a folder that datasets has saved, got none: {e.strerror}") from e
+        names = [item[inner] if inner else item for item in json.loads(data)[key]]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ConfigError(f"{path}: wanted JSON with a list {key!r}, got something else") from None
     if not names or any(not isinstance(n, str) or Path(n).name != n for n in names):

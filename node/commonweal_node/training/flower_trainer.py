@@ -33,10 +33,12 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, Val
 from commonweal_adapters.files.delta import GridTensors, to_grid, write_adapter
 from commonweal_adapters.files.lora_file import read_floats
 from commonweal_node.config import NodeConfig
+from commonweal_node.home import NodeHome
 from commonweal_node.model.tensors import Factor, slots
 from commonweal_node.rows.row import format_row, read_rows
 from commonweal_node.training.run_report import run_name
 from commonweal_protocols.base.errors import BlobError, ConfigError, StorageError, UnavailableError
+from commonweal_protocols.base.files import read_bounded
 from commonweal_protocols.base.text import printable
 from commonweal_protocols.statements.compact import AdapterSpec, Recipe
 
@@ -44,6 +46,8 @@ REQUEST, EXAMPLES, START = "request.json", "examples.jsonl", "start.safetensors"
 RESULT, METRICS = "result.safetensors", "metrics.json"
 NOT_FOUND = 3
 """The worker's exit status where it cannot import the app."""
+
+MAX_REQUEST_BYTES = 1 << 20
 
 _POLL_SECONDS = 0.1
 _LAST_LINES, _LAST_BYTES = 5, 4096
@@ -103,7 +107,7 @@ class FlowerTrainer:
         adapter: The shape of every adapter.
         base: The base model's files, in transformers' layout.
         data: The community's rows; those of the training split are handed over.
-        work: Below it are the working folder and the app's output; whatever is in the former is removed.
+        home: Where the working folder and the app's output are; whatever is in the former is removed.
         stopping: Once set, a training ends with an error.
     """
 
@@ -111,7 +115,7 @@ class FlowerTrainer:
     adapter: AdapterSpec
     base: Path
     data: Path
-    work: Path
+    home: NodeHome
     stopping: threading.Event
 
     def train(self, start: GridTensors, recipe: Recipe, what: str, frozen: Factor | None) -> AppResult:
@@ -123,8 +127,8 @@ class FlowerTrainer:
             StorageError: The folder cannot be written.
             UnavailableError: The node is stopping.
         """
-        config, folder = self.config, self.work / "training/app"
-        log = self.work / "runs" / f"{run_name(what)}.log"
+        config, folder = self.config, self.home.app
+        log = self.home.runs / f"{run_name(what)}.log"
         request = Request(
             app=config.trainer.removeprefix("flower:"),
             base=self.base,
@@ -216,11 +220,8 @@ def _last_words(log: Path) -> str:
 
 
 def _read_result(path: Path, spec: AdapterSpec, max_bytes: int) -> GridTensors:
-    if not path.is_file():
-        raise BlobError("wanted a file, got none")
-    if (size := path.stat().st_size) > max_bytes:
-        raise BlobError(f"wanted at most {max_bytes} bytes, got {size}")
-    return to_grid(read_floats(path.read_bytes(), spec), spec.grid_bits)
+    data = read_bounded(path, max_bytes, "the result", error=BlobError)
+    return to_grid(read_floats(data, spec), spec.grid_bits)
 
 
 def _check_frozen(spec: AdapterSpec, start: GridTensors, adapter: GridTensors, frozen: Factor | None) -> None:
@@ -231,9 +232,7 @@ def _check_frozen(spec: AdapterSpec, start: GridTensors, adapter: GridTensors, f
 
 
 def _read_metrics(path: Path) -> dict[str, float]:
-    if not path.is_file() or path.stat().st_size > _MAX_METRICS_BYTES:
-        raise BlobError(f"metrics: wanted a file of at most {_MAX_METRICS_BYTES} bytes, got none or a larger one")
     try:
-        return _METRICS.validate_json(path.read_bytes())
+        return _METRICS.validate_json(read_bounded(path, _MAX_METRICS_BYTES, "metrics", error=BlobError))
     except ValidationError as e:
         raise BlobError("metrics: wanted up to 256 finite figures by name, got something else") from e

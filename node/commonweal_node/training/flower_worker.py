@@ -31,7 +31,17 @@ from flwr.app import (
 from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file, save_file
 
-from commonweal_node.training.flower_trainer import EXAMPLES, METRICS, NOT_FOUND, REQUEST, RESULT, START, Request
+from commonweal_node.training.flower_trainer import (
+    EXAMPLES,
+    MAX_REQUEST_BYTES,
+    METRICS,
+    NOT_FOUND,
+    REQUEST,
+    RESULT,
+    START,
+    Request,
+)
+from commonweal_protocols.base.files import read_bounded
 
 _PR_SET_PDEATHSIG = 1
 _NODE, _SERVER = 1, 0
@@ -118,7 +128,7 @@ def _figures(records: dict[str, MetricRecord]) -> Iterator[tuple[str, float]]:
 def main(parent: int) -> int:
     """Train once; return the exit status."""
     _die_with(parent)
-    request = Request.model_validate_json(Path(REQUEST).read_bytes())
+    request = Request.model_validate_json(read_bounded(Path(REQUEST), MAX_REQUEST_BYTES, "a request"))
     app = _load_app(request.app)
     if app is None:
         return NOT_FOUND

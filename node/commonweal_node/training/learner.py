@@ -25,6 +25,7 @@ import torch
 from commonweal_adapters.files.delta import GridTensors, from_grid, to_grid
 from commonweal_node.charter.objective_weights import ObjectiveWeights
 from commonweal_node.config import NodeConfig
+from commonweal_node.home import NodeHome
 from commonweal_node.model.blend import BlendWeights, blend, choose_blend, export_peft
 from commonweal_node.model.heldout import heldout_batches, heldout_loss
 from commonweal_node.model.packing import Batch
@@ -164,7 +165,7 @@ class Learner:
                 if events is not None:
                     events.add(p)
 
-            checkpoint = CheckpointFile(self._work / "training/checkpoint.safetensors", config.checkpoint_seconds)
+            checkpoint = CheckpointFile(NodeHome(self._work).checkpoint, config.checkpoint_seconds)
             trained = order_training(self._team, self._material, training, from_grid(start, bits), report, checkpoint)
             made = to_grid(trained.adapter, bits)
             told = self._write_report(start, made, recipe, what, trained.course)
@@ -178,7 +179,7 @@ class Learner:
         self._board.set(doing=doing, step=0, steps=0, losses={}, eta_seconds=None)
         material = self._material
         trainer = FlowerTrainer(
-            self._config, self._compact.adapter, material.base, material.data, self._work, self._stopping
+            self._config, self._compact.adapter, material.base, material.data, NodeHome(self._work), self._stopping
         )
         result = trainer.train(start, recipe, what, frozen)
         self._write_report(start, result.adapter, recipe, what, Course(seconds=result.seconds), result.metrics)
@@ -191,7 +192,7 @@ class Learner:
             return
         from commonweal_node.training.tensorboard import EventFile
 
-        events = EventFile(self._work / "runs" / run_name(what), recipe)
+        events = EventFile(NodeHome(self._work).runs / run_name(what), recipe)
         try:
             yield events
         finally:
@@ -291,7 +292,7 @@ class Learner:
             heldout_after=self._loss(adapter, self._report, "report"),
             membership=MembershipFigure(**asdict(figure)) if figure else None,
         )
-        save_report(self._work / "runs", report)
+        save_report(NodeHome(self._work).runs, report)
         self._board.set(membership_auc=figure.auc if figure else None)
         return report
 

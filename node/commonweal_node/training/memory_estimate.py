@@ -16,10 +16,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from commonweal_node.model.tensors import slots
 from commonweal_protocols.base.errors import BaseModelError, ConfigError
+from commonweal_protocols.base.files import read_bounded
 from commonweal_protocols.statements.compact import AdapterSpec
 
 MARGIN = 0.35
 """As a part of the estimate."""
+_MAX_CONFIG_BYTES = 1 << 20
 _PROCESS_BYTES = 620 << 20
 """The interpreter with torch and transformers, before a model is loaded."""
 _LOGITS_BYTES = 4 * 24 << 20
@@ -86,9 +88,10 @@ def load_shape(folder: Path) -> ModelShape:
     Raises:
         BaseModelError: ``config.json`` is missing or does not say.
     """
+    data = read_bounded(folder / "config.json", _MAX_CONFIG_BYTES, "a model's shape", error=BaseModelError)
     try:
-        return ModelShape.model_validate(json.loads((folder / "config.json").read_bytes()))
-    except (OSError, ValueError, ValidationError) as e:
+        return ModelShape.model_validate(json.loads(data))
+    except (ValueError, ValidationError) as e:
         raise BaseModelError(f"{folder}/config.json: wanted a model's shape, got {type(e).__name__}") from e
 
 

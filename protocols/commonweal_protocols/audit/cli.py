@@ -32,6 +32,7 @@ from commonweal_protocols.audit.text import print_report
 from commonweal_protocols.audit.verdict import open_verdict
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import ConfigError, MalformedError, PeerError, SignatureError
+from commonweal_protocols.base.files import read_bounded
 from commonweal_protocols.base.keys import create_key_file, load_key_file, load_passphrase, public_hex
 from commonweal_protocols.base.webhook import check_webhook, post_webhook
 from commonweal_protocols.records.signature_pool import usable_cores
@@ -40,6 +41,8 @@ from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.tlog.cosignature import CosignatureVerifier, parse_cosigner_vkey
 from commonweal_protocols.tlog.note import Verifier, parse_vkey
 from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
+
+_MAX_REPORT_BYTES = 1 << 30
 
 app = typer.Typer(no_args_is_help=True, help="Re-check a consortium from its public records alone.")
 app.command()(story)
@@ -89,12 +92,8 @@ def _memory_path(source: str) -> Path:
     return state / "commonweal" / "audit" / f"{''.join(c if c.isalnum() else '-' for c in source)[-120:]}.memory"
 
 
-def _read(path: Path, max_bytes: int) -> bytes:
-    try:
-        with path.open("rb") as f:
-            return f.read(max_bytes + 1)
-    except OSError as e:
-        raise ConfigError(f"{path}: cannot be read: {e.strerror}") from e
+def _read_foreign(path: Path, max_bytes: int, wanted: str) -> bytes:
+    return read_bounded(path, max_bytes, wanted, error=ConfigError, too_large=MalformedError)
 
 
 @app.command()
@@ -219,7 +218,7 @@ def evidence(
     Exit 1: it convicts that key. 0: it convicts nobody. 2: it is not evidence at all, or no key is known.
     """
     try:
-        parsed = parse_evidence(_read(file, MAX_EVIDENCE_BYTES))
+        parsed = parse_evidence(read_bounded(file, MAX_EVIDENCE_BYTES, "evidence", error=ConfigError))
         verifier, witnesses = _accused(log, witness or [], memory_file)
     except MalformedError as e:
         raise ConfigError(f"{file}: {e}") from e
@@ -265,8 +264,11 @@ def verify_verdict(
     ] = None,
 ) -> None:
     """Check an auditor's signed verdict. Exit 0: it is this auditor's, and says that the records hold; 1: otherwise."""
-    verdict = open_verdict(_read(file, MAX_ENTRY_BYTES), key)
-    if report_file and (got := digest_of(_read(report_file, 1 << 30))) != verdict.report_sha256:
+    verdict = open_verdict(_read_foreign(file, MAX_ENTRY_BYTES, "a verdict"), key)
+    if (
+        report_file
+        and (got := digest_of(_read_foreign(report_file, _MAX_REPORT_BYTES, "a report"))) != verdict.report_sha256
+    ):
         raise SignatureError(f"{report_file}: wanted the report {verdict.report_sha256}, got {got}")
     tree = verdict.tree
     what = f"{tree.origin} at {tree.size} entries, root {tree.root}" if tree else "a log whose checkpoint does not hold"

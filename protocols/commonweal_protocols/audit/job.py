@@ -19,7 +19,7 @@ from commonweal_protocols.audit.releases import Recompute
 from commonweal_protocols.audit.verdict import sign_verdict
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import ConfigError, MalformedError
-from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.files import read_bounded, write_atomic
 from commonweal_protocols.records.signature_pool import usable_cores
 from commonweal_protocols.records.source import Source, read_checkpoint
 from commonweal_protocols.statements.values import Digest
@@ -65,13 +65,7 @@ def load_seen(path: Path) -> bytes:
     Raises:
         ConfigError: It cannot be read, or is too large.
     """
-    try:
-        with path.open("rb") as f:
-            data = f.read(MAX_NOTE_BYTES + 1)
-    except OSError as e:
-        raise ConfigError(f"{path}: cannot be read: {e.strerror}") from e
-    if len(data) > MAX_NOTE_BYTES:
-        raise ConfigError(f"{path}: wanted a signed checkpoint of at most {MAX_NOTE_BYTES} bytes, got more")
+    data = read_bounded(path, MAX_NOTE_BYTES, "a signed checkpoint", error=ConfigError)
     try:
         return parse_proof(data).checkpoint_note
     except MalformedError:

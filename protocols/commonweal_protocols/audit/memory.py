@@ -34,7 +34,7 @@ from pydantic import ValidationError
 
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import MalformedError, PeerError, StorageError
-from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.files import read_if_there, write_atomic
 from commonweal_protocols.base.schema import Closed
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.replica import Replica
@@ -44,6 +44,8 @@ from commonweal_protocols.tlog.merkle import HASH_BYTES, Tree
 from commonweal_protocols.tlog.note import Verifier, parse_vkey
 
 _HEADER = b"commonweal/auditor-memory@v1"
+_MAX_FILE_BYTES = 1 << 32
+"""Nine million entries' worth."""
 
 
 class Line(NamedTuple):
@@ -189,12 +191,9 @@ def load_memory(path: Path) -> Memory | None:
     Raises:
         StorageError: The file is there, but it is damaged or not ours.
     """
+    data = read_if_there(path, _MAX_FILE_BYTES, "an auditor's memory")
     try:
-        return parse_memory(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except OSError as e:
-        raise StorageError(f"{path}: cannot be read: {e.strerror}") from e
+        return None if data is None else parse_memory(data)
     except PeerError as e:
         raise StorageError(f"{path}: {e}; move it away to start anew") from e
 

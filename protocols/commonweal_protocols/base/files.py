@@ -1,10 +1,120 @@
-"""Small files replaced in one step: a reader, or a crash, meets the old bytes or the new ones, never a mixture."""
+"""Small files: read whole and bounded, replaced in one step, and locks between processes.
 
+A file is replaced so that a reader, or a crash, meets the old bytes or the new ones, never a mixture.
+"""
+
+import fcntl
 import os
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from commonweal_protocols.base.errors import StorageError
+from commonweal_protocols.base.errors import CommonwealError, StorageError
+
+_PIECE_BYTES = 1 << 16
+
+
+def read_if_there(
+    path: Path,
+    max_bytes: int,
+    wanted: str,
+    *,
+    error: type[CommonwealError] = StorageError,
+    too_large: type[CommonwealError] | None = None,
+) -> bytes | None:
+    """Return a file's bytes, or None where there is no such file.
+
+    Args:
+        path: The file; a pipe will do.
+        max_bytes: No more than one byte beyond these is ever read.
+        wanted: What the file is, for the message.
+        error: What is raised: :class:`ConfigError` for a file that a person names, say.
+        too_large: What is raised for a larger file; None: ``error``. Somebody else's file is their fault.
+
+    Raises:
+        error: It cannot be read, or is larger.
+    """
+    chunks: list[bytes] = []
+    left = max_bytes + 1
+    try:
+        with path.open("rb") as f:
+            # A read takes the memory that it asks for: as much as the file says it has, and pieces if it has more.
+            piece = os.fstat(f.fileno()).st_size + 1
+            while left and (chunk := f.read(min(left, piece))):
+                chunks.append(chunk)
+                left -= len(chunk)
+                piece = _PIECE_BYTES
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        raise error(f"{path}: wanted {wanted}, got a file that cannot be read: {e.strerror}") from e
+    if not left:
+        raise (too_large or error)(f"{path}: wanted {wanted} of at most {max_bytes} bytes, got more")
+    return b"".join(chunks)
+
+
+def read_bounded(
+    path: Path,
+    max_bytes: int,
+    wanted: str,
+    *,
+    error: type[CommonwealError] = StorageError,
+    too_large: type[CommonwealError] | None = None,
+    if_missing: str = "",
+) -> bytes:
+    """Return the bytes of a file that has to be there; see :func:`read_if_there`.
+
+    Args:
+        path: See there.
+        max_bytes: See there.
+        wanted: See there.
+        error: See there.
+        too_large: See there.
+        if_missing: What to do where there is no such file; for people.
+
+    Raises:
+        error: There is none, it cannot be read, or it is larger.
+    """
+    data = read_if_there(path, max_bytes, wanted, error=error, too_large=too_large)
+    if data is None:
+        raise error(f"{path}: wanted {wanted}, got no such file" + (f"; {if_missing}" if if_missing else ""))
+    return data
+
+
+@contextmanager
+def locked(path: Path, what: str, *, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold a lock between processes for the length of the block; the kernel drops it with the process.
+
+    Args:
+        path: The lock's own file (mode 0600), made if there is none and never removed.
+        what: What the lock guards, for the message.
+        on_wait: Called once before waiting for another process; None: another process is an error.
+
+    Raises:
+        StorageError: Another process holds it, or there can be no such lock.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as e:
+                if on_wait is None:
+                    raise StorageError(
+                        f"{path}: wanted {what} for this process alone, got another at work; wait for it or stop it"
+                    ) from e
+                on_wait()
+                fcntl.flock(fd, fcntl.LOCK_EX)
+        except BaseException:
+            os.close(fd)
+            raise
+    except OSError as e:
+        raise StorageError(f"{path}: wanted a lock on {what}, got none: {e.strerror}") from e
+    try:
+        yield
+    finally:
+        os.close(fd)
 
 
 def sync_directory(path: Path) -> None:

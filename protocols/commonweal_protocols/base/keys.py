@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from commonweal_protocols.base import ed25519
 from commonweal_protocols.base.canonical import parse_digest
 from commonweal_protocols.base.errors import ConfigError, SignatureError, StorageError
+from commonweal_protocols.base.files import read_bounded
 
 _MAX_KEY_FILE_BYTES = 4096
 
@@ -40,6 +41,18 @@ def write_private(path: Path, data: bytes) -> None:
         raise StorageError(f"{path}: exists already; a key is never overwritten") from e
     except OSError as e:
         raise StorageError(f"{path}: cannot be written: {e.strerror}") from e
+
+
+def read_private(path: Path, max_bytes: int, wanted: str) -> bytes:
+    """Return the bytes of a file that no other user may read; ``wanted`` says what it is.
+
+    Raises:
+        StorageError: There is none, it is larger, or others may read it.
+    """
+    data = read_bounded(path, max_bytes, wanted)
+    if (mode := path.stat().st_mode & 0o777) & 0o077:
+        raise StorageError(f"{path}: wanted mode 0600, got {mode:04o}; run: chmod 600 {path}")
+    return data
 
 
 def create_key_file(path: Path, passphrase: bytes | None = None) -> Ed25519PrivateKey:
@@ -72,14 +85,7 @@ def _private_pem(key: Ed25519PrivateKey | MLDSA44PrivateKey, passphrase: bytes |
 
 
 def _load_pem(path: Path, passphrase: bytes | None) -> object:
-    try:
-        with path.open("rb") as f:
-            mode = os.fstat(f.fileno()).st_mode & 0o777
-            data = f.read(_MAX_KEY_FILE_BYTES)
-    except OSError as e:
-        raise StorageError(f"{path}: the key file cannot be read: {e.strerror}") from e
-    if mode & 0o077:
-        raise StorageError(f"{path}: wanted mode 0600, got {mode:04o}; run: chmod 600 {path}")
+    data = read_private(path, _MAX_KEY_FILE_BYTES, "a key file")
     try:
         return serialization.load_pem_private_key(data, passphrase or None)
     except TypeError as e:
@@ -127,11 +133,10 @@ def load_passphrase(path: Path | None) -> bytes | None:
     Raises:
         ConfigError: It cannot be read, or holds nothing: a key would silently be kept without protection.
     """
-    try:
-        passphrase = path.read_bytes().strip() if path else None
-    except OSError as e:
-        raise ConfigError(f"{path}: the passphrase file cannot be read: {e.strerror}") from e
-    if passphrase == b"":
+    if path is None:
+        return None
+    passphrase = read_bounded(path, _MAX_KEY_FILE_BYTES, "a passphrase file", error=ConfigError).strip()
+    if not passphrase:
         raise ConfigError(f"{path}: wanted a passphrase, got an empty file")
     return passphrase
 

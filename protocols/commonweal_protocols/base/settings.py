@@ -9,10 +9,11 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.base.files import read_bounded
 
 log = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=BaseModel)
-_MAX_FILE_BYTES = 1 << 20
+MAX_TOML_BYTES = 1 << 20
 
 
 def describe(error: ValidationError) -> str:
@@ -34,8 +35,8 @@ def parse_toml(data: bytes, model: type[Model], name: str, *, retired: frozenset
     Raises:
         ConfigError: It is too large, is not TOML, has an unknown key, or a value is out of range.
     """
-    if len(data) > _MAX_FILE_BYTES:
-        raise ConfigError(f"{name}: wanted at most {_MAX_FILE_BYTES} bytes, got more")
+    if len(data) > MAX_TOML_BYTES:
+        raise ConfigError(f"{name}: wanted at most {MAX_TOML_BYTES} bytes, got more")
     try:
         table = tomllib.loads(data.decode("utf-8"))
         for key in sorted(retired & table.keys()):
@@ -62,11 +63,5 @@ def load_toml(path: Path, model: type[Model], *, if_missing: str = "", retired: 
     Raises:
         ConfigError: It cannot be read, is not TOML, has an unknown key, or a value is out of range.
     """
-    try:
-        with path.open("rb") as f:
-            data = f.read(_MAX_FILE_BYTES + 1)
-    except FileNotFoundError as e:
-        raise ConfigError(f"{path}: wanted a file, got none" + (f"; {if_missing}" if if_missing else "")) from e
-    except OSError as e:
-        raise ConfigError(f"{path}: cannot be read: {e.strerror}") from e
+    data = read_bounded(path, MAX_TOML_BYTES, "a TOML file", error=ConfigError, if_missing=if_missing)
     return parse_toml(data, model, str(path), retired=retired)

@@ -7,9 +7,10 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from commonweal_protocols.base.errors import UnavailableError
-from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.files import read_bounded, write_atomic
 
 _NAME = "status.json"
+_MAX_BYTES = 1 << 20
 S = TypeVar("S", bound=BaseModel)
 
 
@@ -28,10 +29,14 @@ def load_status(home: Path, kind: type[S], daemon: str) -> S:
     Raises:
         UnavailableError: No such daemon has run here, or it is of another version.
     """
+    path, wanted = home / _NAME, f"the status of a {daemon} that has run here"
+    data = read_bounded(path, _MAX_BYTES, wanted, error=UnavailableError)
     try:
-        return kind.model_validate_json((home / _NAME).read_bytes())
-    except (OSError, ValidationError) as e:
-        raise UnavailableError(f"{home / _NAME}: wanted a {daemon} that has run here, got none") from e
+        return kind.model_validate_json(data)
+    except ValidationError as e:
+        raise UnavailableError(
+            f"{path}: wanted {wanted}, got another version's status; stop it and run it again"
+        ) from e
 
 
 def now() -> float:

@@ -22,6 +22,7 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.errors import ConfigError, LogError, MalformedError, RuleError
+from commonweal_protocols.base.files import read_if_there
 from commonweal_protocols.base.schema import Closed
 from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.governance import Exit
@@ -150,15 +151,9 @@ def _compact(directory: Path) -> Compact:
 
 
 def _read(path: Path, max_bytes: int) -> bytes:
-    try:
-        with path.open("rb") as f:
-            data = f.read(max_bytes + 1)
-    except FileNotFoundError as e:
-        raise MalformedError(f"{path.name}: wanted this file in the folder, got none") from e
-    except OSError as e:
-        raise ConfigError(f"{path}: cannot be read: {e.strerror}") from e
-    if len(data) > max_bytes:
-        raise MalformedError(f"{path.name}: wanted at most {max_bytes} bytes, got more")
+    data = read_if_there(path, max_bytes, "a departure's file", error=ConfigError, too_large=MalformedError)
+    if data is None:
+        raise MalformedError(f"{path.name}: wanted this file in the folder, got none")
     return data
 
 

@@ -11,13 +11,15 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from commonweal_protocols.base.errors import LogError, RuleError, StorageError
-from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.files import read_if_there, write_atomic
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.mirror import Mirror
 from commonweal_protocols.records.replica import Replica
 from commonweal_protocols.records.source import Source, read_checkpoint, read_entries, unverified_size
 from commonweal_protocols.statements.values import Digest, Seen
 from commonweal_protocols.tlog.policy import Policy
+
+_MAX_MEMORY_BYTES = 4096
 
 
 class Follower:
@@ -107,11 +109,10 @@ class Follower:
         return added
 
     def _load(self) -> Seen | None:
+        data = read_if_there(self._memory, _MAX_MEMORY_BYTES, "the newest verified checkpoint")
         try:
-            return Seen.model_validate_json(self._memory.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValidationError) as e:
+            return None if data is None else Seen.model_validate_json(data)
+        except ValidationError as e:
             raise StorageError(f"{self._memory}: wanted the newest verified checkpoint, got another file") from e
 
 

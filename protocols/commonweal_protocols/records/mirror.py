@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from commonweal_protocols.base.errors import LogError, StorageError
-from commonweal_protocols.base.files import write_atomic
-from commonweal_protocols.records.source import DirectorySource, read_entries
+from commonweal_protocols.base.files import read_if_there, write_atomic
+from commonweal_protocols.records.source import MAX_BUNDLE_BYTES, DirectorySource, read_entries
 from commonweal_protocols.tlog.merkle import Tree
 from commonweal_protocols.tlog.tiles import (
     BUNDLE_ENTRIES,
@@ -62,14 +62,8 @@ class Mirror:
 
     def _write(self, path: str, data: bytes) -> None:
         target = self.directory / path
-        try:
-            if target.read_bytes() == data:
-                return
-        except FileNotFoundError:
-            pass
-        except OSError as e:
-            raise StorageError(f"{target}: cannot be read: {e.strerror}") from e
-        write_atomic(target, data)
+        if read_if_there(target, MAX_BUNDLE_BYTES, "a file of this copy of the records") != data:
+            write_atomic(target, data)
 
     def _prune(self, old_size: int, new_size: int) -> None:
         """Drop the partial bundle and tiles that larger ones stand for now; a log that grows slowly makes many."""

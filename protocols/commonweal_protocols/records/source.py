@@ -26,7 +26,7 @@ from commonweal_protocols.statements.values import Blob
 from commonweal_protocols.tlog.note import MAX_NOTE_BYTES
 from commonweal_protocols.tlog.tiles import BUNDLE_ENTRIES, MAX_ENTRY_BYTES, bundle_path, parse_bundle
 
-_MAX_BUNDLE_BYTES = BUNDLE_ENTRIES * (2 + MAX_ENTRY_BYTES)
+MAX_BUNDLE_BYTES = BUNDLE_ENTRIES * (2 + MAX_ENTRY_BYTES)
 _TIMEOUT_SECONDS = 30
 
 
@@ -152,9 +152,9 @@ def read_bundles(source: Source, start: int, end: int) -> Iterator[list[bytes]]:
         first = n * BUNDLE_ENTRIES
         width = min(BUNDLE_ENTRIES, end - first)
         path = bundle_path(n, width)
-        data = source.read(path, max_bytes=_MAX_BUNDLE_BYTES)
+        data = source.read(path, max_bytes=MAX_BUNDLE_BYTES)
         if data is None and width < BUNDLE_ENTRIES:
-            data = source.read(bundle_path(n, BUNDLE_ENTRIES), max_bytes=_MAX_BUNDLE_BYTES)
+            data = source.read(bundle_path(n, BUNDLE_ENTRIES), max_bytes=MAX_BUNDLE_BYTES)
             entries = parse_bundle(data, BUNDLE_ENTRIES)[:width] if data is not None else None
         else:
             entries = parse_bundle(data, width) if data is not None else None

@@ -5,12 +5,12 @@ when the compact is signed, since that names every key, and the invite's consort
 """
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import StringConstraints, ValidationError, model_validator
 
 from commonweal_protocols.base.errors import ConfigError
-from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.files import read_bounded, write_atomic
 from commonweal_protocols.base.schema import Closed
 from commonweal_protocols.base.settings import describe
 from commonweal_protocols.statements.compact import Coordinator, Member, Witness
@@ -21,6 +21,9 @@ Address = Annotated[str, StringConstraints(pattern=r"^[^\s/]{1,255}:[0-9]{1,5}$"
 
 
 class _File(Closed):
+    WHAT: ClassVar[str]
+    """What it is, for an error."""
+
     def to_bytes(self) -> bytes:
         """Return the file's bytes."""
         return (self.model_dump_json(indent=2) + "\n").encode()
@@ -40,20 +43,17 @@ class _File(Closed):
         Raises:
             ConfigError: No such file, or not of this form.
         """
+        data = read_bounded(path, _MAX_FILE_BYTES, cls.WHAT, error=ConfigError)
         try:
-            with path.open("rb") as f:
-                data = f.read(_MAX_FILE_BYTES + 1)
-            if len(data) > _MAX_FILE_BYTES:
-                raise ConfigError(f"{path}: wanted at most {_MAX_FILE_BYTES} bytes, got more")
             return cls.model_validate_json(data)
-        except OSError as e:
-            raise ConfigError(f"{path}: wanted {cls.__doc__ or ''} It cannot be read: {e.strerror}") from e
         except ValidationError as e:
-            raise ConfigError(f"{path}: not {cls.__name__.lower()}: {describe(e)}") from e
+            raise ConfigError(f"{path}: wanted {cls.WHAT}, got another file: {describe(e)}") from e
 
 
 class Card(_File):
     """An institution's card: its name and its public key, for anyone who drafts a compact."""
+
+    WHAT = "an institution's card"
 
     institution: Name
     key: PublicKey
@@ -88,6 +88,8 @@ class _Reached(_File):
 class CoordinatorCard(_Reached):
     """A coordinator's card: its keys and where it is reached, for a consortium that may want it as a successor."""
 
+    WHAT = "a coordinator's card"
+
     coordinator: Coordinator
 
     def invite(self, consortium: Digest, name: Name) -> "Invite":
@@ -98,6 +100,8 @@ class CoordinatorCard(_Reached):
 
 class Invite(_Reached):
     """A coordinator's invite: which consortium, and where it is reached."""
+
+    WHAT = "a coordinator's invite"
 
     consortium: Digest
     name: Name

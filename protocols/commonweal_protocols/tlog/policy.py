@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from commonweal_protocols.base.errors import ConfigError, MalformedError, SignatureError
+from commonweal_protocols.base.files import read_bounded
 from commonweal_protocols.tlog.checkpoint import Checkpoint, check_origin, parse_checkpoint
 from commonweal_protocols.tlog.cosignature import ML_DSA_44_COSIGNATURE, CosignatureVerifier, parse_cosigner_vkey
 from commonweal_protocols.tlog.note import NoteVerifier, Verifier, open_note, parse_vkey
@@ -301,10 +302,8 @@ def load_policy(path: Path) -> Policy:
     Raises:
         ConfigError: It cannot be read, or is not a policy.
     """
+    data = read_bounded(path, MAX_POLICY_BYTES, "a policy", error=ConfigError)
     try:
-        with path.open("rb") as f:
-            return parse_policy(f.read(MAX_POLICY_BYTES + 1).decode("utf-8"))
-    except OSError as e:
-        raise ConfigError(f"{path}: the policy cannot be read: {e.strerror}") from e
+        return parse_policy(data.decode("utf-8"))
     except (UnicodeDecodeError, MalformedError) as e:
         raise ConfigError(f"{path}: {e}") from e
