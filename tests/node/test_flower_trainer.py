@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from commonweal_adapters.files.delta import read_adapter, write_adapter
 from commonweal_adapters.recompute import recompute_start
 from commonweal_node.charter.objective_weights import ObjectiveWeights
+from commonweal_node.commands.doctor import Check, examine
 from commonweal_node.config import NodeConfig
 from commonweal_node.connection.status import StatusBoard
 from commonweal_node.training.flower_trainer import check_trainer
@@ -98,9 +99,26 @@ def test_what_is_no_adapter_of_the_spec_is_refused(kind: str, told: str, tmp_pat
         ("flower:tests.kit.flower_apps:no_app", "wanted a flwr.clientapp.ClientApp, got str"),
     ],
 )
-def test_an_app_that_cannot_be_imported_is_named(name: str, told: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"wanted a ClientApp {name.removeprefix('flower:')}, .*{told}"):
-        train(app_trainer(tmp_path, name))
+def test_an_app_that_cannot_be_imported_is_named_before_anything_is_loaded(
+    name: str, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: wanted a ClientApp of that name, .*{told}"):
+        check_trainer(app_trainer(tmp_path, name).config)
+
+
+def test_an_app_that_has_gone_since_is_named_when_it_is_to_train(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"wanted a ClientApp of that name, .*no attribute .*runs/round-1.log"):
+        train(app_trainer(tmp_path, "gone"))
+
+
+def test_the_doctor_imports_the_app(tmp_path: Path) -> None:
+    def told(app: str) -> Check:
+        return next(
+            c for c in examine(tmp_path, app_trainer(tmp_path / app, app).config, None, None) if c.name == "trainer"
+        )
+
+    assert told("good").ok
+    assert "no attribute 'gone'" in told("gone").found
 
 
 def test_an_app_that_takes_too_long_is_killed(tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,6 +60,10 @@ _METRICS: TypeAdapter[dict[str, float]] = TypeAdapter(
 )
 
 
+def _app(config: NodeConfig) -> str:
+    return config.trainer.removeprefix("flower:")
+
+
 class Request(BaseModel):
     """What an app is asked to train."""
 
@@ -86,16 +91,20 @@ class AppResult:
     seconds: float
 
 
-def check_trainer(config: NodeConfig, processes: int) -> None:
-    """Make sure that a ClientApp can train here, if the settings name one.
+def check_trainer(config: NodeConfig, processes: int = 1) -> None:
+    """Make sure that a ClientApp can train here, if the settings name one: it is imported, in a process of its own.
 
     Raises:
-        ConfigError: Flower is not installed, or several processes are to train together.
+        ConfigError: Flower is not installed, the app cannot be imported, or several processes are to train together.
     """
-    if config.trainer and find_spec("flwr") is None:
+    if not config.trainer:
+        return
+    if find_spec("flwr") is None:
         raise ConfigError("trainer: wanted the package flwr, got none: pip install 'commonweal[flower]'")
-    if config.trainer and processes > 1:
+    if processes > 1:
         raise ConfigError(f"trainer: wanted one process, since a ClientApp starts its own, got {processes}")
+    with tempfile.TemporaryDirectory() as folder:
+        _run(config, Path(folder), Path(folder) / "log", threading.Event(), _app(config))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +139,7 @@ class FlowerTrainer:
         config, folder = self.config, self.home.app
         log = self.home.runs / f"{run_name(what)}.log"
         request = Request(
-            app=config.trainer.removeprefix("flower:"),
+            app=_app(config),
             base=self.base,
             adapter=self.adapter,
             recipe=recipe,
@@ -145,53 +154,14 @@ class FlowerTrainer:
             with (folder / EXAMPLES).open("wb") as f:
                 f.writelines(format_row(row) for row in read_rows(self.data) if row.split != "heldout")
             begun = time.monotonic()
-            status = self._run(folder, log)
+            _run(config, folder, log, self.stopping)
             seconds = time.monotonic() - begun
-            if status:
-                wanted = f"a ClientApp {request.app}" if status == NOT_FOUND else "it to end well"
-                raise ConfigError(f"{config.trainer}: wanted {wanted}, got exit status {status}: {_last_words(log)}")
             try:
                 adapter = _read_result(folder / RESULT, self.adapter, 2 * len(sent))
                 _check_frozen(self.adapter, start, adapter, frozen)
                 return AppResult(adapter, _read_metrics(folder / METRICS), seconds)
             except BlobError as e:
                 raise ConfigError(f"{config.trainer}: its result: {e}") from e
-
-    def _run(self, folder: Path, log: Path) -> int:
-        """Run the worker to its end; return its exit status."""
-        config = self.config
-        environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
-        environment |= {"TMPDIR": str(folder), "FLWR_TELEMETRY_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
-        environment |= {"OMP_NUM_THREADS": str(config.threads)} if config.threads else {}
-        # -P: an app is a package that was installed, or lies on PYTHONPATH; what lies in the folder is no code.
-        command = [sys.executable, "-P", "-m", "commonweal_node.training.flower_worker", str(os.getpid())]
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
-        try:
-            deadline = time.monotonic() + config.trainer_timeout_seconds
-            while True:
-                with suppress(subprocess.TimeoutExpired):
-                    return process.wait(_POLL_SECONDS)
-                if self.stopping.is_set():
-                    raise UnavailableError("training: the node is stopping; a ClientApp begins anew")
-                if time.monotonic() > deadline:
-                    raise ConfigError(
-                        f"{config.trainer}: wanted an end within {config.trainer_timeout_seconds} s "
-                        f"(trainer_timeout_seconds in node.toml), got none: {_last_words(log)}"
-                    )
-        finally:
-            if process.poll() is None:
-                # It leads a session of its own, so its own children are killed with it.
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
 
 
 @contextmanager
@@ -208,6 +178,56 @@ def _working_folder(folder: Path, log: Path) -> Iterator[None]:
         raise StorageError(f"{folder}: cannot be used as the trainer's working folder: {e.strerror}") from e
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(config: NodeConfig, folder: Path, log: Path, stopping: threading.Event, *arguments: str) -> None:
+    """Run the worker to its end.
+
+    Raises:
+        ConfigError: It cannot import the app, crashes, or takes too long.
+        UnavailableError: The node is stopping.
+    """
+    environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    environment |= {"TMPDIR": str(folder), "FLWR_TELEMETRY_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+    environment |= {"OMP_NUM_THREADS": str(config.threads)} if config.threads else {}
+    # -P: an app is a package that was installed, or lies on PYTHONPATH; what lies in the folder is no code.
+    command = [sys.executable, "-P", "-m", "commonweal_node.training.flower_worker", str(os.getpid()), *arguments]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + config.trainer_timeout_seconds
+        while (status := _wait(process)) is None:
+            if stopping.is_set():
+                raise UnavailableError("training: the node is stopping; a ClientApp begins anew")
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"{config.trainer}: wanted an end within {config.trainer_timeout_seconds} s "
+                    f"(trainer_timeout_seconds in node.toml), got none: {_last_words(log)}"
+                )
+    finally:
+        if process.poll() is None:
+            # It leads a session of its own, so its own children are killed with it.
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if status:
+        wanted = "a ClientApp of that name" if status == NOT_FOUND else "it to end well"
+        raise ConfigError(f"{config.trainer}: wanted {wanted}, got exit status {status}: {_last_words(log)}")
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int | None:
+    """Return the exit status; None if the process still runs after a moment."""
+    try:
+        return process.wait(_POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _last_words(log: Path) -> str:

@@ -1,7 +1,8 @@
 """The process in which a Flower ClientApp trains: the only module that imports Flower, by its public API alone.
 
 ``python -m commonweal_node.training.flower_worker PARENT``, in the working folder that ``flower_trainer`` made; PARENT
-is the node's process ID. It sends the app one message of type "train" and writes down the reply.
+is the node's process ID. It sends the app one message of type "train" and writes down the reply. With an app's name as
+a second argument it only imports that.
 """
 
 import ctypes
@@ -125,13 +126,8 @@ def _figures(records: dict[str, MetricRecord]) -> Iterator[tuple[str, float]]:
                 yield name, float(last)
 
 
-def main(parent: int) -> int:
-    """Train once; return the exit status."""
-    _die_with(parent)
-    request = Request.model_validate_json(read_bounded(Path(REQUEST), MAX_REQUEST_BYTES, "a request"))
-    app = _load_app(request.app)
-    if app is None:
-        return NOT_FOUND
+def _train(app: ClientApp, request: Request) -> None:
+    """Have the app train once, and write down what it returns."""
     reply = app(_message(request), _context(request))
     if reply.has_error():
         sys.exit(f"the app replied with error {reply.error.code}: {reply.error.reason}")
@@ -140,8 +136,20 @@ def main(parent: int) -> int:
         sys.exit(f"wanted one ArrayRecord in the reply, got {len(arrays)}")
     Path(METRICS).write_text(json.dumps(dict(_figures(dict(reply.content.metric_records)))))
     save_file({name: array.numpy() for name, array in arrays[0].items()}, RESULT)
+
+
+def main(parent: int, name: str = "") -> int:
+    """Import the app of this name, or train with the one that is asked for; return the exit status."""
+    _die_with(parent)
+    if name:
+        return NOT_FOUND if _load_app(name) is None else 0
+    request = Request.model_validate_json(read_bounded(Path(REQUEST), MAX_REQUEST_BYTES, "a request"))
+    app = _load_app(request.app)
+    if app is None:
+        return NOT_FOUND
+    _train(app, request)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(int(sys.argv[1]), *sys.argv[2:]))
