@@ -25,7 +25,7 @@ START = read_adapter(recompute_start(SPEC), SPEC)
 def app_trainer(home: Path, app: str, seconds: int = 100, **run_config: str) -> FlowerTrainer:
     """One whose app is that of the kit, or the one with this whole name; its files are written below ``home``."""
     rows = [{"text": f"well {i}", "split": split} for i, split in enumerate(("train", "train", "heldout"))]
-    (home / "base").mkdir(parents=True)
+    (home / "base").mkdir(parents=True, exist_ok=True)
     (home / "base/config.json").write_text("{}")
     (home / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     config = NodeConfig(

@@ -52,6 +52,7 @@ def test_an_app_gets_the_start_the_recipe_and_training_rows_alone_and_its_reply_
         "secrets": 0,
         "keys-here": 0,
     }
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file() and b"well" in p.read_bytes()] == ["rows.jsonl"]
     assert not (tmp_path / "training/app").exists()
 
 
@@ -146,10 +147,11 @@ def gone(pids: list[int]) -> bool:
 
 
 def test_when_the_node_stops_the_app_and_its_children_are_killed(tmp_path: Path) -> None:
-    by, pids = app_trainer(tmp_path, "endless"), list[int]()
+    by, pids, modes = app_trainer(tmp_path, "endless"), list[int](), list[int]()
 
     def stop() -> None:
         pids.extend(running(tmp_path))
+        modes.append(by.home.app.stat().st_mode & 0o777)
         by.stopping.set()
 
     thread = threading.Thread(target=stop)
@@ -159,6 +161,7 @@ def test_when_the_node_stops_the_app_and_its_children_are_killed(tmp_path: Path)
     thread.join()
     assert len(pids) == 2
     assert gone(pids)
+    assert modes == [0o700]
 
 
 def test_an_app_does_not_outlive_a_node_that_is_killed(tmp_path: Path) -> None:
@@ -172,16 +175,33 @@ def test_an_app_does_not_outlive_a_node_that_is_killed(tmp_path: Path) -> None:
     node.wait()
     assert gone(pids[:1])
     os.kill(pids[1], 9)
+    # What a killed node leaves behind is no start for the next training, and is gone after it.
+    assert (tmp_path / "training/app/examples.jsonl").exists()
+    train(app_trainer(tmp_path, "good", moves="B"))
+    assert not (tmp_path / "training/app").exists()
+
+
+class Told(StatusBoard):
+    """Keeps what was being done."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home, "clinic")
+        self.doings: list[str] = []
+
+    def set(self, **fields: object) -> None:
+        super().set(**fields)
+        self.doings.append(self.newest.doing)
 
 
 @pytest.mark.slow
 def test_a_peft_app_as_flowers_docs_write_one_trains_the_node(tmp_path: Path) -> None:
-    board = StatusBoard(tmp_path, "clinic")
+    board = Told(tmp_path)
     made = learner(tmp_path, 4, board, trainer="flower:tests.kit.flower_peft_app:app")
     start = read_adapter(recompute_start(TINY), TINY)
     recipe = Recipe(steps=8, batch_size=1, learning_rate_micros=10_000, max_tokens=160)
     trained = made.train(start, recipe, "round 1")
     assert trained.values.keys() == start.values.keys()
+    assert "round 1: training (flower app)" in board.doings
     report = RunReport.model_validate_json((tmp_path / "runs/round-1.json").read_text())
     assert report.heldout_after < report.heldout_before
     assert report.metrics["num-examples"] == 4

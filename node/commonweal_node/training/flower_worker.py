@@ -49,7 +49,7 @@ _NODE, _SERVER = 1, 0
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends. Only Linux can."""
+    """Have the kernel kill this process when the thread that started it ends, which waits for it. Only Linux can."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
