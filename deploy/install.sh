@@ -38,7 +38,7 @@ EOF
 fi
 
 echo "install: commonweal and its pinned packages"
-pip install -c constraints.txt -e '.[node,data,tensorboard,coordinator,object-store]' -r <("$venv/bin/python" - <<'PY'
+pip install -c constraints.txt -e '.[node,data,tensorboard,flower,coordinator,object-store]' -r <("$venv/bin/python" - <<'PY'
 import tomllib
 groups = tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]
 print("\n".join(groups["dev"] + groups["docs"]))

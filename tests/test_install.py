@@ -18,7 +18,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf
 EXTRAS = {
     "protocols": (),
     "adapters": ("recompute",),
-    "node": ("node", "data", "tensorboard"),
+    "node": ("node", "data", "tensorboard", "flower"),
     "coordinator": ("coordinator", "object-store"),
 }
 # Modules of a room that need an extra of their own.

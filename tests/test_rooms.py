@@ -93,3 +93,19 @@ def test_a_planted_circle_is_found(tmp_path: Path) -> None:
     (tmp_path / "b.py").write_text("def late() -> None:\n    from a import x\n")
     with pytest.raises(graphlib.CycleError):
         graphlib.TopologicalSorter(_import_graph(_own_modules([tmp_path]))).prepare()
+
+
+def _flower_modules(source: str) -> set[str]:
+    """Every module of Flower that is imported here, but for those of its public API."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        found |= {name for name in names if name.split(".")[0] == "flwr"}
+    return found - {"flwr.app", "flwr.clientapp", "flwr.clientapp.mod", "flwr.serverapp", "flwr.serverapp.strategy"}
+
+
+def test_of_flower_only_the_public_api_is_imported() -> None:
+    paths = [p for folder in (*ROOMS, "tests/kit", "deploy") for p in sorted((ROOT / folder).rglob("*.py"))]
+    assert {str(p): found for p in paths if (found := _flower_modules(p.read_text("utf-8")))} == {}
+    assert _flower_modules("def f():\n    from flwr.common import x\nimport flwr.app\n") == {"flwr.common"}

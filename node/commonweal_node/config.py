@@ -10,6 +10,7 @@ from commonweal_protocols.base.settings import load_toml
 from commonweal_protocols.records.source import is_address
 from commonweal_protocols.statements.values import Digest, Name
 
+Trainer = Annotated[str, Field(max_length=500, pattern=r"^(flower:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*)?$")]
 _RETIRED = frozenset({"flower_port"})
 
 
@@ -63,6 +64,14 @@ class NodeConfig(BaseModel):
     """Where this node cosigns its consortium's checkpoints; 0: it is no witness."""
     tensorboard: bool = False
     """Write each training's course as a TensorBoard event file below ``runs/`` too. Needs the extra ``tensorboard``."""
+    trainer: Trainer = ""
+    """Who trains: empty for the node itself, or ``flower:PACKAGE.MODULE:NAME`` for a Flower ClientApp. An app is given
+    no key, but it runs as the same user: name only one that you trust. Needs the extra ``flower``.
+    """
+    trainer_config: dict[str, bool | int | float | str] = {}
+    """The ClientApp's ``run_config``: what its pyproject.toml has below ``[tool.flwr.app.config]``."""
+    trainer_timeout_seconds: Annotated[int, Field(ge=1, le=30 * 86_400)] = 3600
+    """How long a ClientApp may train before it is killed."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Where Prometheus finds this node's figures, on loopback only; 0: nowhere."""
     refuse: Annotated[str, Field(max_length=500)] = ""

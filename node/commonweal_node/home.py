@@ -201,6 +201,11 @@ class NodeHome:
         return self.root / "training/checkpoint.safetensors"
 
     @property
+    def app(self) -> Path:
+        """The working folder of a Flower ClientApp while it trains."""
+        return self.root / "training/app"
+
+    @property
     def runs(self) -> Path:
         """The course of each training."""
         return self.root / "runs"

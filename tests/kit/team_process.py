@@ -16,13 +16,14 @@ from commonweal_node.charter.objective_weights import ObjectiveWeights
 from commonweal_node.model.base_model import detect_adapter_spec
 from commonweal_node.model.heldout import heldout_batches
 from commonweal_node.model.lora import AdaptedModel
+from commonweal_node.model.tensors import Factor
 from commonweal_node.model.tokens import tokenise
 from commonweal_node.rows.row import Pair, Text
 from commonweal_node.training.checkpoints import CheckpointFile
 from commonweal_node.training.launch import join_team
 from commonweal_node.training.objectives import Objective, TrainingRows, choose_objectives
 from commonweal_node.training.team import ALONE, Team
-from commonweal_node.training.train import EarlyStop, Factor, Progress, Trained, train_adapter
+from commonweal_node.training.train import EarlyStop, Progress, Trained, train_adapter
 from commonweal_node.training.training_rows import tokenise_pairs, tokenise_texts
 from commonweal_protocols.base.errors import LocalError
 from commonweal_protocols.statements.compact import Recipe

@@ -24,6 +24,7 @@ from commonweal_node.institution.delegate import check_speaks_for
 from commonweal_node.model.base_model import verify_cached_base
 from commonweal_node.probes.probe import load_probes
 from commonweal_node.rows.row import read_examples
+from commonweal_node.training.flower_trainer import check_trainer
 from commonweal_protocols.base.errors import CommonwealError, ConfigError, UnavailableError
 from commonweal_protocols.base.keys import load_key_file
 from commonweal_protocols.records.source import open_source, read_checkpoint, unverified_size
@@ -62,6 +63,11 @@ def _key(path: Path, passphrase: bytes | None) -> str:
 def _rows(config: NodeConfig) -> str:
     train, heldout = (len(read_examples(config.data, split)) for split in ("train", "heldout"))
     return f"{train} training and {heldout} held-out rows"
+
+
+def _trainer(config: NodeConfig) -> str:
+    check_trainer(config)
+    return f"{config.trainer} can be imported"
 
 
 def _probe(home: Path, charter: Charter, name: Name) -> str:
@@ -158,6 +164,10 @@ def examine(
     )
     yield _guard("community rows", "correct the named line, or `data` in node.toml", lambda: _rows(config))
     yield from _charter(home, config)
+    if config.trainer:
+        yield _guard(
+            "trainer", "correct `trainer` in node.toml, or install the app's package", lambda: _trainer(config)
+        )
     free = shutil.disk_usage(home).free
     yield Check(
         "disk", free >= MIN_FREE_BYTES, f"{free / 2**30:.1f} GiB free", f"wanted {MIN_FREE_BYTES >> 30} GiB: make room"

@@ -19,6 +19,7 @@ from commonweal_node.model.base_model import fetch_base, load_base, native_dtype
 from commonweal_node.model.heldout import heldout_batches
 from commonweal_node.model.lora import AdaptedModel
 from commonweal_node.model.packing import Batch
+from commonweal_node.model.tensors import AdapterTensors, adapter_digest
 from commonweal_node.model.tokens import Tokenised, split_heldout, tokenise
 from commonweal_node.rows.row import Example, read_examples
 from commonweal_node.training.memory_estimate import Demand, check_memory, load_shape
@@ -51,6 +52,7 @@ class Material:
 
     Attributes:
         model: The base, on this process's device.
+        base: Where its files are, in transformers' layout.
         data: Where the rows are from. Of a curation, the very folder: a later one may take its name meanwhile.
         weights: The charter's objectives.
         rows: To train on.
@@ -60,6 +62,7 @@ class Material:
     """
 
     model: AdaptedModel
+    base: Path
     data: Path
     weights: ObjectiveWeights
     rows: TrainingRows
@@ -123,7 +126,7 @@ def load_material(
     rows = load_training_rows(data, "train", weights, model.tokenizer, max_tokens)
     halves = split_heldout(read_examples(data, "heldout"), config.max_heldout_rows)
     tune = heldout_batches(tokens(halves.tune))
-    return Material(model, data, weights, rows, tune, tokens(halves.report), estimated_bytes)
+    return Material(model, folder, data, weights, rows, tune, tokens(halves.report), estimated_bytes)
 
 
 def _check_memory(folder: Path, terms: Terms, config: NodeConfig, team: Team) -> int:
@@ -140,3 +143,9 @@ def _check_memory(folder: Path, terms: Terms, config: NodeConfig, team: Team) ->
     else:
         available = torch.cuda.mem_get_info(team.device)[0]
     return check_memory(demand, config.batch_tokens, available, team.local_size)
+
+
+def shuffled_seed(seed: int, institution: str, start: AdapterTensors) -> int:
+    """Return the seed of a training: it follows from the node's own, its name, and the adapter that it starts from."""
+    digest = hashlib.sha256(f"{seed}:{institution}:".encode() + adapter_digest(start)).digest()
+    return int.from_bytes(digest[:4]) >> 1

@@ -17,12 +17,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 from commonweal_adapters.files.lora_file import tensor_shapes
 from commonweal_node.charter.objective_weights import ObjectiveWeights
 from commonweal_node.config import NodeConfig
-from commonweal_node.model.tensors import AdapterTensors, check_adapter
+from commonweal_node.model.tensors import AdapterTensors, Factor, check_adapter
 from commonweal_node.training.checkpoints import CheckpointFile
 from commonweal_node.training.inputs import Material, Terms, load_material
 from commonweal_node.training.objectives import choose_objectives
 from commonweal_node.training.team import Team
-from commonweal_node.training.train import EarlyStop, Factor, Progress, Trained, train_adapter
+from commonweal_node.training.train import EarlyStop, Progress, Trained, train_adapter
 from commonweal_protocols.base.errors import CommonwealError, LocalError, MalformedError, UnavailableError
 from commonweal_protocols.base.schema import Closed
 from commonweal_protocols.statements.compact import AdapterSpec, BaseModelRef, Recipe

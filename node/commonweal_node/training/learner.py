@@ -7,12 +7,12 @@ Files below the node's home, for its operator::
     training/checkpoint.safetensors   the training that is going on
     runs/<what>.html, .json           what each training did
     runs/<what>/events.…              the same for TensorBoard, where that is asked for
+    runs/<what>.log                   what a Flower ClientApp printed, where one trains
 """
 
-import hashlib
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -28,20 +28,21 @@ from commonweal_node.home import NodeHome
 from commonweal_node.model.blend import BlendWeights, blend, export_peft
 from commonweal_node.model.heldout import heldout_batches, row_losses
 from commonweal_node.model.row_losses import RowLosses
-from commonweal_node.model.tensors import AdapterTensors
+from commonweal_node.model.tensors import AdapterTensors, Factor, adapter_digest
 from commonweal_node.probes.membership_attack import MIN_ROWS, Membership, MembershipAttack
 from commonweal_node.probes.probe import Probe
 from commonweal_node.probes.score import PackedProbe, measure_probe, pack_probe
 from commonweal_node.rows.manifest import load_manifest
-from commonweal_node.training.checkpoints import CheckpointFile
-from commonweal_node.training.inputs import Terms, load_material
+from commonweal_node.training.checkpoints import CheckpointFile, Course
+from commonweal_node.training.flower_trainer import FlowerTrainer, check_trainer
+from commonweal_node.training.inputs import Terms, load_material, shuffled_seed
 from commonweal_node.training.jobs import Training, order_load, order_training
 from commonweal_node.training.memory_estimate import peak_bytes
 from commonweal_node.training.objectives import TrainingRows, choose_objectives
 from commonweal_node.training.pareto import Point, sweep
 from commonweal_node.training.run_report import MembershipFigure, RunReport, run_name, save_report
 from commonweal_node.training.team import ALONE, Team
-from commonweal_node.training.train import Factor, Progress, Trained
+from commonweal_node.training.train import Progress
 from commonweal_node.training.training_rows import load_training_rows
 from commonweal_protocols.base.errors import ConfigError, UnavailableError
 from commonweal_protocols.fold.state import State
@@ -99,6 +100,7 @@ class Learner:
             raise ConfigError(
                 "tensorboard: wanted the package tensorboardX, got none: pip install 'commonweal[tensorboard]'"
             )
+        check_trainer(config, team.size)
         self._board, self._stopping = board, stopping
         self._config = config
         self._work = work or home
@@ -143,12 +145,14 @@ class Learner:
         """Train from ``start`` and return the trained adapter, on the grid. A report of it is kept for the operator.
 
         Raises:
-            ConfigError: A loss is not finite.
+            ConfigError: A loss is not finite; or see :class:`FlowerTrainer`.
             StorageError: The checkpoint or the report cannot be written.
             UnavailableError: The node is stopping, or a worker has ended.
         """
         bits, config = self._compact.adapter.grid_bits, self._config
         recipe = recipe.model_copy(update={"steps": recipe.steps_for(self.num_examples), "passes_millis": None})
+        if config.trainer:
+            return self._train_with_app(start, recipe, what, frozen)
         self._board.set(doing=what, step=0, steps=recipe.steps, losses={}, eta_seconds=None)
         training = self._training(self._weights, recipe).model_copy(
             update={
@@ -170,11 +174,22 @@ class Learner:
             checkpoint = CheckpointFile(NodeHome(self._work).checkpoint, config.checkpoint_seconds)
             trained = order_training(self._team, self._material, training, from_grid(start, bits), report, checkpoint)
             made = to_grid(trained.adapter, bits)
-            told = self._write_report(start, made, recipe, what, trained)
+            told = self._write_report(start, made, recipe, what, trained.course)
             if events is not None:
                 events.add_heldout("tune", told.course.heldout)
                 events.add_heldout("report", [(0, told.heldout_before), (told.course.step, told.heldout_after)])
         return made
+
+    def _train_with_app(self, start: GridTensors, recipe: Recipe, what: str, frozen: Factor | None) -> GridTensors:
+        doing = f"{what}: training (flower app)"
+        self._board.set(doing=doing, step=0, steps=0, losses={}, eta_seconds=None)
+        material = self._material
+        trainer = FlowerTrainer(
+            self._config, self._compact.adapter, material.base, material.data, NodeHome(self._work), self._stopping
+        )
+        result = trainer.train(start, recipe, what, frozen)
+        self._write_report(start, result.adapter, recipe, what, Course(seconds=result.seconds), result.metrics)
+        return result.adapter
 
     @contextmanager
     def _events(self, what: str, recipe: Recipe) -> "Iterator[EventFile | None]":
@@ -193,8 +208,10 @@ class Learner:
         """Train by each weighting, and measure every objective on held-out rows; no adapter is kept.
 
         Raises:
-            ConfigError: A held-out row of some kind is missing, or a loss is not finite.
+            ConfigError: A held-out row of some kind is missing, a loss is not finite, or a ClientApp trains here.
         """
+        if self._config.trainer:
+            raise ConfigError("--pareto: wanted the node's own trainer, got another in node.toml: it has no weightings")
         config, model, tensors = self._config, self._model, from_grid(start, self._compact.adapter.grid_bits)
         max_tokens, most = self._compact.recipe.max_tokens, config.max_heldout_rows
         heldout = load_training_rows(config.data, "heldout", self._weights, model.tokenizer, max_tokens)
@@ -249,7 +266,13 @@ class Learner:
         )
 
     def _write_report(
-        self, start: GridTensors, made: GridTensors, recipe: Recipe, what: str, trained: Trained
+        self,
+        start: GridTensors,
+        made: GridTensors,
+        recipe: Recipe,
+        what: str,
+        course: Course,
+        metrics: Mapping[str, float] | None = None,
     ) -> RunReport:
         """Measure what was made, as it will be sent, keep the figures, and return them."""
         bits, size = self._compact.adapter.grid_bits, self._team.size
@@ -268,7 +291,9 @@ class Learner:
             + (f", {size} processes" if size > 1 else ""),
             estimated_bytes=self._material.estimated_bytes,
             peak_bytes=peak_bytes(),
-            course=trained.course,
+            course=course,
+            trainer=self._config.trainer,
+            metrics=dict(metrics or {}),
             heldout_before=self._rows_losses(from_grid(start, bits), "report").mean,
             heldout_after=self._rows_losses(adapter, "report").mean,
             membership=MembershipFigure(**asdict(figure)) if figure else None,
@@ -285,7 +310,7 @@ class Learner:
     def _attack_on(self, adapter: AdapterTensors) -> Membership | None:
         if self._attack is None:
             return None
-        key = _digest(adapter)
+        key = adapter_digest(adapter)
         if key not in self._attacked:
             self._attacked[key] = self._attack.measure(adapter)
         return self._attacked[key]
@@ -313,7 +338,7 @@ class Learner:
             self._packed[probe.name] = pack_probe(probe, self._model.tokenizer)
         packed = self._packed[probe.name]
         adapter = self._weighted(shared, own, weights)
-        key = (_digest(adapter), probe.name)
+        key = (adapter_digest(adapter), probe.name)
         if key not in self._probed:
             self._probed[key] = measure_probe(self._model, adapter, packed, self._check_running)
         return round(self._probed[key] * MICRO)
@@ -360,21 +385,8 @@ class Learner:
 
     def _rows_losses(self, adapter: AdapterTensors | None, half: Literal["tune", "report"]) -> RowLosses:
         """Measure once for each adapter: a round's start is the last release, evaluated already."""
-        key = (_digest(adapter), half)
+        key = (adapter_digest(adapter), half)
         if key not in self._losses:
             self._check_running()
             self._losses[key] = row_losses(self._model, adapter, self._tune if half == "tune" else self._report)
         return self._losses[key]
-
-
-def shuffled_seed(seed: int, institution: str, start: AdapterTensors) -> int:
-    """Return the seed of a training: it follows from the node's own, its name, and the adapter that it starts from."""
-    digest = hashlib.sha256(f"{seed}:{institution}:".encode() + _digest(start)).digest()
-    return int.from_bytes(digest[:4]) >> 1
-
-
-def _digest(adapter: AdapterTensors | None) -> bytes:
-    digest = hashlib.sha256()
-    for name in sorted(adapter or ()):
-        digest.update(adapter[name].tobytes() if adapter else b"")
-    return digest.digest()

@@ -45,6 +45,10 @@ class RunReport(BaseModel):
     heldout_before: float
     heldout_after: float
     membership: MembershipFigure | None = None
+    trainer: str = ""
+    """Whose training it was, where it was not the node's own; then there are no losses of steps."""
+    metrics: dict[str, float] = {}
+    """What that one reported."""
 
 
 def save_report(folder: Path, report: RunReport) -> Path:
@@ -75,6 +79,28 @@ def render_report(report: RunReport) -> bytes:
             ("when", "nats for each supervised token"),
             [("before", f"{report.heldout_before:.4f}"), ("after", f"{report.heldout_after:.4f}")],
         ),
+        *(_by_app(report) if report.trainer else _objectives(report)),
+        el("h2", "Can the adapter tell who is in it?"),
+        _membership(report.membership),
+        el("h2", "How it ran"),
+        facts(
+            *([] if report.trainer else [("steps", f"{course.step} of {report.recipe['steps']}" + _best(course))]),
+            ("recipe", ", ".join(f"{name} {value}" for name, value in report.recipe.items())),
+            ("seed", str(report.seed)),
+            ("machine", report.machine),
+            *_speed(report),
+            (
+                "memory",
+                f"{report.estimated_bytes / _MIB:.0f} MiB estimated, {report.peak_bytes / _MIB:.0f} MiB at most",
+            ),
+        ),
+    ]
+    return page(f"{report.what} – {report.institution}", STYLE, el("main", *body))
+
+
+def _objectives(report: RunReport) -> list[Html]:
+    course = report.course
+    return [
         el("h2", "Objectives"),
         el("p", "Each has its own loss. Their weighted sum drives the training and means nothing by itself."),
         table(
@@ -90,23 +116,25 @@ def render_report(report: RunReport) -> bytes:
             for name, loss in course.losses.items()
         ),
         *([curve("held-out loss on the way", course.heldout)] if course.heldout else []),
-        el("h2", "Can the adapter tell who is in it?"),
-        _membership(report.membership),
-        el("h2", "How it ran"),
-        facts(
-            ("steps", f"{course.step} of {report.recipe['steps']}" + _best(course)),
-            ("recipe", ", ".join(f"{name} {value}" for name, value in report.recipe.items())),
-            ("seed", str(report.seed)),
-            ("machine", report.machine),
-            ("tokens computed", f"{course.tokens} in {course.seconds:.1f} s"),
-            ("tokens per second", f"{course.tokens / max(course.seconds, 1e-9):.0f}"),
-            (
-                "memory",
-                f"{report.estimated_bytes / _MIB:.0f} MiB estimated, {report.peak_bytes / _MIB:.0f} MiB at most",
-            ),
-        ),
     ]
-    return page(f"{report.what} – {report.institution}", STYLE, el("main", *body))
+
+
+def _by_app(report: RunReport) -> list[Html]:
+    return [
+        el("h2", "What the trainer reported"),
+        el("p", f"Trained by {report.trainer}; these figures are its own and were not checked."),
+        table("Metrics", ("metric", "value"), [(name, f"{value:g}") for name, value in report.metrics.items()]),
+    ]
+
+
+def _speed(report: RunReport) -> list[tuple[str, str]]:
+    course = report.course
+    if report.trainer:
+        return [("time", f"{course.seconds:.1f} s")]
+    return [
+        ("tokens computed", f"{course.tokens} in {course.seconds:.1f} s"),
+        ("tokens per second", f"{course.tokens / max(course.seconds, 1e-9):.0f}"),
+    ]
 
 
 def _best(course: Course) -> str:

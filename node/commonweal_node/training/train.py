@@ -20,7 +20,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ from torch import nn
 
 from commonweal_node.model.lora import AdaptedModel
 from commonweal_node.model.packing import Batch
-from commonweal_node.model.tensors import AdapterTensors
+from commonweal_node.model.tensors import AdapterTensors, Factor
 from commonweal_node.model.tokens import step_indices
 from commonweal_node.training.checkpoints import CheckpointFile, Course, TrainingState
 from commonweal_node.training.objectives import Objective
@@ -40,10 +39,6 @@ from commonweal_protocols.statements.compact import Recipe
 GRADIENT_NORM = 1.0
 BATCH_TOKENS = 1024
 """Tokens that go forward and backward together; a larger step accumulates, so memory does not grow with the recipe."""
-
-
-Factor = Literal["A", "B"]
-"""One of the two matrices of each adapted layer."""
 
 
 @dataclass(frozen=True, slots=True)
