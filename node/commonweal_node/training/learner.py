@@ -116,8 +116,7 @@ class Learner:
         order_load(team, compact, self._material)
         self._model, self._rows = self._material.model, self._material.rows
         self._tune, report = self._material.tune, self._material.report
-        self._report = heldout_batches(report)
-        self._idle_told = False
+        self._report, self._idle_told = heldout_batches(report), False
         self._attack = (
             MembershipAttack(self._model, self._rows.conversations, report, config.membership_rows)
             if min(config.membership_rows, len(self._rows.conversations), len(report)) >= MIN_ROWS
