@@ -18,6 +18,7 @@ Home folder::
 import logging
 import signal
 import threading
+import time
 from pathlib import Path
 
 from commonweal_node.charter.charter import Charter, load_charter
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 2
 _LOOK_SECONDS = 0.5
+_LULL_SECONDS = 60.0
 _RETRY_SECONDS = 2.0
 _BASE_RETRY_SECONDS = 30.0
 
@@ -65,7 +67,7 @@ class Node:
         self._probes = load_probes(home, self._charter, [b.probe for b in self._charter.bars.probes])
         self._board = StatusBoard(home, config.institution)
         self._stopping = threading.Event()
-        self._is_quiet = False
+        self._grown = time.monotonic()  # when the log last did
         NodeHome(home).run.mkdir(mode=0o700, exist_ok=True)
         self._link = Link(home, self._keys, self._board)
 
@@ -211,12 +213,13 @@ class Node:
     def _tend(self, institution: Institution, follower: Follower) -> None:
         """Do what is due; where nothing was, wait for the log to grow.
 
-        A decision waits until the log has been quiet for so long: the next round may open as soon as a release is
-        ratified, and the others wait for the answer to it.
+        A decision waits until the log has been quiet for a while: the next round may open as soon as a release is
+        ratified, and the others wait for the answer to it. In an open round it waits longer, since rounds that follow
+        each other need the machine.
         """
-        before = follower.size
+        before, quiet = follower.size, time.monotonic() - self._grown
         try:
-            adoption = institution.tend(may_decide=self._is_quiet)
+            adoption = institution.tend(may_decide=quiet > (_LULL_SECONDS if institution.is_in_a_round() else 0.5))
             if adoption is not None:
                 self._board.set(
                     phase="waiting",
@@ -227,8 +230,9 @@ class Node:
                 )
                 self._show_serving(institution)
             self._board.set(trouble="")
-            self._is_quiet = follower.size == before
-            if self._is_quiet:
+            if follower.size != before:
+                self._grown = time.monotonic()
+            else:
                 self._link.wait_for_checkpoint(follower.size, _WAIT_SECONDS)
         except UnavailableError as e:
             self._board.set(trouble=str(e))

@@ -41,6 +41,7 @@ class Table:
     trained: list[tuple[GridTensors, GridTensors]] = field(default_factory=list)
     exported: list[tuple[GridTensors, GridTensors, BlendWeights, Path]] = field(default_factory=list)
     while_training: Callable[[], object] = lambda: None
+    while_choosing: Callable[[], object] = lambda: None
     num_examples: int = 7
     manifest: DataManifest | None = None
     auc_micros: int | None = 512_345
@@ -71,6 +72,7 @@ class Table:
         return self.probed.get((probe.name, blend), 0)
 
     def choosing(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> RowLosses:
+        self.while_choosing()
         # The best costs half of what any other does, on every one of four rows.
         nats = 50.0 if blend == self.best else 100.0
         return RowLosses(np.full(4, nats), np.full(4, 100))

@@ -443,6 +443,43 @@ def test_others_wait_for_an_answer_and_nobody_for_a_decision(f: Federation, node
     assert node.said() == [Identity, Update, Ratification, Update, Adoption]
 
 
+def test_a_decision_is_left_for_an_answer_that_others_wait_for_and_taken_up_again(f: Federation, node: Node) -> None:
+    node.tend()
+    finish(f, "school")
+    node.tend()
+    asked: list[str] = []
+
+    def meanwhile() -> None:
+        asked.append("")
+        if len(asked) == 2:
+            f.open_round()
+
+    node.learner.while_choosing = meanwhile
+    assert node.tend() is None
+    assert len(asked) == 2, "no third measurement was made"
+    node.tend()
+    assert node.said() == [Identity, Update, Ratification, Update]
+    assert node.tend() is not None
+    assert node.said()[-1] is Adoption
+
+
+def test_a_decision_is_left_for_a_ratification_that_others_wait_for(f: Federation, node: Node) -> None:
+    node.tend()
+    finish(f, "school")
+    node.tend()
+    f.open_round()
+    node.tend()
+
+    def meanwhile() -> None:
+        node.learner.while_choosing = lambda: None
+        finish(f)
+
+    node.learner.while_choosing = meanwhile
+    assert node.tend() is None
+    node.tend()
+    assert node.said() == [Identity, Update, Ratification, Update, Ratification]
+
+
 def test_a_decision_waits_for_as_long_as_the_caller_says(f: Federation, node: Node) -> None:
     node.tend()
     finish(f, "school")

@@ -54,6 +54,8 @@ class Deciding:
     probes: tuple[Probe, ...]
     evaluator: Evaluator
     on_phase: Callable[[str, int, str], None]
+    between: Callable[[], None] = lambda: None
+    """Called between measurements; what it raises ends the decision, which is then cheap to take up again."""
 
     def decide(self, number: int, pool: Pool, current: CandidateKey | None = None) -> Decided:
         """Choose among all candidates, measure what was chosen beside others, and hold it to the bars.
@@ -76,7 +78,7 @@ class Deciding:
             ("shared", this, pool.start, SHARED),
             ("blend", serves.shared, serves.own, serves.blend),
         )
-        losses = {what: self.evaluator.reported(a, b, w, f"release {number}: {what}") for what, a, b, w in told}
+        losses = {what: self._reported(a, b, w, f"release {number}: {what}") for what, a, b, w in told}
         heldout = HeldoutLoss(
             base_micronats=losses["base"].micronats,
             local_micronats=losses["local"].micronats,
@@ -96,10 +98,15 @@ class Deciding:
             probes=probes,
             reason=reason or _why(serves, number),
         )
-        gained = self.evaluator.reported(serves.shared, serves.own, serves.blend, f"release {number}: what serves")
+        gained = self._reported(serves.shared, serves.own, serves.blend, f"release {number}: what serves")
         return Decided(decision, serves, found, gap(gained, losses["local"]))
 
+    def _reported(self, shared: GridTensors, own: GridTensors, blend: BlendWeights, what: str) -> RowLosses:
+        self.between()
+        return self.evaluator.reported(shared, own, blend, what)
+
     def _choosing(self, candidate: Candidate) -> RowLosses:
+        self.between()
         return self.evaluator.choosing(candidate.shared, candidate.own, candidate.blend, name_of(candidate.key))
 
     def _measured(

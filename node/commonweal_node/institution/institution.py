@@ -90,6 +90,10 @@ class Consortium(Protocol):
         """Fetch bytes from the exchange, checked against their name."""
 
 
+class _OthersWaitError(Exception):
+    """Something is due that others wait for."""
+
+
 class Institution:
     """One institution in one consortium; owned by one thread."""
 
@@ -117,7 +121,7 @@ class Institution:
         self._consortium = consortium
         self._learner = learner
         self._on_phase = on_phase
-        self._deciding = Deciding(charter, probes, learner, on_phase)
+        self._deciding = Deciding(charter, probes, learner, on_phase, self._yield_to_others)
         self._home = home
         self._is_offer_due = True
         self._adapters: dict[str, GridTensors] = {}
@@ -297,8 +301,25 @@ class Institution:
             return None
         newest = state.ratified()
         if may_decide and newest is not None and self._is_to_decide(state, newest):
-            return self._adopt(state, newest)
+            try:
+                return self._adopt(state, newest)
+            except _OthersWaitError:
+                log.info("round %d: the decision is taken up again later: others wait", newest.release.round)
         return None
+
+    def is_in_a_round(self) -> bool:
+        """Whether a round is open, as far as the log was followed."""
+        return self._follower.state.open_round is not None
+
+    def _yield_to_others(self) -> None:
+        """End a decision where others wait for this institution's answer or ratification."""
+        self._follower.sync()
+        state = self._follower.state
+        last = state.rounds[-1]
+        release = last.release
+        pending = last.is_pending and release is not None and self._name not in release.ratified_by
+        if pending or self._is_answer_due(state):
+            raise _OthersWaitError
 
     def _state_data(self, state: State) -> bool:
         """Have the log know what our rows went through, where the newest there is of others. Whether it was said."""
@@ -516,7 +537,8 @@ class Institution:
         """
         have = [n for n in answers.rounds_of("own") if n <= number]
         last = max(have, default=0)
-        if kept is None or last - kept.best_own < OWN_PATIENCE:
+        # Not while a round is open: its own training comes first, and has the one checkpoint of the two.
+        if state.open_round is None and (kept is None or last - kept.best_own < OWN_PATIENCE):
             for n in range(last + 1, number + 1):
                 before = answers.load_own(n - 1) if n > 1 else self._adapter(state, state.compact.start)
                 if before is None:
