@@ -36,6 +36,35 @@ def test_a_follower_stands_where_the_log_stands_and_vouches_for_that_checkpoint(
     assert Seen.model_validate_json((tmp_path / "memory.json").read_bytes()) == source.seen()
 
 
+class Busy:
+    """Each time that somebody has read the checkpoint, the log grows, and another process of the home follows it."""
+
+    def __init__(self, f: Federation, home: Path) -> None:
+        self.f = f
+        self.daemon = follower(served(f), f, home)
+        self.shown = served(f)
+
+    def read(self, path: str, *, max_bytes: int) -> bytes | None:
+        if path != "checkpoint":
+            return self.shown.read(path, max_bytes=max_bytes)
+        self.shown = MemorySource(list(self.f.entries), self.f.log_key)
+        self.f.say("clinic", Identity(institution="clinic"))
+        self.daemon.sync()
+        return self.shown.read(path, max_bytes=max_bytes)
+
+
+def test_a_command_beside_a_busy_daemon_accuses_nobody_and_puts_no_memory_back(tmp_path: Path) -> None:
+    f = Federation()
+    source = Busy(f, tmp_path)
+    for _ in range(3):
+        command = Follower(source, f.state.consortium, tmp_path / "memory.json")
+        command.sync()
+        command.sync()
+        assert command.size < source.daemon.size == len(f.entries), "it has seen less than the daemon"
+        remembered = Seen.model_validate_json((tmp_path / "memory.json").read_bytes())
+        assert remembered == source.daemon.seen[0]
+
+
 def test_only_the_bundles_with_new_entries_are_read_again(tmp_path: Path) -> None:
     f = Federation()
     source = served(f)

@@ -1,9 +1,10 @@
 """Following a log: one's own verified replica, the memory of the newest checkpoint, and a copy of the records.
 
 What was once verified must stay in the log. The memory is on disk before anything is signed on the strength of it, so
-a coordinator that rolls back or forks is caught even across restarts, and a node then signs nothing. That holds across
-logs too: where another coordinator continues under a log of its own, everything that was seen of the old one must have
-been carried over. The copy is what such a successor starts from when the old coordinator is gone.
+a coordinator that rolls back or forks is caught even across restarts, and a node then signs nothing. All processes of a
+home share it: each reads it before the checkpoint that it is held against, and none puts it back. It holds across logs
+too: where another coordinator continues under a log of its own, everything that was seen of the old one must have been
+carried over. The copy is what such a successor starts from when the old coordinator is gone.
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from commonweal_protocols.base.errors import LogError, RuleError, StorageError
-from commonweal_protocols.base.files import read_if_there, write_atomic
+from commonweal_protocols.base.files import locked, read_if_there, write_atomic
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.mirror import Mirror
 from commonweal_protocols.records.replica import Replica
@@ -81,6 +82,8 @@ class Follower:
             UnavailableError: The records are not served now.
             StorageError: The memory or the copy cannot be kept.
         """
+        # Before the checkpoint: another process of this home may remember a newer one while this one is read.
+        remembered = self._load()
         note = read_checkpoint(self._source)
         size = unverified_size(note)
         # A copy, so that nothing which a failed look has read ever counts as verified.
@@ -96,17 +99,25 @@ class Follower:
         replica.check_checkpoint(checkpoint)
         if checkpoint.size < replica.size:
             raise LogError(f"log {checkpoint.origin}: rolled back from {replica.size} entries to {checkpoint.size}")
-        if self._seen is None and (remembered := self._load()) is not None:
+        if remembered is not None and remembered != self._seen:
             _check_carried(replica, remembered)
         seen = Seen(origin=checkpoint.origin, size=checkpoint.size, root=checkpoint.root.hex())
         if seen != self._seen:
             if self._copy is not None:
                 # Before the memory: nothing is ever vouched for that this host could not show again.
                 self._copy.extend(entries, replica.tree, note)
-            write_atomic(self._memory, seen.model_dump_json().encode())
+            self._remember(seen, replica)
         added = replica.size - self.size
         self._replica, self._seen = replica, seen
         return added
+
+    def _remember(self, seen: Seen, replica: Replica) -> None:
+        """Keep what was seen, unless another process of this home has seen more."""
+        with locked(self._memory.with_name(self._memory.name + ".lock"), "the memory of the log", on_wait=lambda: None):
+            newest = self._load()
+            logs = (replica.log.name, *replica.state.origins)
+            if newest is None or (newest.origin in logs and (newest.origin != seen.origin or newest.size <= seen.size)):
+                write_atomic(self._memory, seen.model_dump_json().encode())
 
     def _load(self) -> Seen | None:
         data = read_if_there(self._memory, _MAX_MEMORY_BYTES, "the newest verified checkpoint")
