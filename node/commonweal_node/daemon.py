@@ -38,6 +38,7 @@ from commonweal_node.training.learner import Learner
 from commonweal_node.training.team import ALONE, Team
 from commonweal_protocols.audit.audit import Progress
 from commonweal_protocols.base.errors import BaseModelError, CommonwealError, LocalError, PeerError, UnavailableError
+from commonweal_protocols.base.files import locked
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.follower import Follower
@@ -249,10 +250,13 @@ def run(home: Path, config: NodeConfig, passphrase: bytes | None, team: Team = A
     """Run a node until SIGTERM or SIGINT, with the workers of its team.
 
     Raises:
+        StorageError: Another daemon has this home.
         CommonwealError: See :meth:`Node.run`.
     """
-    node = Node(home, config, passphrase, team)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: node.stop())
-    with ending(team):
-        node.run()
+    # Before anything is read: two daemons of one home would sign two chains under one key.
+    with locked(NodeHome(home).daemon_lock, f"the node of {config.institution}"):
+        node = Node(home, config, passphrase, team)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: node.stop())
+        with ending(team):
+            node.run()

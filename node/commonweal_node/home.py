@@ -176,6 +176,11 @@ class NodeHome:
         return self.root / "adopted"
 
     @property
+    def daemon_lock(self) -> Path:
+        """Held by the daemon: a home has one."""
+        return self.root / "daemon.lock"
+
+    @property
     def serving(self) -> Path:
         """What that is."""
         return self.root / "serving.json"

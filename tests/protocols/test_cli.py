@@ -23,9 +23,11 @@ from commonweal_coordinator.config import load_config as load_coordinator_config
 from commonweal_coordinator.serving.tls import TlsFiles
 from commonweal_node.config import SpeaksFor, load_config
 from commonweal_node.connection.status import NodeStatus
+from commonweal_node.home import NodeHome
 from commonweal_node.institution import join as founding
 from commonweal_node.model.base_model import folder_digest
 from commonweal_protocols.base import errors
+from commonweal_protocols.base.files import locked
 from commonweal_protocols.base.keys import load_key_file, public_hex
 from commonweal_protocols.base.status_file import save_status
 from commonweal_protocols.cli import GROUPS, root
@@ -225,6 +227,12 @@ def test_the_real_program_exits_as_it_says(tmp_path: Path) -> None:
         3,
         "commonweal: the package 'torch' is not installed; run: pip install 'commonweal[node]'\n",
     )
+
+
+def test_a_second_daemon_of_a_home_ends_and_says_whose_it_is(program: Terminal, joining: Joining) -> None:
+    with locked(NodeHome(joining.home).daemon_lock, "this test's"):
+        assert program("node", "run", "--home", joining.home) == 4
+    assert "wanted the node of clinic for this process alone, got another at work" in program.err
 
 
 # -- node init
