@@ -59,7 +59,7 @@ def test_the_page_shows_each_objective_by_name_and_loads_nothing() -> None:
 
 def test_without_the_attack_the_page_says_so() -> None:
     page = Page(render_report(REPORT.model_copy(update={"membership": None})))
-    assert "Not measured (membership_rows = 0)" in page.text
+    assert "Not measured: it is of adapters that are to leave this host" in page.text
 
 
 def test_page_and_figures_are_saved_under_the_trainings_name(tmp_path: Path) -> None:

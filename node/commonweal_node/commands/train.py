@@ -104,6 +104,8 @@ def train(
             if tried:
                 save_pareto(local / "pareto.html", learner.sweep(start, tried, recipe))
             else:
-                made = from_grid(learner.train(start, recipe, "train"), terms.adapter.grid_bits)
+                trained = learner.train(start, recipe, "train")
+                learner.membership(trained)
+                made = from_grid(trained, terms.adapter.grid_bits)
                 export_peft(local / "adapter", terms.adapter, made, terms.base.reference)
         typer.echo(str(local / "pareto.html") if tried else f"{local / 'adapter'}, report {local / 'runs/train.html'}")

@@ -29,7 +29,7 @@ from commonweal_node.model.blend import BlendWeights, blend, export_peft
 from commonweal_node.model.heldout import heldout_batches, row_losses
 from commonweal_node.model.row_losses import RowLosses
 from commonweal_node.model.tensors import AdapterTensors, Factor, adapter_digest
-from commonweal_node.probes.membership_attack import MIN_ROWS, Membership, MembershipAttack
+from commonweal_node.probes.membership_attack import MIN_ROWS, MembershipAttack
 from commonweal_node.probes.probe import Probe
 from commonweal_node.probes.score import PackedProbe, measure_probe, pack_probe
 from commonweal_node.rows.manifest import load_manifest
@@ -122,7 +122,7 @@ class Learner:
             if min(config.membership_rows, len(self._rows.conversations), len(report)) >= MIN_ROWS
             else None
         )
-        self._attacked: dict[bytes, Membership] = {}
+        self._newest: tuple[bytes, RunReport] | None = None  # the newest training's, by what it gave
         self._losses: dict[tuple[bytes, str], RowLosses] = {}
         self._probed: dict[tuple[bytes, str], float] = {}
         self._packed: dict[str, PackedProbe] = {}  # by name: a probe is asked under each choice
@@ -277,7 +277,6 @@ class Learner:
         bits, size = self._compact.adapter.grid_bits, self._team.size
         self._board.set(doing=f"{what}: measuring it")
         adapter = from_grid(made, bits)
-        figure = self._attack_on(adapter)
         objectives = choose_objectives(self._weights, self._rows)
         report = RunReport(
             institution=self._config.institution,
@@ -295,24 +294,25 @@ class Learner:
             metrics=dict(metrics or {}),
             heldout_before=self._rows_losses(from_grid(start, bits), "report").mean,
             heldout_after=self._rows_losses(adapter, "report").mean,
-            membership=MembershipFigure(**asdict(figure)) if figure else None,
         )
         save_report(NodeHome(self._work).runs, report)
-        self._board.set(membership_auc=figure.auc if figure else None)
+        self._newest = adapter_digest(adapter), report
         return report
 
     def membership(self, adapter: GridTensors) -> int | None:
-        """Return how well the attack does on a trained adapter, in millionths; None where there are too few rows."""
-        figure = self._attack_on(from_grid(adapter, self._compact.adapter.grid_bits))
-        return round(figure.auc * MICRO) if figure else None
+        """Return how well the attack does on a trained adapter, in millionths; None where there are too few rows.
 
-    def _attack_on(self, adapter: AdapterTensors) -> Membership | None:
+        Asked of what is to leave this host; the report of that training has the figure from then on.
+        """
         if self._attack is None:
             return None
-        key = adapter_digest(adapter)
-        if key not in self._attacked:
-            self._attacked[key] = self._attack.measure(adapter)
-        return self._attacked[key]
+        tensors = from_grid(adapter, self._compact.adapter.grid_bits)
+        figure = self._attack.measure(tensors)
+        if self._newest is not None and self._newest[0] == adapter_digest(tensors):
+            told = MembershipFigure(**asdict(figure))
+            save_report(NodeHome(self._work).runs, self._newest[1].model_copy(update={"membership": told}))
+        self._board.set(membership_auc=figure.auc)
+        return round(figure.auc * MICRO)
 
     def reported(self, shared: GridTensors, own: GridTensors, weights: BlendWeights, what: str) -> RowLosses:
         """Return the losses of a blend on the half that is told of.

@@ -143,7 +143,7 @@ def _best(course: Course) -> str:
 
 def _membership(figure: MembershipFigure | None) -> Html:
     if figure is None:
-        return el("p", "Not measured (membership_rows = 0).")
+        return el("p", "Not measured: it is of adapters that are to leave this host, and needs rows (membership_rows).")
     return el(
         "p",
         f"A loss-threshold attack on {figure.members} training rows and {figure.others} held-out rows has an area "
