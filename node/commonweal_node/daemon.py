@@ -94,9 +94,10 @@ class Node:
                 self._witness.stop()
 
     def _watch(self) -> None:
-        """See to it that a succession that was signed here takes effect, whatever else is being done meanwhile."""
+        """Have a succession that was signed here take effect, and idleness noticed, whatever else is done meanwhile."""
         trouble = ""
         while not self._stopping.wait(_LOOK_SECONDS):
+            self._board.look()
             try:
                 # First: the successor's very first checkpoint wants its witnesses.
                 if self._witness is not None and self._witness.refresh():
@@ -117,6 +118,7 @@ class Node:
         self._board.set(phase="waiting", doing="for the consortium's founding")
         if not self._wait_for_founding(follower):
             return
+        self._tell_who_waits(follower.state)
         compact = follower.state.compact
         check_speaks_for(self._config, compact)
         learner = self._load_learner(compact)
@@ -230,6 +232,12 @@ class Node:
                 log.error("%s", e)
             self._board.set(phase="waiting", trouble=str(e))
             self._stopping.wait(_RETRY_SECONDS)
+        self._tell_who_waits(follower.state)
+
+    def _tell_who_waits(self, state: State) -> None:
+        r = state.open_round
+        is_awaited = r is not None and self._config.institution in state.awaited(r)
+        self._board.await_answer(r.round.round if r is not None and is_awaited else 0)
 
 
 def run(home: Path, config: NodeConfig, passphrase: bytes | None, team: Team = ALONE) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import takewhile
 from pathlib import Path
 from random import Random
@@ -90,8 +90,11 @@ def main() -> None:
     parser.add_argument("--busy", type=int, default=0, help="busy loops beside the daemons")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=24 * 60, help="no further fault after this")
+    parser.add_argument("--home", type=Path, help="a new folder, which stays; by default one that goes")
     args = parser.parse_args()
-    with folder() as home, busy_loops(args.busy):
+    if args.home:
+        args.home.mkdir(parents=True)
+    with nullcontext(args.home) if args.home else folder() as home, busy_loops(args.busy):
         soak(home, args.rounds, args.seed, args.minutes)
 
 

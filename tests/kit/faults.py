@@ -7,7 +7,7 @@ from random import Random
 from typing import Literal, get_args
 
 from commonweal_protocols.fold.state import RoundState, State
-from commonweal_protocols.statements.rounds import Round
+from commonweal_protocols.statements.rounds import Incident, Ratification, Round
 from tests.kit.log_watch import LogWatch
 from tests.kit.processes import Processes
 
@@ -38,8 +38,7 @@ class Outcome:
     """Why it has no release; empty if it has one."""
     answered: tuple[str, ...]
     seconds: float
-    """From its opening, until it was over."""
-    over_at: float
+    """From its opening, until its release was ratified or the round closed."""
     fault_ended_at: float
 
 
@@ -94,7 +93,6 @@ def survive(p: Processes, watch: LogWatch, faults: Iterable[Fault]) -> Iterator[
             return is_over(state.rounds[number - 1]) or entries_of(watch, number) > fault.after_entries
 
         p.wait(f"round {number}", due, seconds=2 * deadline + 60)
-        opened = opened_at(watch, number)
         inflict(p, fault, watch)
         ended = time.monotonic()
 
@@ -104,8 +102,8 @@ def survive(p: Processes, watch: LogWatch, faults: Iterable[Fault]) -> Iterator[
 
         state = p.wait(f"round {number} to be over", over, seconds=2 * deadline + 60)
         r = state.rounds[number - 1]
-        now = time.monotonic()
-        outcomes.append(Outcome(number, fault, r.incident or "", tuple(sorted(r.updates)), now - opened, now, ended))
+        lasted = over_at(watch, r) - opened_at(watch, number)
+        outcomes.append(Outcome(number, fault, r.incident or "", tuple(sorted(r.updates)), lasted, ended))
         yield outcomes[-1]
 
     def together() -> bool:
@@ -130,6 +128,16 @@ def _openings(watch: LogWatch) -> list[int]:
 def opened_at(watch: LogWatch, number: int) -> float:
     """When a round was first seen."""
     return watch.entries[_openings(watch)[number - 1]].at
+
+
+def over_at(watch: LogWatch, r: RoundState) -> float:
+    """When the entry was first seen that ended a round: the last of a quorum's ratifications, or an incident."""
+    ends = [
+        e.at
+        for e in watch.entries
+        if isinstance(e.predicate, Incident if r.incident else Ratification) and e.predicate.round == r.round.round
+    ]
+    return ends[0 if r.release is None or r.incident else r.release.quorum - 1]
 
 
 def entries_of(watch: LogWatch, number: int) -> int:
