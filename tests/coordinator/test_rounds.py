@@ -533,7 +533,7 @@ def test_whatever_is_awaited_has_names_and_an_end_and_time_counts_anew_in_each_s
     desk.update("school")
     desk.now += 5
     assert desk.step() == "merge"
-    assert not desk.waits[-1]
+    assert desk.waits[-1:] == [None]
     desk.step()
     desk.ratify("school")
     desk.now += DEADLINE
@@ -541,7 +541,7 @@ def test_whatever_is_awaited_has_names_and_an_end_and_time_counts_anew_in_each_s
     assert desk.waits[-1] == Wait(("clinic", "coop"), DEADLINE, DEADLINE)
     desk.now += 0.1
     assert desk.step() == "open", "the end that was stated is the end"
-    assert not desk.waits[-1]
+    assert desk.waits[-1:] == [None]
     desk.step()
     assert desk.waits[-1] == Wait(("clinic", "coop", "school"), 0, DEADLINE)
 
