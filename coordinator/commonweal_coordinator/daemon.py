@@ -59,7 +59,7 @@ AMENDMENT = "amendment"
 MAX_MESSAGE_BYTES = 2 << 20
 MAX_CALLS = 128
 """Calls at once; those that wait for a checkpoint are among them."""
-_STEP_SECONDS = 0.25
+_STEP_SECONDS = 1.0
 _GRACE_SECONDS = 5
 _WITNESS_RETRY_SECONDS = 1.0
 ML_DSA_KEY_FILE = "keys/log-ml-dsa.pem"

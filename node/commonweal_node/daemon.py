@@ -43,7 +43,9 @@ from commonweal_protocols.statements.compact import Compact
 
 log = logging.getLogger(__name__)
 
-_WAIT_SECONDS = 2
+_QUIET_SECONDS = 2
+_REST_SECONDS = 20
+"""Each wait costs a connection and a look; the log's growth ends it at once."""
 _LOOK_SECONDS = 0.5
 _RETRY_SECONDS = 2.0
 _BASE_RETRY_SECONDS = 30.0
@@ -110,6 +112,7 @@ class Node:
                     log.error("%s", e)
                     self._board.set(trouble=str(e))
                 trouble = str(e)
+        self._link.hurry()
 
     def _follow(self) -> None:
         follower = Follower(
@@ -146,7 +149,7 @@ class Node:
                     invite = self._link.invite
                     institution.offer_again()
                     self._board.set(phase="waiting", doing="for a round", trouble="")
-                self._tend(institution, follower)
+                self._tend(institution, follower, learner)
         finally:
             self._board.set(phase="stopped")
 
@@ -202,11 +205,11 @@ class Node:
         source = open_source(whose.records, whose.ca)
         return Delegate(learner, name, whose.consortium, source, ours=compact, home=home, on_progress=tell)
 
-    def _tend(self, institution: Institution, follower: Follower) -> None:
+    def _tend(self, institution: Institution, follower: Follower, learner: Learner) -> None:
         """Do what is due; where nothing was, wait for the log to grow.
 
-        A decision waits until the log has been quiet for so long: the next round may open as soon as a release is
-        ratified, and the others wait for the answer to it.
+        A decision waits until the log has been quiet for :data:`_QUIET_SECONDS`: the next round may open as soon as a
+        release is ratified, and the others wait for the answer to it.
         """
         before = follower.size
         try:
@@ -220,9 +223,11 @@ class Node:
                     heldout=adoption.heldout,
                 )
             self._board.set(trouble="")
-            self._is_quiet = follower.size == before
+            was_quiet, self._is_quiet = self._is_quiet, follower.size == before
+            if self._is_quiet and not was_quiet:
+                learner.rest()
             if self._is_quiet:
-                self._link.wait_for_checkpoint(follower.size, _WAIT_SECONDS)
+                self._link.wait_for_checkpoint(follower.size, _REST_SECONDS if was_quiet else _QUIET_SECONDS)
         except UnavailableError as e:
             self._board.set(trouble=str(e))
             self._stopping.wait(_RETRY_SECONDS)

@@ -27,7 +27,7 @@ from tests.kit.processes import Processes, tiny_terms
 
 console = Console(width=120)
 _LOOK_SECONDS = 0.002
-_PATIENCE_SECONDS = 300
+_PATIENCE_SECONDS = 120
 _QUORUM = 2
 
 
@@ -64,12 +64,13 @@ def physical(home: Path) -> Mapping[str, float]:
 # -- rounds
 
 
-def watch_until(watch: LogWatch, releases: int) -> None:
+def watch_until(p: Processes, watch: LogWatch, releases: int) -> None:
     """Look at the log all the time, until so many releases are ratified."""
     until = time.monotonic() + _PATIENCE_SECONDS
     while (s := watch.look()) is None or sum(bool(r.release and r.release.is_ratified) for r in s.rounds) < releases:
-        if time.monotonic() > until:
-            raise TimeoutError(f"{len(watch.entries)} entries in {_PATIENCE_SECONDS} s")
+        ended = [name for name, process in p.running.items() if process.poll() is not None]
+        if ended or time.monotonic() > until:
+            raise TimeoutError(f"{len(watch.entries)} entries; ended: {ended}")
         time.sleep(_LOOK_SECONDS)
 
 
@@ -137,7 +138,7 @@ def report(home: Path, rounds: int, seconds: float) -> None:
     with Processes(home, terms=tiny_terms(home, steps=1), rounds=rounds + 1) as p:
         p.start_all()
         watch = LogWatch(p.public)
-        watch_until(watch, rounds + 1)
+        watch_until(p, watch, rounds + 1)
         print_rounds([round_times(watch, n) for n in range(2, rounds + 2)], physical(home))
         p.wait("everybody's decision", lambda: p.finished(rounds + 1))
         p.wait("everybody to be done", lambda: all(p.status(n).get("phase") == "waiting" for n in p.names))
