@@ -27,7 +27,7 @@ from commonweal_coordinator.log.sequencer import Sequencer
 from commonweal_coordinator.log.storage import DiskStorage, Storage, StorageSource
 from commonweal_coordinator.log.upkeep import Freshness, reopen
 from commonweal_coordinator.rounds.motions import Clerk
-from commonweal_coordinator.rounds.rounds import RoundDriver, Step
+from commonweal_coordinator.rounds.rounds import RoundDriver, Step, Wait
 from commonweal_coordinator.serving.blobs import BlobStore
 from commonweal_coordinator.serving.exchange import ExchangeService, Limits
 from commonweal_coordinator.serving.request_deadline import REQUEST_SECONDS, RequestDeadline
@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 2 << 20
 MAX_CALLS = 128
 """Calls at once; those that wait for a checkpoint are among them."""
-_STEP_SECONDS = 0.25
+_STEP_SECONDS = 1.0
 _GRACE_SECONDS = 5
 _WITNESS_RETRY_SECONDS = 1.0
 
@@ -106,6 +106,9 @@ class Coordinator:
         self._sequencer: Sequencer | None = None
         self._trouble = ""
         self._amendment = ""
+        self._status = CoordinatorStatus(
+            phase="founding", consortium=self._founding.digest, pid=os.getpid(), written_at=now()
+        )
 
     def run(self) -> None:
         """Serve until told to stop: found the consortium or succeed another coordinator if need be, then run rounds.
@@ -135,7 +138,7 @@ class Coordinator:
             if records is not None:
                 records.stop()
             self._cosigner.close()
-            self._report("stopped")
+            self._report("stopped", awaited=(), waiting_since=None, gives_up_at=None)
 
     def stop(self) -> None:
         """Ask ``run`` to end; safe from a signal handler."""
@@ -313,24 +316,26 @@ class Coordinator:
         Draft.discard(CoordinatorHome(self._home).amendment)
         log.info("compact: version %d is in force", draft.compact.version)
 
-    def _on_step(self, state: State, step: Step) -> None:
-        r = state.open_round
+    def _on_step(self, state: State, step: Step, wait: Wait | None) -> None:
+        since = now() - wait.elapsed_seconds if wait else None
         self._report(
             "running",
             step=step.act,
             why=step.why,
             round=len(state.rounds),
-            awaited=state.awaited(r) if r else (),
+            awaited=wait.names if wait else (),
+            waiting_since=since,
+            gives_up_at=since + wait.most_seconds if wait and since else None,
             size=state.size,
             ratified=sum(x.release is not None and x.release.is_ratified for x in state.rounds),
         )
 
     def _report(self, phase: str, **fields: object) -> None:
-        status = CoordinatorStatus.model_validate(
+        """Write the status; what is not given is as it was, so that trouble never hides where the log stands."""
+        self._status = CoordinatorStatus.model_validate(
             {
+                **self._status.model_dump(),
                 "phase": phase,
-                "consortium": self._founding.digest,
-                "pid": os.getpid(),
                 "written_at": now(),
                 "trouble": self._trouble,
                 "amendment": self._amendment,
@@ -338,7 +343,7 @@ class Coordinator:
             }
         )
         try:
-            save_status(self._home, status)
+            save_status(self._home, self._status)
         except StorageError as e:
             log.error("%s", e)
 

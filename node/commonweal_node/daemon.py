@@ -47,7 +47,9 @@ from commonweal_protocols.statements.compact import Compact
 
 log = logging.getLogger(__name__)
 
-_WAIT_SECONDS = 2
+_QUIET_SECONDS = 2
+_REST_SECONDS = 20
+"""Each wait costs a connection and a look; the log's growth ends it at once."""
 _LOOK_SECONDS = 0.5
 _LULL_SECONDS = 60.0
 _RETRY_SECONDS = 2.0
@@ -69,6 +71,7 @@ class Node:
         self._board = StatusBoard(home, config.institution)
         self._stopping = threading.Event()
         self._grown = time.monotonic()  # when the log last did
+        self._is_resting = False
         NodeHome(home).run.mkdir(mode=0o700, exist_ok=True)
         self._link = Link(home, self._keys, self._board)
 
@@ -99,9 +102,10 @@ class Node:
                 self._witness.stop()
 
     def _watch(self) -> None:
-        """See to it that a succession that was signed here takes effect, whatever else is being done meanwhile."""
+        """Have a succession that was signed here take effect, and idleness noticed, whatever else is done meanwhile."""
         trouble = ""
         while not self._stopping.wait(_LOOK_SECONDS):
+            self._board.look()
             try:
                 # First: the successor's very first checkpoint wants its witnesses.
                 if self._witness is not None and self._witness.refresh():
@@ -114,6 +118,7 @@ class Node:
                     log.error("%s", e)
                     self._board.set(trouble=str(e))
                 trouble = str(e)
+        self._link.hurry()
 
     def _follow(self) -> None:
         follower = Follower(
@@ -122,6 +127,7 @@ class Node:
         self._board.set(phase="waiting", doing="for the consortium's founding")
         if not self._wait_for_founding(follower):
             return
+        self._tell_who_waits(follower.state)
         compact = follower.state.compact
         check_speaks_for(self._config, compact)
         learner = self._load_learner(compact)
@@ -150,7 +156,7 @@ class Node:
                     institution.offer_again()
                     self._board.set(phase="waiting", doing="for a round", trouble="")
                     self._show_serving(institution)
-                self._tend(institution, follower)
+                self._tend(institution, follower, learner)
         finally:
             self._board.set(phase="stopped")
 
@@ -211,7 +217,7 @@ class Node:
             mean, low, high = (x / 1e6 for x in kept.over_alone_micros)
             self._board.set(serves=name_of(kept.key), over_alone=(mean, low, high))
 
-    def _tend(self, institution: Institution, follower: Follower) -> None:
+    def _tend(self, institution: Institution, follower: Follower, learner: Learner) -> None:
         """Do what is due; where nothing was, wait for the log to grow.
 
         A decision waits until the log has been quiet for a while: the next round may open as soon as a release is
@@ -232,9 +238,12 @@ class Node:
                 self._show_serving(institution)
             self._board.set(trouble="")
             if follower.size != before:
-                self._grown = time.monotonic()
+                self._grown, self._is_resting = time.monotonic(), False
             else:
-                self._link.wait_for_checkpoint(follower.size, _WAIT_SECONDS)
+                if quiet > _QUIET_SECONDS and not self._is_resting:
+                    self._is_resting = True
+                    learner.rest()
+                self._link.wait_for_checkpoint(follower.size, _REST_SECONDS if self._is_resting else _QUIET_SECONDS)
         except UnavailableError as e:
             self._board.set(trouble=str(e))
             self._stopping.wait(_RETRY_SECONDS)
@@ -244,6 +253,12 @@ class Node:
                 log.error("%s", e)
             self._board.set(phase="waiting", trouble=str(e))
             self._stopping.wait(_RETRY_SECONDS)
+        self._tell_who_waits(follower.state)
+
+    def _tell_who_waits(self, state: State) -> None:
+        r = state.open_round
+        is_awaited = r is not None and self._config.institution in state.awaited(r)
+        self._board.await_answer(r.round.round if r is not None and is_awaited else 0)
 
 
 def run(home: Path, config: NodeConfig, passphrase: bytes | None, team: Team = ALONE) -> None:

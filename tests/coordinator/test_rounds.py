@@ -13,7 +13,7 @@ from commonweal_adapters import recompute
 from commonweal_adapters.files.delta import LIMIT, GridTensors, write_delta
 from commonweal_adapters.files.lora_file import tensor_shapes
 from commonweal_coordinator.rounds import rounds
-from commonweal_coordinator.rounds.rounds import RoundDriver, Step, decide
+from commonweal_coordinator.rounds.rounds import RoundDriver, Step, Wait, decide
 from commonweal_protocols.audit.audit import audit
 from commonweal_protocols.base.errors import StorageError
 from commonweal_protocols.fold.state import State
@@ -509,7 +509,7 @@ def test_a_release_that_can_be_ratified_after_all_when_the_word_is_said_is_not_c
         expires("school")(f)
         hub.sequencer.submit(f.entries[-1])
 
-        def meanwhile(_: State, step: Step) -> None:
+        def meanwhile(_: State, step: Step, __: Wait | None) -> None:
             desk.steps.append(step)
             if step.act == "close":
                 renewed = f.amended(members=f.members(school="school-2"))
@@ -519,6 +519,31 @@ def test_a_release_that_can_be_ratified_after_all_when_the_word_is_said_is_not_c
         assert desk.step() == "close"
         assert desk.step() == "await ratification"
         assert desk.steps[-1].why == "awaiting clinic, coop, school"
+
+
+def test_whatever_is_awaited_has_names_and_an_end_and_time_counts_anew_in_each_stage(desk: Desk) -> None:
+    desk.step()
+    desk.step()
+    assert desk.waits == [None, Wait(("clinic", "coop", "school"), 0, DEADLINE)]
+    desk.update("coop")
+    desk.now += 35
+    desk.step()
+    assert desk.waits[-1] == Wait(("clinic", "school"), 35, DEADLINE)
+    desk.update("clinic")
+    desk.update("school")
+    desk.now += 5
+    assert desk.step() == "merge"
+    assert desk.waits[-1:] == [None]
+    desk.step()
+    desk.ratify("school")
+    desk.now += DEADLINE
+    assert desk.step() == "await ratification"
+    assert desk.waits[-1] == Wait(("clinic", "coop"), DEADLINE, DEADLINE)
+    desk.now += 0.1
+    assert desk.step() == "open", "the end that was stated is the end"
+    assert desk.waits[-1:] == [None]
+    desk.step()
+    assert desk.waits[-1] == Wait(("clinic", "coop", "school"), 0, DEADLINE)
 
 
 def test_a_quorum_is_merged_at_the_deadline_without_those_who_are_late(desk: Desk) -> None:

@@ -1,6 +1,8 @@
 """The way to the coordinator changes with the invite: what nobody answers is sent again, to the one who answers now."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -19,6 +21,7 @@ from commonweal_protocols.base.errors import ConfigError, UnavailableError
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.statements.invite import Invite
 from commonweal_protocols.statements.values import Blob, Digest
+from commonweal_protocols.wire import commonweal_pb2 as pb
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 from tests.kit.federation import blob_of, key_of, save_key
 from tests.kit.grpc_server import serving
@@ -96,3 +99,65 @@ def test_an_invite_to_another_consortium_does_not_change_the_way(home: Path) -> 
         with pytest.raises(ConfigError, match="a node's home is for one consortium"):
             link.refresh()
         assert link.invite is before
+
+
+class _Silent(rpc.LogServicer):
+    """A log that does not grow before the test's end."""
+
+    def __init__(self) -> None:
+        self.asked, self.over = threading.Event(), threading.Event()
+
+    def WaitForCheckpoint(self, request: pb.WaitRequest, context: grpc.ServicerContext) -> pb.CheckpointReply:
+        self.asked.set()
+        self.over.wait(120)
+        return pb.CheckpointReply()
+
+
+class _Growing(rpc.LogServicer):
+    """A log that has grown, and takes what is submitted."""
+
+    def WaitForCheckpoint(self, request: pb.WaitRequest, context: grpc.ServicerContext) -> pb.CheckpointReply:
+        return pb.CheckpointReply(checkpoint=b"larger")
+
+    def Submit(self, request: pb.SubmitRequest, context: grpc.ServicerContext) -> pb.SubmitReply:
+        return pb.SubmitReply(proof=b"proof of " + request.envelope)
+
+
+@contextmanager
+def waiting(link: Link, log: _Silent) -> Iterator[threading.Thread]:
+    """A thread that waits for the log to grow, for a minute if need be."""
+    waiter = threading.Thread(target=link.wait_for_checkpoint, args=(0, 60))
+    waiter.start()
+    assert log.asked.wait(30)
+    try:
+        yield waiter
+    finally:
+        log.over.set()
+        waiter.join(60)
+
+
+def test_whoever_waits_for_the_old_log_waits_for_the_successors_at_once(home: Path, tmp_path: Path) -> None:
+    silent, tls = _Silent(), load_or_create_tls(tmp_path / "tls", ["127.0.0.1"])
+    with (
+        serving(tls, lambda s: rpc.add_LogServicer_to_server(silent, s)) as old,  # type: ignore[no-untyped-call]
+        serving(tls, lambda s: rpc.add_LogServicer_to_server(_Growing(), s)) as new,  # type: ignore[no-untyped-call]
+    ):
+        put_invite(home, tls.ca.read_text(), old)
+        with link_of(home) as link, waiting(link, silent) as waiter:
+            put_invite(home, tls.ca.read_text(), new)
+            assert link.refresh()
+            waiter.join(30)
+            assert not waiter.is_alive(), "though the old one has not answered"
+
+
+def test_a_node_that_stops_waits_for_no_checkpoint_and_can_still_submit(home: Path, tmp_path: Path) -> None:
+    silent, tls = _Silent(), load_or_create_tls(tmp_path / "tls", ["127.0.0.1"])
+    silent.Submit = _Growing().Submit  # type: ignore[method-assign]
+    with serving(tls, lambda s: rpc.add_LogServicer_to_server(silent, s)) as address:  # type: ignore[no-untyped-call]
+        put_invite(home, tls.ca.read_text(), address)
+        with link_of(home) as link, waiting(link, silent) as waiter:
+            link.hurry()
+            waiter.join(30)
+            assert not waiter.is_alive()
+            link.wait_for_checkpoint(0, 60)
+            assert link.submit(b"x") == b"proof of x"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from commonweal_adapters.exact.privacy import privatise
-from commonweal_coordinator.rounds.rounds import decide
+from commonweal_coordinator.rounds.rounds import Wait, decide, wait_of
 from commonweal_protocols.base.errors import RuleError
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.rounds import release_inputs
@@ -108,6 +108,15 @@ def test_the_next_step_of_a_masked_round_follows_from_its_stage(
         for _ in range(2 if speakers else 0):
             m.turn(*speakers)
         assert decided(m, elapsed) == (act, words)
+
+
+@pytest.mark.parametrize(("stage", "share"), [("advertise", 8), ("seal", 8), ("mask", 2), ("reveal", 4)])
+def test_each_stage_says_for_whom_it_waits_and_until_when(stage: str, share: int, tmp_path: Path) -> None:
+    with masked(tmp_path) as m:
+        m.until(stage)
+        state = m.hub.sequencer.state
+        step = decide(state, target=1, elapsed_seconds=3)
+        assert wait_of(state, step, elapsed_seconds=3) == Wait(tuple(sorted(FOUR)), 3, DEADLINE // share)
 
 
 def test_nobody_waits_for_a_member_that_has_left(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ class Masked:
 
     def restart(self) -> None:
         self.driver = RoundDriver(
-            self.hub.sequencer, self.blobs, 1, lambda _, step: self.steps.append(step), lambda: self.now
+            self.hub.sequencer, self.blobs, 1, lambda _, step, __: self.steps.append(step), lambda: self.now
         )
 
     @property

@@ -5,6 +5,7 @@ Everything that it starts is gone when its ``with`` block ends, however that end
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -172,6 +173,14 @@ class Processes:
         process = self.running.pop(name)
         process.terminate()
         return process.wait(30)
+
+    def freeze(self, name: str) -> None:
+        """SIGSTOP: it stands still, as on a machine that is suspended or starved."""
+        self.running[name].send_signal(signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        """SIGCONT."""
+        self.running[name].send_signal(signal.SIGCONT)
 
     def __enter__(self) -> Self:
         return self

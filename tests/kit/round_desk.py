@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from commonweal_coordinator.rounds.rounds import RoundDriver, Step
+from commonweal_coordinator.rounds.rounds import RoundDriver, Step, Wait
 from commonweal_coordinator.serving.blobs import BlobStore
 from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.source import DirectorySource, read_entries
 from commonweal_protocols.statements.statement import open_entry
 from tests.kit.hub import Hub
@@ -18,6 +19,7 @@ class Desk:
     target: int = 1
     now: float = 1000.0
     steps: list[Step] = field(default_factory=list)
+    waits: list[Wait | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.blobs = BlobStore(self.hub.public)
@@ -29,9 +31,13 @@ class Desk:
             self.hub.sequencer,
             self.blobs,
             self.target,
-            lambda _, step: self.steps.append(step),
+            self._on_step,
             lambda: self.now,
         )
+
+    def _on_step(self, _: State, step: Step, wait: Wait | None) -> None:
+        self.steps.append(step)
+        self.waits.append(wait)
 
     def step(self) -> str:
         self.driver.step()

@@ -147,7 +147,8 @@ def status(
     console.print(f"consortium  {found.consortium}")
     console.print(f"phase       {found.phase if alive else 'not running'} (as of {now() - found.written_at:.0f} s ago)")
     console.print(f"log         {found.size} entries, {found.ratified} ratified releases")
-    console.print(f"round       {found.round or 'none yet'}: {found.step} {found.why}")
+    patience = f" {found.patience(now())}" if alive and found.waiting_since else ""
+    console.print(f"round       {found.round or 'none yet'}: {found.step} {found.why}{patience}", markup=False)
     if found.amendment:
         console.print(f"amendment   {found.amendment}", markup=False)
     if found.trouble:

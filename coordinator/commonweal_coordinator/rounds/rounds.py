@@ -21,7 +21,7 @@ from commonweal_protocols.fold.rounds import release_inputs
 from commonweal_protocols.fold.state import LoggedRelease, RoundState, State
 from commonweal_protocols.statements.rounds import Incident, Rejection, Release, Round
 from commonweal_protocols.statements.secure_messages import Stage, StageEnd
-from commonweal_protocols.statements.values import Digest
+from commonweal_protocols.statements.values import Digest, Name
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +84,24 @@ def decide(state: State, *, target: int, elapsed_seconds: float, impossible: Col
     return Step("open", f"round {len(state.rounds) + 1}")
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """For whom, how long already, and how long in all: after that, the next step is another one without them."""
+
+    names: tuple[Name, ...]
+    elapsed_seconds: float
+    most_seconds: int
+
+
+def wait_of(state: State, step: Step, *, elapsed_seconds: float) -> Wait | None:
+    """Return what a step that :func:`decide` has returned waits for; None if it waits for no member, or has no end."""
+    if step.act not in ("collect", "await messages", "await ratification"):
+        return None
+    r = state.rounds[-1]
+    names = state.awaited(r) if r.release is None else state.may_ratify(r.release)
+    return Wait(names, elapsed_seconds, stage_seconds(r) if r.is_open else r.round.deadline_seconds)
+
+
 def stage_seconds(r: RoundState) -> int:
     """How long answers are awaited: a round's deadline, of which a stage of a masked round has its share."""
     return r.round.deadline_seconds * (8 if r.masking is None else _EIGHTHS[r.masking.stage]) // 8
@@ -136,7 +154,7 @@ class RoundDriver:
         sequencer: Sequencer,
         blobs: BlobStore,
         target: int,
-        on_step: Callable[[State, Step], None],
+        on_step: Callable[[State, Step, Wait | None], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sequencer = sequencer
@@ -167,7 +185,7 @@ class RoundDriver:
             self._stage, self._since = stage, self._clock()
         elapsed = self._clock() - self._since
         step = decide(state, target=self._target, elapsed_seconds=elapsed, impossible=self._impossible)
-        self._on_step(state, step)
+        self._on_step(state, step, wait_of(state, step, elapsed_seconds=elapsed))
         match step.act:
             case "open":
                 self._open(state)

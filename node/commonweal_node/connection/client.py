@@ -95,27 +95,33 @@ class CoordinatorClient:
         self._attempts = attempts
         self._pause = pause
         self._random = random.SystemRandom()
-        self._channel = grpc.secure_channel(
-            address,
-            grpc.ssl_channel_credentials(ca_pem.encode()),
-            options=[
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                # gRPC's own reconnection must not be slower than our pauses, or we would try in vain.
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.min_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 2000),
-                ("grpc.enable_retries", 0),
-            ],
-        )
+        credentials = grpc.ssl_channel_credentials(ca_pem.encode())
+        options = [
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            # gRPC's own reconnection must not be slower than our pauses, or we would try in vain.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+            ("grpc.enable_retries", 0),
+        ]
+        self._channel = grpc.secure_channel(address, credentials, options)
+        # Over the same connection, but closed alone: a call that blocks its thread cannot be ended in another way.
+        self._waiting = grpc.secure_channel(address, credentials, options)
         # Generated code has no annotations.
         self._log = rpc.LogStub(self._channel)  # type: ignore[no-untyped-call]
+        self._waiting_log = rpc.LogStub(self._waiting)  # type: ignore[no-untyped-call]
         self._founding = rpc.FoundingStub(self._channel)  # type: ignore[no-untyped-call]
         self._exchange = rpc.ExchangeStub(self._channel)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Close the connection; calls in progress fail."""
+        self._waiting.close()
         self._channel.close()
+
+    def end_waiting(self) -> None:
+        """Have :meth:`wait_for_checkpoint` fail, now and from now on; nothing else does."""
+        self._waiting.close()
 
     def __enter__(self) -> Self:
         return self
@@ -141,12 +147,16 @@ class CoordinatorClient:
         """Return the published checkpoint, unverified, once its tree is larger, or after the time anyway.
 
         Raises:
-            UnavailableError: No answer.
+            UnavailableError: No answer; or waiting was ended.
         """
         request = pb.WaitRequest(larger_than=larger_than, timeout_seconds=timeout_seconds)
-        reply = self._call(
-            lambda: self._log.WaitForCheckpoint(request, timeout=timeout_seconds + self._call_seconds),
-        )
+        try:
+            reply = self._call(
+                lambda: self._waiting_log.WaitForCheckpoint(request, timeout=timeout_seconds + self._call_seconds),
+            )
+        except ValueError as e:
+            # What gRPC raises for a call that begins on a closed channel.
+            raise UnavailableError(f"{self._address}: waiting has ended") from e
         return bytes(reply.checkpoint)
 
     def get_draft(self) -> bytes:

@@ -49,6 +49,7 @@ class Link:
         self._refreshing = threading.Lock()
         self._clients: list[CoordinatorClient] = []  # the older ones too: calls over them may be in progress
         self._way = self._open(Invite.load(NodeHome(home).invite))
+        self._is_hurried = threading.Event()
 
     def __enter__(self) -> Self:
         return self
@@ -77,8 +78,14 @@ class Link:
                     f"{NodeHome(self._home).invite}: wanted consortium {self._way.invite.consortium}, got "
                     f"{invite.consortium}; a node's home is for one consortium: make another for this one"
                 )
-            self._way = self._open(invite)
+            before, self._way = self._way, self._open(invite)
+            before.client.end_waiting()
             return True
+
+    def hurry(self) -> None:
+        """Have nobody wait for checkpoints any more; everything else is done as before."""
+        self._is_hurried.set()
+        self._way.client.end_waiting()
 
     def _open(self, invite: Invite) -> _Way:
         write_atomic(self.ca, invite.ca_pem.encode())
@@ -119,12 +126,16 @@ class Link:
         return self._over(lambda way: way.client.get_blob(blob.sha256, blob.size_bytes, report))
 
     def wait_for_checkpoint(self, larger_than: int, timeout_seconds: int) -> None:
-        """Wait until the published tree is larger, or for the time.
+        """Wait until the published tree is larger, or for the time, or until :meth:`hurry`.
 
         Raises:
             UnavailableError: No answer.
         """
-        self._over(lambda way: way.client.wait_for_checkpoint(larger_than, timeout_seconds))
+        try:
+            self._over(lambda way: way.client.wait_for_checkpoint(larger_than, timeout_seconds))
+        except UnavailableError:
+            if not self._is_hurried.is_set():
+                raise
 
     def read(self, path: str, *, max_bytes: int) -> bytes | None:
         """See ``records.Source``."""

@@ -470,6 +470,7 @@ class Institution:
                 f"{made.figures}), got {release.adapter.sha256}, {release.figures}; not ratified"
             )
         self._say(Ratification(round=number, release_leaf=logged.leaf, adapter_sha256=release.adapter.sha256))
+        self._on_phase("waiting", number, "for the others' ratifications")
 
     def _adopt(self, state: State, logged: LoggedRelease) -> Adoption:
         """Decide on the newest release; what serves from then on is the best of all that there is."""

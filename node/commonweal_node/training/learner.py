@@ -27,6 +27,7 @@ from commonweal_node.config import NodeConfig
 from commonweal_node.home import NodeHome
 from commonweal_node.model.blend import BlendWeights, blend, export_peft
 from commonweal_node.model.heldout import heldout_batches, row_losses
+from commonweal_node.model.lora import give_back_memory
 from commonweal_node.model.row_losses import RowLosses
 from commonweal_node.model.tensors import AdapterTensors, Factor, adapter_digest
 from commonweal_node.probes.membership_attack import MIN_ROWS, MembershipAttack
@@ -139,6 +140,10 @@ class Learner:
     def objection(self, state: State, start: GridTensors, frozen: Factor | None) -> str:
         """Return nothing: these rows can train from any start."""
         return ""
+
+    def rest(self) -> None:
+        """Give back the memory that only work needs; the next work takes it again."""
+        give_back_memory()
 
     def train(self, start: GridTensors, recipe: Recipe, what: str, frozen: Factor | None = None) -> GridTensors:
         """Train from ``start`` and return the trained adapter, on the grid. A report of it is kept for the operator.

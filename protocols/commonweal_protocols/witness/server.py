@@ -39,7 +39,7 @@ IDLE_SECONDS = 30.0
 MAX_CONNECTIONS = 128
 """More are closed at once: a log asks again."""
 _DISCARD_BYTES, _DISCARD_SECONDS = 1 << 20, 2.0
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.25
 _TEXT = "text/plain; charset=utf-8"
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 _MONITOR = re.compile(r"/([0-9a-f]{64})/checkpoint")
