@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from commonweal_node.commands.adopt import adopt
+from commonweal_node.commands.ask import ask
 from commonweal_node.commands.compact_text import describe_terms
 from commonweal_node.commands.data import data_app
 from commonweal_node.commands.evaluate import evaluate
@@ -37,6 +38,7 @@ app = typer.Typer(no_args_is_help=True, help="Run an institution's node: train, 
 app.add_typer(data_app, name="data")
 app.command(name="train")(train)
 app.command(name="evaluate")(evaluate)
+app.command(name="ask")(ask)
 app.command()(adopt)
 app.command(name="exit")(leave)
 
