@@ -4,7 +4,7 @@ The page is self-contained: no script, no request, no font. It is a pure functio
 that somebody else wrote goes through ``html_page``, which escapes it.
 """
 
-# Long because it is one page, top to bottom, with one sentence for each kind of entry.
+# Long because it is one page, top to bottom.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ from commonweal_protocols.base.html import Html, el, facts, foreign, join, page,
 from commonweal_protocols.fold.state import RoundState, State
 from commonweal_protocols.records.replica import Replica
 from commonweal_protocols.statements.adoption import Adoption
+from commonweal_protocols.statements.registry import TITLES
 from commonweal_protocols.statements.rounds import Input
 from commonweal_protocols.statements.rules import weights_name
 from commonweal_protocols.statements.values import Blob, Name
@@ -29,33 +30,6 @@ MAX_ROUNDS = 100
 MAX_LEDGER = 2000
 """Entries that the ledger lists one by one."""
 
-KINDS = {
-    "compact": "the rules, or their next version",
-    "identity": "an institution announces itself",
-    "round": "a round is opened",
-    "update": "a contribution",
-    "refusal": "an institution declines",
-    "rejection": "a contribution is set aside",
-    "incident": "a round ends without a valid release",
-    "release": "a shared adapter is published",
-    "ratification": "a member ratifies a release",
-    "adoption": "an institution decides for itself",
-    "foreignadoption": "an institution decides on another consortium's release",
-    "datamanifest": "an institution states what its rows went through",
-    "rotation": "a new key takes the place of one",
-    "charter": "an institution publishes its charter",
-    "motion": "a motion is made",
-    "ballot": "a member votes",
-    "sealedballot": "a member votes in secret",
-    "openedballot": "a member opens its ballot",
-    "closing": "a motion is ended",
-    "exit": "a member leaves",
-    "advertisement": "an institution takes part in a masked round",
-    "sealedshares": "an institution leaves sealed shares of its secrets",
-    "confirmation": "an institution confirms whose masked contributions are in",
-    "reveal": "an institution reveals shares, so that masks come off the sum",
-    "stageend": "a stage of a masked round ends",
-}
 _WEIGHTS = {
     "equal": "count equally",
     "examples": "count by their number of examples",
@@ -105,7 +79,7 @@ class _Record:
             "details",
             el("summary", f"Proof: entry {index}"),
             facts(
-                ("Entry", f"number {index} of 0 to {size - 1}: {KINDS.get(line.kind, line.kind)}"),
+                ("Entry", f"number {index} of 0 to {size - 1}: {TITLES.get(line.kind, line.kind)}"),
                 ("Signed by", signer),
                 ("Leaf hash", el("code", tree.node(0, index).hex())),
                 ("Path to the root", el("ol", *path) if path else "none: it is the only entry"),
@@ -376,7 +350,7 @@ def _adoption(name: Name, a: Adoption, proof: Html) -> tuple[str, ...]:
 
 def _history(record: _Record, outcome: Outcome) -> Html:
     report, size = outcome.report, len(outcome.journal)
-    counts = [(KINDS.get(kind, kind), f"{n:,}") for kind, n in report.entries.items()]
+    counts = [(TITLES.get(kind, kind), f"{n:,}") for kind, n in report.entries.items()]
     parts = [
         el("h2", "The history", id="history"),
         el(
@@ -407,7 +381,7 @@ def _history(record: _Record, outcome: Outcome) -> Html:
     if size <= MAX_LEDGER:
         tree = record.replica.tree
         rows = [
-            (str(i), f"{KINDS.get(x.kind, x.kind)}{f', round {x.round}' * bool(x.round)}", foreign(record.who(x.key)),
+            (str(i), f"{TITLES.get(x.kind, x.kind)}{f', round {x.round}' * bool(x.round)}", foreign(record.who(x.key)),
              el("code", tree.node(0, i).hex()))
             for i, x in enumerate(outcome.journal)
         ]  # fmt: skip

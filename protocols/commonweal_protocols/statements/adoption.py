@@ -1,13 +1,14 @@
 """The predicates of adoption: what an institution decides on a release for itself, and what that rests on.
 
-Of its own consortium's releases, or of another's: nobody else has a say in that. Closed schemas, as in ``predicates``.
+Of its own consortium's releases, or of another's: nobody else has a say in that.
 """
 
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
 from commonweal_protocols.base.schema import Closed
+from commonweal_protocols.statements.fact import Fact
 from commonweal_protocols.statements.rounds import ForeignRelease
 from commonweal_protocols.statements.values import Count, Digest, Micronats, Name, Reason, Subject
 
@@ -62,10 +63,12 @@ class Decision(Closed):
         return self
 
 
-class Adoption(Decision):
+class Adoption(Fact, Decision):
     """A node's own decision on a ratified release of its consortium."""
 
-    URI: ClassVar[str] = "urn:commonweal:adoption:v1"
+    URI = "urn:commonweal:adoption:v1"
+    TITLE = "an institution decides for itself"
+    AUTHOR = "a member"
     round: Count
     release_leaf: Digest
 
@@ -74,10 +77,12 @@ class Adoption(Decision):
         return Subject(name=f"release of round {self.round}", sha256=self.release_leaf)
 
 
-class ForeignAdoption(Decision):
+class ForeignAdoption(Fact, Decision):
     """A node's own decision on a release of another consortium, with all that proves where it comes from."""
 
-    URI: ClassVar[str] = "urn:commonweal:foreign-adoption:v1"
+    URI = "urn:commonweal:foreign-adoption:v1"
+    TITLE = "an institution decides on another consortium's release"
+    AUTHOR = "a member"
     release: ForeignRelease
 
     def subject(self) -> Subject:
