@@ -3,17 +3,23 @@
 import re
 from functools import cache
 from importlib import resources
+from typing import Literal, get_args, get_origin
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import BaseModel
 
+from commonweal_protocols.audit.report import ForeignReport, MotionReport
 from commonweal_protocols.audit.story import tell
+from commonweal_protocols.audit.vocabulary import RESULTS, STAGES, WEIGHTS, describe_deed
 from commonweal_protocols.base.errors import RuleError
 from commonweal_protocols.fold.fold import fold
 from commonweal_protocols.fold.state import State
+from commonweal_protocols.statements.adoption import Decision
 from commonweal_protocols.statements.envelope import sign_envelope
 from commonweal_protocols.statements.fact import Fact
 from commonweal_protocols.statements.registry import PREDICATES, TITLES
+from commonweal_protocols.statements.rules import Weights
 from commonweal_protocols.statements.statement import Entry, Header, Statement, open_entry
 from tests.kit.every_kind import leave_and_rotate, masked_log, nearly_every_kind
 from tests.kit.federation import key_of
@@ -105,3 +111,22 @@ def test_the_page_that_checks_a_log_has_a_sentence_for_every_kind_out_of_its_own
         sentence = sentences[uri.split(":")[2]]
         named = {*re.findall(r"\bb\.([a-z0-9_]+)", sentence), *(["reason"] if "reason(b)" in sentence else [])}
         assert named <= set(model.model_fields), uri
+
+
+def words(said: object) -> set[str]:
+    """Every word that a type allows: of literals, of unions, and of models that have a name."""
+    if get_origin(said) is Literal:
+        return set(get_args(said))
+    if isinstance(said, type) and issubclass(said, BaseModel):
+        return words(said.model_fields["name"].annotation)
+    return set().union(*map(words, get_args(said)))
+
+
+def test_the_vocabulary_has_words_for_all_that_a_report_may_say() -> None:
+    motion = MotionReport.model_fields
+    assert set(RESULTS) == words(motion["result"].annotation)
+    assert set(STAGES) == words(motion["stage"].annotation)
+    assert set(WEIGHTS) == words(Weights)
+    deeds = words(ForeignReport.model_fields["what"].annotation)
+    assert deeds > words(Decision.model_fields["decision"].annotation)
+    assert len({describe_deed(did) for did in deeds}) == len(deeds)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from commonweal_node.commands.train import Screen
 from commonweal_node.config import NodeConfig, load_config
-from commonweal_protocols.audit.story import describe_foreign
+from commonweal_protocols.audit.vocabulary import describe_foreign
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.keys import load_passphrase
 from commonweal_protocols.base.text import printable

@@ -4,8 +4,6 @@ The page is self-contained: no script, no request, no font. It is a pure functio
 that somebody else wrote goes through ``html_page``, which escapes it.
 """
 
-# Long because it is one page, top to bottom.
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -15,7 +13,7 @@ from commonweal_protocols.audit.memory import Line
 from commonweal_protocols.audit.page_decisions import render_decisions
 from commonweal_protocols.audit.page_style import STYLE
 from commonweal_protocols.audit.report import Finding, Report, RoundReport
-from commonweal_protocols.audit.story import describe_probe
+from commonweal_protocols.audit.vocabulary import WEIGHTS, describe_deed, describe_probe
 from commonweal_protocols.base.html import Html, el, facts, foreign, join, page, table
 from commonweal_protocols.fold.state import RoundState, State
 from commonweal_protocols.records.replica import Replica
@@ -30,13 +28,6 @@ MAX_ROUNDS = 100
 MAX_LEDGER = 2000
 """Entries that the ledger lists one by one."""
 
-_WEIGHTS = {
-    "equal": "count equally",
-    "examples": "count by their number of examples",
-    "capped": "count by their number of examples, each up to a fixed share of the whole",
-    "minimax-fair": "count the more, the worse the shared adapter has served their community",
-}
-_DECISIONS = {"adopt": "uses it", "blend": "blends it with its own", "refuse": "does not use it"}
 _CHECKS = {
     "recomputed": "We made this adapter again from the contributions below, and got exactly the published bytes.",
     "digests only": "Its files are exactly those that were signed. The merge itself was not recomputed in this audit.",
@@ -197,7 +188,7 @@ def _findings(findings: tuple[Finding, ...], outcome: Outcome) -> Html:
 def _founders(record: _Record) -> Html:
     compact = record.state.compact
     rows = [(foreign(m.institution), el("code", m.key)) for m in compact.members]
-    rule = _WEIGHTS[weights_name(compact.rule)]
+    rule = WEIGHTS[weights_name(compact.rule)]
     are = "founded this consortium, and each of them signed the same rules"
     if compact.version > 1 or record.state.retired:
         are = f"are its members now, under version {compact.version} of the rules"
@@ -227,11 +218,9 @@ def _founders(record: _Record) -> Html:
 
 def _rounds(record: _Record, reports: tuple[RoundReport, ...]) -> Html:
     newest = list(zip(reports, record.state.rounds, strict=False))[::-1]
-    parts: list[Html] = [_round(record, report, r) for report, r in newest[:MAX_ROUNDS]]
-    if not parts:
-        parts = [el("p", "No round has been checked.")]
-    if left := len(newest) - MAX_ROUNDS:
-        parts += [el("p", f"The {left} rounds before are in the JSON report.")] if left > 0 else []
+    parts = [_round(record, report, r) for report, r in newest[:MAX_ROUNDS]] or [el("p", "No round has been checked.")]
+    if (left := len(newest) - MAX_ROUNDS) > 0:
+        parts.append(el("p", f"The {left} rounds before are in the JSON report."))
     return el("section", el("h2", "Round by round", id="rounds"), *parts, aria_labelledby="rounds")
 
 
@@ -341,7 +330,7 @@ def _release(record: _Record, report: RoundReport, r: RoundState) -> Iterator[Ht
 
 
 def _adoption(name: Name, a: Adoption, proof: Html) -> tuple[str, ...]:
-    mix = f"{_DECISIONS[a.decision]} (shared × {a.shared_millis / 1000:g}, own × {a.own_millis / 1000:g})"
+    mix = f"{describe_deed(a.decision)} (shared × {a.shared_millis / 1000:g}, own × {a.own_millis / 1000:g})"
     h = a.heldout
     losses = (h.base_micronats, h.local_micronats, h.shared_micronats, h.blend_micronats)
     probes = foreign("; ".join(map(describe_probe, a.probes)) or "none")
