@@ -101,8 +101,9 @@ def reference() -> dict[str, str]:
     for uri, model in sorted(PREDICATES.items()):
         name = f"{model.__name__}.json"
         files[f"schemas/{name}"] = json.dumps(model.model_json_schema(), indent=2, sort_keys=True) + "\n"
-        rows.append(f"| `{uri}` | [{name}](schemas/{name}) |")
-    files["schemas.md"] = "\n".join(["# Schemas of the statements\n", "| Kind | JSON Schema |", "|---|---|", *rows, ""])
+        rows.append(f"| `{uri}` | {model.TITLE} | {model.AUTHOR} | [{name}](schemas/{name}) |")
+    heads = ("| Kind | What it says | Who signs it | JSON Schema |", "|---|---|---|---|")
+    files["schemas.md"] = "\n".join(["# Schemas of the statements\n", *heads, *rows, ""])
     return files
 
 

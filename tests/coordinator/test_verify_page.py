@@ -35,35 +35,20 @@ from commonweal_protocols.base import canonical
 from commonweal_protocols.base.canonical import Json
 from commonweal_protocols.base.errors import PeerError
 from commonweal_protocols.base.keys import public_hex
-from commonweal_protocols.fold.charters import publish as publish_charter
-from commonweal_protocols.records.provenance import name_release
 from commonweal_protocols.records.source import DirectorySource, read_entries
 from commonweal_protocols.statements import envelope
-from commonweal_protocols.statements.charter import CharterRecord, Clause, DataTerms
-from commonweal_protocols.statements.compact import Compact, Quorum
-from commonweal_protocols.statements.governance import (
-    Ballot,
-    Closing,
-    Exit,
-    Motion,
-    OpenedBallot,
-    Resolution,
-    SealedBallot,
-    seal,
-)
+from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.members import Identity
 from commonweal_protocols.statements.registry import PREDICATES
-from commonweal_protocols.statements.rounds import Incident, Refusal, Rejection
-from commonweal_protocols.statements.statement import Header, Statement, open_entry, parse_statement
+from commonweal_protocols.statements.statement import Header, Statement, parse_statement
 from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
 from commonweal_protocols.tlog.cosignature import cosign, make_cosignature_verifier
 from commonweal_protocols.tlog.merkle import Tree, leaf_hash, verify_consistency
 from commonweal_protocols.tlog.note import encode_vkey, format_vkey, open_note, parse_vkey, sign_note
 from commonweal_protocols.tlog.proof import format_proof, open_proof, parse_proof
 from commonweal_protocols.tlog.tiles import encode_bundle
-from tests.kit.federation import NAMES, ORIGIN, Federation, data_manifest, key_of, two_rounds
-from tests.kit.ring import ring
-from tests.kit.secure import masked_round
+from tests.kit.every_kind import leave_and_rotate, masked_log, nearly_every_kind
+from tests.kit.federation import NAMES, ORIGIN, Federation, key_of
 
 PAGE = Path(commonweal_coordinator.__file__).parent / "pages/verify.html"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -311,59 +296,14 @@ def publish(home: Path, entries: list[bytes], federation: Federation) -> tuple[P
     return home / "public", receipts
 
 
-def deliberate(f: Federation) -> None:
-    """A charter, and two motions from their making to their end: one with open ballots, and one with sealed ones."""
-    f.say("clinic", publish_charter(CHARTER, "clinic", None, bytes(32)))
-    for opens_until in (None, 2_000):
-        sentence = Resolution(kind="resolution", text="We meet in May.")
-        f.say(
-            "clinic",
-            Motion(title="May", reasons="spring", proposal=sentence, closes_at=1_000, opens_until=opens_until),
-        )
-        motion, salt = open_entry(f.entries[-1]).leaf, "5a" * 32
-        for name in NAMES:
-            commitment = seal(motion, name, "no", salt)
-            ballot = Ballot(motion=motion, choice="no", reason="too early")
-            f.say(name, SealedBallot(motion=motion, commitment=commitment) if opens_until else ballot)
-        f.say("hub", Closing(motion=motion, checkpoint=None))
-        if opens_until:
-            for name in NAMES:
-                f.say(name, OpenedBallot(motion=motion, choice="no", salt=salt, reason=None))
-            f.say("hub", Closing(motion=motion, checkpoint=None))
-
-
-CHARTER = CharterRecord(
-    community="Valley",
-    version=1,
-    principles=(Clause(id="ask-first", text="Ask first."),),
-    public=("ask-first",),
-    objectives={"supervised_millis": 1000},
-    data_policy=DataTerms(text="by consent", stages_sha256=None),
-)
-
-
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
-    f = two_rounds()
-    f.say("school", data_manifest("school"))
-    f.say("coop", f.foreign_adoption(name_release(ring().replica)))
-    f.open_round()
-    for name in NAMES:
-        f.say(name, f.update(name))
-    r = f.state.rounds[-1]
-    f.say("hub", Rejection(round=3, institution="coop", leaf=r.updates["coop"].leaf, reason="the blob is missing"))
-    f.say("hub", f.release())
-    f.open_round()
-    leaf = f.state.rounds[-1].leaf
-    f.say("coop", Refusal(round=4, round_leaf=leaf, reason=HOSTILE))
-    f.say("hub", Incident(round=4, round_leaf=leaf, reason="too few updates"))
-    deliberate(f)
+    f = nearly_every_kind(HOSTILE)
     # The last of all, or every later entry under the new key would be undecided when it is looked at by itself.
     while len(f.entries) < SIZE - 2:
         name = NAMES[len(f.entries) % 3]
         f.say(name, Identity(institution=name, transport_key=f"{len(f.entries):044d}"))
-    f.say("school", Exit(institution="school", reason="it has closed"))
-    f.rotate("coop", "coop's next key")
+    leave_and_rotate(f)
     public, receipts = publish(tmp_path_factory.mktemp("records"), f.entries, f)
     return Records(f, public, receipts)
 
@@ -479,10 +419,7 @@ MASKED = {"advertisement", "sealed-shares", "stage-end", "confirmation", "reveal
 def test_the_entries_of_a_masked_round_hold_and_are_told(
     site: Site, tab: Tab, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    quorum = Quorum(updates=3, ratifications=2, amendments=2)
-    f = Federation(quorum=quorum, terms={"secure": {"threshold_millis": 500}})
-    f.announce()
-    masked_round(f)
+    f = masked_log()
     public, _ = publish(tmp_path_factory.mktemp("masked"), f.entries, f)
     tab.open(site.show(public) + fragment(vkey=f.compact.coordinator.log, consortium=f.state.consortium, all=1))
     assert tab.steps("all").states("fails", "open", "skipped") == set()

@@ -49,7 +49,7 @@ def make_seeds() -> Mapping[str, Mapping[str, bytes]]:
     payloads: dict[str, bytes] = {}
     for data in (*federation.entries, *a_year().federation.entries):
         payload = parse_envelope(data).payload
-        payloads.setdefault(type(parse_statement(payload).predicate).__name__.lower(), payload)
+        payloads.setdefault(parse_statement(payload).predicate.kind(), payload)
     header = parse_statement(payloads["identity"]).header
     payloads["datamanifest"] = Statement(header, data_manifest("clinic")).payload()
     outer = contributed(ring())
@@ -58,7 +58,7 @@ def make_seeds() -> Mapping[str, Mapping[str, bytes]]:
     payloads["foreignadoption"] = Statement(header, outer.foreign_adoption(named.release)).payload()
     payloads["update-of-a-consortium"] = Statement(header, named).payload()
     payloads["compact-with-a-consortium"] = Statement(None, outer.compact).payload()
-    payloads |= {type(said).__name__.lower(): Statement(HEADER, said).payload() for said in MESSAGES}
+    payloads |= {said.kind(): Statement(HEADER, said).payload() for said in MESSAGES}
     floats = {k: np.arange(a * b, dtype=np.float32).reshape(a, b) for k, (a, b) in tensor_shapes(TINY).items()}
     ints = {k: v.astype(np.int32) for k, v in floats.items()}
     encodings = {

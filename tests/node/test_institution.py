@@ -15,7 +15,7 @@ from commonweal_node.institution.answer_store import Answers
 from commonweal_node.model.blend import BlendWeights
 from commonweal_node.probes.probe import Item, Probe
 from commonweal_node.rows.row import Message
-from commonweal_protocols.audit.story import describe_training
+from commonweal_protocols.audit.vocabulary import describe_training
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import (
     BlobError,

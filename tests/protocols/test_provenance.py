@@ -292,7 +292,7 @@ def test_reports_pages_and_stories_name_the_other_consortium(tmp_path: Path) -> 
     assert "contributed it, for that consortium" in html
     sentences = [c.sentence for c in read_story(shelf(outer)).claims]
     assert sum(where in s for s in sentences) == 2
-    assert any(s.startswith("coop blends with its own the release of round 1 of the consortium") for s in sentences)
+    assert any(s.startswith("coop blends the release of round 1 of the consortium") for s in sentences)
 
 
 def test_the_command_says_what_holds_and_its_exit_code_what_does_not(tmp_path: Path) -> None:

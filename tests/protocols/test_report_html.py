@@ -10,7 +10,7 @@ from rich.console import Console
 from commonweal_adapters import recompute
 from commonweal_protocols.audit import page as report_html
 from commonweal_protocols.audit.audit import Outcome, examine
-from commonweal_protocols.audit.page import KINDS, render_html
+from commonweal_protocols.audit.page import render_html
 from commonweal_protocols.audit.page_style import STYLE
 from commonweal_protocols.audit.story import tell
 from commonweal_protocols.audit.text import print_report
@@ -20,7 +20,6 @@ from commonweal_protocols.fold.fold import fold
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.statements.adoption import ProbeResult
 from commonweal_protocols.statements.governance import Exit
-from commonweal_protocols.statements.registry import PREDICATES
 from commonweal_protocols.statements.rounds import Incident, Refusal, Rejection
 from commonweal_protocols.statements.rules import FactorMean
 from commonweal_protocols.statements.statement import Entry, open_entry
@@ -314,7 +313,3 @@ def test_what_a_refusal_rests_on_stands_in_the_page_the_report_and_the_story() -
     assert f"probes of clinic: {words}" in said.getvalue()
     told = list(tell(folded(f)))[-1].sentence
     assert told == f"clinic does not use the release of round 2: below our bar; checked against {words}"
-
-
-def test_the_page_has_words_for_every_kind_of_entry() -> None:
-    assert {p.__name__.lower() for p in PREDICATES.values()} == set(KINDS)

@@ -11,7 +11,7 @@ from commonweal_node.commands.options import AsJson, Home, PassphraseFile
 from commonweal_node.commands.train import Screen
 from commonweal_node.config import NodeConfig, load_config
 from commonweal_node.home import DEFAULT_HOME, NodeHome
-from commonweal_protocols.audit.story import describe_foreign
+from commonweal_protocols.audit.vocabulary import describe_foreign
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.keys import load_passphrase
 from commonweal_protocols.base.text import printable

@@ -14,7 +14,7 @@ from commonweal_node.config import load_config
 from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_node.institution import motions
 from commonweal_node.institution.voice import speak
-from commonweal_protocols.audit.story import describe_choice, describe_proposal
+from commonweal_protocols.audit.vocabulary import describe_choice, describe_proposal
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.canonical import Json
 from commonweal_protocols.base.errors import ConfigError

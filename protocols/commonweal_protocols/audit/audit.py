@@ -269,7 +269,7 @@ class _Audit:
 def _line(entry: Entry) -> Line:
     predicate = entry.statement.predicate
     author = entry.signers[0] if len(entry.signers) == 1 else ""
-    return Line(type(predicate).__name__.lower(), vars(predicate).get("round", 0), author)
+    return Line(predicate.kind(), vars(predicate).get("round", 0), author)
 
 
 def examine(

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from commonweal_protocols.audit.arithmetic import load_recompute
 from commonweal_protocols.audit.foreign_job import ForeignCheck, check_foreign
-from commonweal_protocols.audit.story import describe_foreign
+from commonweal_protocols.audit.vocabulary import describe_foreign
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.text import printable
 from commonweal_protocols.records.source import open_source

@@ -4,8 +4,6 @@ The page is self-contained: no script, no request, no font. It is a pure functio
 that somebody else wrote goes through ``html_page``, which escapes it.
 """
 
-# Long because it is one page, top to bottom, with one sentence for each kind of entry.
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -15,11 +13,12 @@ from commonweal_protocols.audit.memory import Line
 from commonweal_protocols.audit.page_decisions import render_decisions
 from commonweal_protocols.audit.page_style import STYLE
 from commonweal_protocols.audit.report import Finding, Report, RoundReport
-from commonweal_protocols.audit.story import describe_probe
+from commonweal_protocols.audit.vocabulary import WEIGHTS, describe_deed, describe_probe
 from commonweal_protocols.base.html import Html, el, facts, foreign, join, page, table
 from commonweal_protocols.fold.state import RoundState, State
 from commonweal_protocols.records.replica import Replica
 from commonweal_protocols.statements.adoption import Adoption
+from commonweal_protocols.statements.registry import TITLES
 from commonweal_protocols.statements.rounds import Input
 from commonweal_protocols.statements.rules import weights_name
 from commonweal_protocols.statements.values import Blob, Name
@@ -29,40 +28,6 @@ MAX_ROUNDS = 100
 MAX_LEDGER = 2000
 """Entries that the ledger lists one by one."""
 
-KINDS = {
-    "compact": "the rules, or their next version",
-    "identity": "an institution announces itself",
-    "round": "a round is opened",
-    "update": "a contribution",
-    "refusal": "an institution declines",
-    "rejection": "a contribution is set aside",
-    "incident": "a round ends without a valid release",
-    "release": "a shared adapter is published",
-    "ratification": "a member ratifies a release",
-    "adoption": "an institution decides for itself",
-    "foreignadoption": "an institution decides on another consortium's release",
-    "datamanifest": "an institution states what its rows went through",
-    "rotation": "a new key takes the place of one",
-    "charter": "an institution publishes its charter",
-    "motion": "a motion is made",
-    "ballot": "a member votes",
-    "sealedballot": "a member votes in secret",
-    "openedballot": "a member opens its ballot",
-    "closing": "a motion is ended",
-    "exit": "a member leaves",
-    "advertisement": "an institution takes part in a masked round",
-    "sealedshares": "an institution leaves sealed shares of its secrets",
-    "confirmation": "an institution confirms whose masked contributions are in",
-    "reveal": "an institution reveals shares, so that masks come off the sum",
-    "stageend": "a stage of a masked round ends",
-}
-_WEIGHTS = {
-    "equal": "count equally",
-    "examples": "count by their number of examples",
-    "capped": "count by their number of examples, each up to a fixed share of the whole",
-    "minimax-fair": "count the more, the worse the shared adapter has served their community",
-}
-_DECISIONS = {"adopt": "uses it", "blend": "blends it with its own", "refuse": "does not use it"}
 _CHECKS = {
     "recomputed": "We made this adapter again from the contributions below, and got exactly the published bytes.",
     "digests only": "Its files are exactly those that were signed. The merge itself was not recomputed in this audit.",
@@ -105,7 +70,7 @@ class _Record:
             "details",
             el("summary", f"Proof: entry {index}"),
             facts(
-                ("Entry", f"number {index} of 0 to {size - 1}: {KINDS.get(line.kind, line.kind)}"),
+                ("Entry", f"number {index} of 0 to {size - 1}: {TITLES.get(line.kind, line.kind)}"),
                 ("Signed by", signer),
                 ("Leaf hash", el("code", tree.node(0, index).hex())),
                 ("Path to the root", el("ol", *path) if path else "none: it is the only entry"),
@@ -223,7 +188,7 @@ def _findings(findings: tuple[Finding, ...], outcome: Outcome) -> Html:
 def _founders(record: _Record) -> Html:
     compact = record.state.compact
     rows = [(foreign(m.institution), el("code", m.key)) for m in compact.members]
-    rule = _WEIGHTS[weights_name(compact.rule)]
+    rule = WEIGHTS[weights_name(compact.rule)]
     are = "founded this consortium, and each of them signed the same rules"
     if compact.version > 1 or record.state.retired:
         are = f"are its members now, under version {compact.version} of the rules"
@@ -253,11 +218,9 @@ def _founders(record: _Record) -> Html:
 
 def _rounds(record: _Record, reports: tuple[RoundReport, ...]) -> Html:
     newest = list(zip(reports, record.state.rounds, strict=False))[::-1]
-    parts: list[Html] = [_round(record, report, r) for report, r in newest[:MAX_ROUNDS]]
-    if not parts:
-        parts = [el("p", "No round has been checked.")]
-    if left := len(newest) - MAX_ROUNDS:
-        parts += [el("p", f"The {left} rounds before are in the JSON report.")] if left > 0 else []
+    parts = [_round(record, report, r) for report, r in newest[:MAX_ROUNDS]] or [el("p", "No round has been checked.")]
+    if (left := len(newest) - MAX_ROUNDS) > 0:
+        parts.append(el("p", f"The {left} rounds before are in the JSON report."))
     return el("section", el("h2", "Round by round", id="rounds"), *parts, aria_labelledby="rounds")
 
 
@@ -367,7 +330,7 @@ def _release(record: _Record, report: RoundReport, r: RoundState) -> Iterator[Ht
 
 
 def _adoption(name: Name, a: Adoption, proof: Html) -> tuple[str, ...]:
-    mix = f"{_DECISIONS[a.decision]} (shared × {a.shared_millis / 1000:g}, own × {a.own_millis / 1000:g})"
+    mix = f"{describe_deed(a.decision)} (shared × {a.shared_millis / 1000:g}, own × {a.own_millis / 1000:g})"
     h = a.heldout
     losses = (h.base_micronats, h.local_micronats, h.shared_micronats, h.blend_micronats)
     probes = foreign("; ".join(map(describe_probe, a.probes)) or "none")
@@ -376,7 +339,7 @@ def _adoption(name: Name, a: Adoption, proof: Html) -> tuple[str, ...]:
 
 def _history(record: _Record, outcome: Outcome) -> Html:
     report, size = outcome.report, len(outcome.journal)
-    counts = [(KINDS.get(kind, kind), f"{n:,}") for kind, n in report.entries.items()]
+    counts = [(TITLES.get(kind, kind), f"{n:,}") for kind, n in report.entries.items()]
     parts = [
         el("h2", "The history", id="history"),
         el(
@@ -407,7 +370,7 @@ def _history(record: _Record, outcome: Outcome) -> Html:
     if size <= MAX_LEDGER:
         tree = record.replica.tree
         rows = [
-            (str(i), f"{KINDS.get(x.kind, x.kind)}{f', round {x.round}' * bool(x.round)}", foreign(record.who(x.key)),
+            (str(i), f"{TITLES.get(x.kind, x.kind)}{f', round {x.round}' * bool(x.round)}", foreign(record.who(x.key)),
              el("code", tree.node(0, i).hex()))
             for i, x in enumerate(outcome.journal)
         ]  # fmt: skip

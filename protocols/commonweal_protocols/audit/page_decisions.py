@@ -3,17 +3,8 @@
 from collections.abc import Callable
 
 from commonweal_protocols.audit.report import EndedKey, ForeignReport, MotionReport, Report
-from commonweal_protocols.audit.story import describe_foreign
+from commonweal_protocols.audit.vocabulary import RESULTS, STAGES, describe_deed, describe_foreign
 from commonweal_protocols.base.html import Html, el, foreign, join, table
-
-_RESULTS = {"passed": "carried", "failed": "lost", "tied": "a tie: nothing is decided"}
-_DID = {
-    "adopt": "uses it",
-    "blend": "blends it with its own",
-    "refuse": "does not use it",
-    "contribution": "contributed it, for that consortium",
-}
-_STAGES = {"open": "open: ballots are taken", "opening": "sealed ballots are being opened", "closed": "over"}
 
 
 def render_decisions(report: Report, proof: Callable[[int], Html]) -> list[Html]:
@@ -48,7 +39,7 @@ def render_decisions(report: Report, proof: Callable[[int], Html]) -> list[Html]
 
 
 def _motion(m: MotionReport, proof: Callable[[int], Html]) -> Html:
-    became = _RESULTS[m.result] if m.result else _STAGES[m.stage]
+    became = RESULTS[m.result] if m.result else STAGES[m.stage]
     parts = [
         el("h3", foreign(m.title), f": {became}"),
         el("p", foreign(m.author), " moved ", foreign(m.proposal), "."),
@@ -62,7 +53,7 @@ def _motion(m: MotionReport, proof: Callable[[int], Html]) -> Html:
 
 
 def _foreign(f: ForeignReport, proof: Callable[[int], Html]) -> tuple[str, ...]:
-    return (foreign(f.institution), join((_DID[f.what], proof(f.index))), foreign(describe_foreign(f.release)))
+    return (foreign(f.institution), join((describe_deed(f.what), proof(f.index))), foreign(describe_foreign(f.release)))
 
 
 def _key(e: EndedKey, proof: Callable[[int], Html]) -> tuple[str, ...]:

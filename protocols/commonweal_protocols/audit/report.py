@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from commonweal_protocols.audit.story import describe_manifest, describe_proposal
+from commonweal_protocols.audit.vocabulary import describe_manifest, describe_proposal
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.schema import Closed

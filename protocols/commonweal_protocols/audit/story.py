@@ -8,29 +8,35 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from commonweal_protocols.audit.vocabulary import (
+    RESULTS,
+    describe_choice,
+    describe_deed,
+    describe_foreign,
+    describe_manifest,
+    describe_probe,
+    describe_proposal,
+    describe_training,
+)
 from commonweal_protocols.fold.amendment import describe_changes
 from commonweal_protocols.fold.state import MotionState, State
-from commonweal_protocols.statements.adoption import Adoption, Decision, ForeignAdoption, ProbeResult
+from commonweal_protocols.statements.adoption import Adoption, Decision, ForeignAdoption
 from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.data_manifest import DataManifest
 from commonweal_protocols.statements.governance import (
     Amendment,
     Ballot,
     Charter,
-    Choice,
     Closing,
     Exit,
     Motion,
     OpenedBallot,
-    Proposal,
     Question,
     Recall,
-    Resolution,
     SealedBallot,
 )
 from commonweal_protocols.statements.members import Identity, Rotation
 from commonweal_protocols.statements.rounds import (
-    ForeignRelease,
     Incident,
     Ratification,
     Refusal,
@@ -173,29 +179,6 @@ def _is_for(m: MotionState, compact_sha256: Digest) -> bool:
 # -- motions
 
 
-def describe_proposal(proposal: Proposal) -> str:
-    """Return what is proposed, in words."""
-    match proposal:
-        case Amendment():
-            return f"that the statement {proposal.compact.sha256[:16]}… be the compact's next version"
-        case Recall(institution=None):
-            return f"that the release of round {proposal.round} be withdrawn"
-        case Recall():
-            return f"that the update of {proposal.institution} be taken out of the release of round {proposal.round}"
-        case Resolution():
-            return f"to resolve “{proposal.text}”"
-        case Question():
-            listed = "; ".join(f"{i}: {a}" for i, a in enumerate(proposal.alternatives))
-            return f"to decide “{proposal.text}” ({listed})"
-
-
-def describe_choice(proposal: Proposal, choice: Choice) -> str:
-    """Return a choice in words."""
-    if isinstance(choice, str) or not isinstance(proposal, Question):
-        return str(choice)
-    return " before ".join(proposal.alternatives[a] for a in choice)
-
-
 def _deliberation(
     said: Motion | Ballot | SealedBallot | OpenedBallot | Closing, who: str, before: State, after: State
 ) -> Iterator[Told]:
@@ -231,8 +214,7 @@ def _outcome(was: MotionState, m: MotionState, after: State) -> Iterator[Told]:
     if isinstance(proposal, Question) and m.outcome.winner is not None:
         chosen = f": {proposal.alternatives[m.outcome.winner]}"
     ended = "all have voted" if m.cutoff is None else f"its time has come, with {m.cutoff} entries in the log"
-    word = {"passed": "is carried", "failed": "is lost", "tied": "ends in a tie"}[m.outcome.result]
-    yield Told("outcome", f"“{title}” {word}{chosen} ({ended}): {'; '.join(m.outcome.steps)}.")
+    yield Told("outcome", f"“{title}” is {RESULTS[m.outcome.result]}{chosen} ({ended}): {'; '.join(m.outcome.steps)}.")
     if isinstance(proposal, Recall) and m.outcome.result == "passed":
         r = after.rounds[proposal.round - 1]
         again = (
@@ -242,48 +224,6 @@ def _outcome(was: MotionState, m: MotionState, after: State) -> Iterator[Told]:
 
 
 # -- rounds
-
-
-def describe_training(update: Update) -> str:
-    """Return what an update says of the rows behind it, in words."""
-    told = f"from {update.num_examples} examples"
-    if update.release is not None:
-        told = f"as {describe_foreign(update.release)} made {told}"
-    if update.data_leaf is not None:
-        told += f" of the data manifest {update.data_leaf[:16]}…"
-    if update.membership_auc_micros is not None:
-        told += f", membership AUC {update.membership_auc_micros / 1e6:.3f}"
-    return told
-
-
-def describe_foreign(release: ForeignRelease) -> str:
-    """Return where another consortium's release is, in words."""
-    return (
-        f"the release of round {release.round} of the consortium {release.consortium[:16]}… (entry "
-        f"{release.release_leaf[:16]}… of {release.at.origin}, seen at {release.at.size} entries)"
-    )
-
-
-def describe_manifest(manifest: DataManifest) -> str:
-    """Return what a data manifest counts, in words."""
-    taken, left = manifest.taken, manifest.left
-    stages = ", ".join(s.stage for s in manifest.stages)
-    return (
-        f"of {taken.conversations + taken.texts + taken.preferences} rows, {left.train_rows} train and "
-        f"{left.heldout_rows} are held out, {left.synthetic} of them synthetic; stages: {stages}"
-    )
-
-
-def describe_probe(p: ProbeResult) -> str:
-    """Return what a probe measured, in words."""
-    measured = (
-        ("base", p.base_micros),
-        ("own", p.local_micros),
-        ("shared", p.shared_micros),
-        ("blend", p.blend_micros),
-    )
-    figures = ", ".join(f"{what} {micros / 1e6:.3f}" for what, micros in measured)
-    return f"{p.probe} ({p.measure} of {p.items} items: {figures})"
 
 
 def _round(
@@ -318,9 +258,8 @@ def _round(
 
 
 def _decided(said: Decision, release: str) -> str:
-    what = {"adopt": "uses", "blend": "blends with its own", "refuse": "does not use"}[said.decision]
     held = f"; checked against {'; '.join(map(describe_probe, said.probes))}" if said.probes else ""
-    return f"{what} {release}: {said.reason}{held}"
+    return f"{describe_deed(said.decision, release)}: {said.reason}{held}"
 
 
 def _masking(said: Advertisement | SealedShares | Confirmation | Reveal | StageEnd) -> str:

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from commonweal_protocols.audit.report import Report
-from commonweal_protocols.audit.story import describe_foreign, describe_probe
+from commonweal_protocols.audit.vocabulary import describe_deed, describe_foreign, describe_probe
 from commonweal_protocols.base.text import printable
 
 _CHECKS = {
@@ -40,7 +40,10 @@ def print_report(report: Report, console: Console) -> None:
     for name, told in report.data.items():
         line("data", f"{name}: {printable(told)}")
     for f in report.foreign:
-        line("foreign", f"{f.institution} (entry {f.index}): {f.what} of {printable(describe_foreign(f.release))}")
+        line(
+            "foreign",
+            f"{f.institution} (entry {f.index}): {describe_deed(f.what, printable(describe_foreign(f.release)))}",
+        )
     for r in report.rounds:
         line(f"round {r.round}", f"updates of {', '.join(r.updates) or 'nobody'}")
         if r.membership_auc_micros:
@@ -60,7 +63,7 @@ def print_report(report: Report, console: Console) -> None:
         if out.recalled_by is not None:
             line("", f"recalled by the motion in entry {out.recalled_by}")
         if out.adoptions:
-            line("", "decisions: " + ", ".join(f"{name} {decision}" for name, decision in out.adoptions.items()))
+            line("", "decisions: " + ", ".join(f"{name} {describe_deed(did)}" for name, did in out.adoptions.items()))
         for name, probes in out.probes.items():
             line("", f"probes of {name}: {'; '.join(map(describe_probe, probes))}")
     for finding in report.findings:

@@ -7,18 +7,13 @@ from commonweal_protocols.statements.statement import Entry, Header
 from commonweal_protocols.statements.values import PublicKey
 
 
-def kind_of(entry: Entry) -> str:
-    """What an entry is, in a word."""
-    return type(entry.statement.predicate).__name__.lower()
-
-
 def check_author(state: State, entry: Entry, header: Header) -> PublicKey:
     """Check the author's standing, and the header against the author's chain; return the one author.
 
     Raises:
         RuleError: Several signatures, a key that has ended or expired, or not the next place in its chain.
     """
-    kind = kind_of(entry)
+    kind = entry.statement.predicate.kind()
     if len(entry.signers) != 1:
         raise RuleError(f"{kind}: wanted one author, got {len(entry.signers)} signatures")
     (author,) = entry.signers

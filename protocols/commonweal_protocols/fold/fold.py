@@ -19,11 +19,12 @@ from commonweal_protocols.fold import foreign as foreign_rules
 from commonweal_protocols.fold import membership
 from commonweal_protocols.fold import motions as deliberation
 from commonweal_protocols.fold import rounds as round_rules
-from commonweal_protocols.fold.authors import check_author, kind_of
+from commonweal_protocols.fold.authors import check_author
 from commonweal_protocols.fold.state import Chain, State
 from commonweal_protocols.statements.adoption import Adoption, ForeignAdoption
 from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.data_manifest import DataManifest
+from commonweal_protocols.statements.fact import Author
 from commonweal_protocols.statements.governance import (
     Ballot,
     Charter,
@@ -57,7 +58,7 @@ def fold(state: State | None, entry: Entry) -> State:
     if isinstance(predicate, Compact):
         return membership.amend(state, entry, predicate)
     if header is None:
-        raise RuleError(f"{kind_of(entry)}: wanted a header, got none")
+        raise RuleError(f"{predicate.kind()}: wanted a header, got none")
     if isinstance(predicate, Rotation):
         return membership.rotate(state, entry, header, predicate)
     author = check_author(state, entry, header)
@@ -69,18 +70,21 @@ def fold(state: State | None, entry: Entry) -> State:
 
 
 def _speaker(state: State, entry: Entry, author: str) -> Name:
-    """Return the member that speaks, or nothing where the coordinator does; nobody else may."""
-    name = state.institution(author)
-    match entry.statement.predicate:
-        case Round() | Rejection() | Incident() | Release() | StageEnd():
-            if author != state.compact.coordinator.key:
-                raise RuleError(f"{kind_of(entry)}: wanted the coordinator as the author, got key {author}")
-        case Closing():
-            if name is None and author != state.compact.coordinator.key:
-                raise RuleError(f"{kind_of(entry)}: wanted a member or the coordinator as the author, got key {author}")
-        case _:
-            if name is None:
-                raise RuleError(f"{kind_of(entry)}: wanted a member as the author, got key {author}")
+    """Return the member that speaks, or nothing where the coordinator does.
+
+    Raises:
+        RuleError: The entry's kind is not for this author to sign.
+    """
+    name, is_coordinator = state.institution(author), author == state.compact.coordinator.key
+    may: dict[Author, bool] = {
+        "a member": name is not None,
+        "the coordinator": is_coordinator,
+        "a member or the coordinator": name is not None or is_coordinator,
+        "several keys": False,
+    }
+    predicate = entry.statement.predicate
+    if not may[predicate.AUTHOR]:
+        raise RuleError(f"{predicate.kind()}: wanted {predicate.AUTHOR} as the author, got key {author}")
     return name or ""
 
 
@@ -128,4 +132,4 @@ def _apply(state: State, entry: Entry, name: Name) -> State:
         case Exit():
             return membership.leave(state, name, predicate)
         case Compact() | Rotation():
-            raise RuleError(f"{kind_of(entry)}: has several authors")
+            raise RuleError(f"{predicate.kind()}: has several authors")

@@ -14,7 +14,7 @@ from commonweal_protocols.fold.amendment import (
     with_key,
     without_member,
 )
-from commonweal_protocols.fold.authors import check_place, check_standing, kind_of
+from commonweal_protocols.fold.authors import check_place, check_standing
 from commonweal_protocols.fold.motions import approving
 from commonweal_protocols.fold.rounds import with_round
 from commonweal_protocols.fold.state import Chain, State
@@ -39,7 +39,7 @@ def found(entry: Entry) -> State:
     """
     compact = entry.statement.predicate
     if not isinstance(compact, Compact):
-        raise RuleError(f"index 0: wanted the founding compact, got {kind_of(entry)}")
+        raise RuleError(f"index 0: wanted the founding compact, got {compact.kind()}")
     if compact.version != 1:
         raise RuleError(f"index 0: wanted version 1 of a compact, got {compact.version}")
     check_signers(None, compact, entry.signers, 0)

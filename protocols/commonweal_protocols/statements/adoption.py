@@ -1,13 +1,14 @@
 """The predicates of adoption: what an institution decides on a release for itself, and what that rests on.
 
-Of its own consortium's releases, or of another's: nobody else has a say in that. Closed schemas, as in ``predicates``.
+Of its own consortium's releases, or of another's: nobody else has a say in that.
 """
 
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
 from commonweal_protocols.base.schema import Closed, is_absent
+from commonweal_protocols.statements.fact import Fact
 from commonweal_protocols.statements.rounds import ForeignRelease
 from commonweal_protocols.statements.values import Count, Digest, Micronats, Name, Natural, Reason, Subject
 
@@ -73,13 +74,15 @@ class Serving(Closed):
     """Of the release; or after which round, or for which, it was trained; 0 for the base."""
 
 
-class Adoption(Decision):
+class Adoption(Fact, Decision):
     """A node's own decision on a ratified release of its consortium.
 
     ``decision`` is on this release: a refusal says that it is not in what serves, and takes nothing away.
     """
 
-    URI: ClassVar[str] = "urn:commonweal:adoption:v1"
+    URI = "urn:commonweal:adoption:v1"
+    TITLE = "an institution decides for itself"
+    AUTHOR = "a member"
     round: Count
     release_leaf: Digest
     serves: Serving | None = Field(default=None, exclude_if=is_absent)
@@ -92,10 +95,12 @@ class Adoption(Decision):
         return Subject(name=f"release of round {self.round}", sha256=self.release_leaf)
 
 
-class ForeignAdoption(Decision):
+class ForeignAdoption(Fact, Decision):
     """A node's own decision on a release of another consortium, with all that proves where it comes from."""
 
-    URI: ClassVar[str] = "urn:commonweal:foreign-adoption:v1"
+    URI = "urn:commonweal:foreign-adoption:v1"
+    TITLE = "an institution decides on another consortium's release"
+    AUTHOR = "a member"
     release: ForeignRelease
 
     def subject(self) -> Subject:

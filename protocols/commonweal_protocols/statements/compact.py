@@ -4,12 +4,13 @@ What may change from one version to the next, and who must sign, is in ``fold.am
 """
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
 from commonweal_protocols.base.schema import Closed, is_absent
 from commonweal_protocols.statements.delta_encoding import EXACT, Encoding
+from commonweal_protocols.statements.fact import Fact
 from commonweal_protocols.statements.privacy_budget import PrivacyTerms
 from commonweal_protocols.statements.rules import MultiKrum, Rule, ShareA, TrimmedMean
 from commonweal_protocols.statements.secure_terms import SecureTerms, objection
@@ -175,14 +176,16 @@ class Revocation(Closed):
     reason: Reason
 
 
-class Compact(Closed):
+class Compact(Fact):
     """The consortium's rules. The first version founds it and is signed by every member.
 
     Version N + 1 names version N by digest and follows TUF's root rule (specification, section 5.3): it is signed by
     the thresholds of both. What may change, and who must sign, is in ``amendment``.
     """
 
-    URI: ClassVar[str] = "urn:commonweal:compact:v1"
+    URI = "urn:commonweal:compact:v1"
+    TITLE = "the rules, or their next version"
+    AUTHOR = "several keys"
     consortium: Name
     version: Count
     previous: Digest | None = None

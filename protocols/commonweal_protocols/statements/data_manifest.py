@@ -5,13 +5,14 @@ manifest cannot try texts against it, however short they are. Digests are of all
 and parameters are words of the program or of the charter; of what a trait is known by, only the number is told. Pure.
 """
 
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, StringConstraints, model_validator
 
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import MalformedError
 from commonweal_protocols.base.schema import SORTED, Closed
+from commonweal_protocols.statements.fact import Fact
 from commonweal_protocols.statements.values import Digest, Name, Natural, Subject
 
 MAX_MANIFEST_BYTES = 40_000
@@ -85,10 +86,12 @@ class Left(Closed):
     rows: KeyedDigest
 
 
-class DataManifest(Closed):
+class DataManifest(Fact):
     """A whole curation, as its institution states it."""
 
-    URI: ClassVar[str] = "urn:commonweal:data-manifest:v1"
+    URI = "urn:commonweal:data-manifest:v1"
+    TITLE = "an institution states what its rows went through"
+    AUTHOR = "a member"
     institution: Name
     charter_version: Annotated[int, Field(ge=1, le=10**9)]
     charter: KeyedDigest

@@ -1,11 +1,11 @@
-"""The predicates of governance: charters, motions, ballots and closings, leaving. Closed schemas, as in ``predicates``.
+"""The predicates of governance: charters, motions, ballots and closings, leaving.
 
 Log time is the time as of which a quorum of witnesses says that a checkpoint was the largest (tlog-policy's quorum over
 tlog-cosignature timestamps), in seconds since 1970 UTC. Nobody's own clock has a say.
 """
 
 import hashlib
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -21,6 +21,7 @@ from commonweal_protocols.statements.charter import (
     Remark,
 )
 from commonweal_protocols.statements.charter import Text as CharterText
+from commonweal_protocols.statements.fact import Fact
 from commonweal_protocols.statements.values import Blob, Count, Digest, Name, Natural, Reason, Subject
 
 MAX_ALTERNATIVES = 12
@@ -32,13 +33,15 @@ Ranking = Annotated[tuple[Annotated[int, Field(ge=0, lt=MAX_ALTERNATIVES)], ...]
 Choice: TypeAlias = Literal["yes", "no", "abstain"] | Ranking
 
 
-class Charter(Closed):
+class Charter(Fact):
     """A member publishes a version of its charter: what is public in clear, and salted digests of the other parts.
 
     How many items its safety floor has is public always. ``publication`` makes it, and says which may follow which.
     """
 
-    URI: ClassVar[str] = "urn:commonweal:charter:v1"
+    URI = "urn:commonweal:charter:v1"
+    TITLE = "an institution publishes its charter"
+    AUTHOR = "a member"
     institution: Name
     version: Count
     previous: Digest | None
@@ -115,14 +118,16 @@ class Question(Closed):
 Proposal: TypeAlias = Annotated[Amendment | Recall | Resolution | Question, Field(discriminator="kind")]
 
 
-class Motion(Closed):
+class Motion(Fact):
     """A member proposes something. Who may vote, and how many must, is the compact's when the motion is logged.
 
     It ends when everybody has voted, or at ``closes_at`` in log time. A secret motion is voted on with sealed ballots;
     they are opened from then on, until ``opens_until`` in log time or until all are.
     """
 
-    URI: ClassVar[str] = "urn:commonweal:motion:v1"
+    URI = "urn:commonweal:motion:v1"
+    TITLE = "a motion is made"
+    AUTHOR = "a member"
     title: Title
     reasons: Text
     proposal: Proposal
@@ -146,67 +151,67 @@ class Motion(Closed):
         return Subject(name=self.title, sha256=canonical.digest_of(self.proposal.to_canonical()))
 
 
-class Ballot(Closed):
-    """A member votes. The newest one before the end counts; earlier ones stay on record."""
+class AboutMotion(Fact):
+    """A fact about one motion."""
 
-    URI: ClassVar[str] = "urn:commonweal:ballot:v1"
     motion: Digest
     """The leaf hash of the motion's entry."""
+
+    def subject(self) -> Subject:
+        """The motion's entry."""
+        return Subject(name="motion", sha256=self.motion)
+
+
+class Ballot(AboutMotion):
+    """A member votes. The newest one before the end counts; earlier ones stay on record."""
+
+    URI = "urn:commonweal:ballot:v1"
+    TITLE = "a member votes"
+    AUTHOR = "a member"
     choice: Choice
     reason: Reason | None
     """For a no this is dissent, and is kept with the outcome."""
 
-    def subject(self) -> Subject:
-        """The motion's entry."""
-        return Subject(name="motion", sha256=self.motion)
 
-
-class SealedBallot(Closed):
+class SealedBallot(AboutMotion):
     """A member votes without saying what: ``commitment`` is :func:`seal` of a choice and a salt."""
 
-    URI: ClassVar[str] = "urn:commonweal:sealed-ballot:v1"
-    motion: Digest
+    URI = "urn:commonweal:sealed-ballot:v1"
+    TITLE = "a member votes in secret"
+    AUTHOR = "a member"
     commitment: Digest
 
-    def subject(self) -> Subject:
-        """The motion's entry."""
-        return Subject(name="motion", sha256=self.motion)
 
-
-class OpenedBallot(Closed):
+class OpenedBallot(AboutMotion):
     """A member says what it has sealed. A sealed ballot that is not opened counts as none."""
 
-    URI: ClassVar[str] = "urn:commonweal:opened-ballot:v1"
-    motion: Digest
+    URI = "urn:commonweal:opened-ballot:v1"
+    TITLE = "a member opens its ballot"
+    AUTHOR = "a member"
     choice: Choice
     salt: Salt
     reason: Reason | None
 
-    def subject(self) -> Subject:
-        """The motion's entry."""
-        return Subject(name="motion", sha256=self.motion)
 
-
-class Closing(Closed):
+class Closing(AboutMotion):
     """A member or the coordinator says that a stage of a motion is over; what came of it, the fold computes.
 
     ``checkpoint`` is a note of this very log whose quorum of witnesses says that the time has come: ballots from its
     size on are late. None where everybody has voted.
     """
 
-    URI: ClassVar[str] = "urn:commonweal:closing:v1"
-    motion: Digest
+    URI = "urn:commonweal:closing:v1"
+    TITLE = "a motion is ended"
+    AUTHOR = "a member or the coordinator"
     checkpoint: Annotated[str, StringConstraints(min_length=1, max_length=20_000)] | None
 
-    def subject(self) -> Subject:
-        """The motion's entry."""
-        return Subject(name="motion", sha256=self.motion)
 
-
-class Exit(Closed):
+class Exit(Fact):
     """A member leaves, from its own entry on. What it said and gave stays."""
 
-    URI: ClassVar[str] = "urn:commonweal:exit:v1"
+    URI = "urn:commonweal:exit:v1"
+    TITLE = "a member leaves"
+    AUTHOR = "a member"
     institution: Name
     reason: Reason
 

@@ -46,3 +46,5 @@ Predicate: TypeAlias = (
     | StageEnd
 )
 PREDICATES: dict[str, type[Predicate]] = {p.URI: p for p in get_args(Predicate)}
+TITLES = {p.kind(): p.TITLE for p in PREDICATES.values()}
+"""What an entry of each kind says, in a few words."""

@@ -1,11 +1,12 @@
 """The predicates of a round: its opening, the answers to it, its end, and a release with its ratifications."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
 from commonweal_protocols.base.schema import Closed
 from commonweal_protocols.statements.compact import Recipe
+from commonweal_protocols.statements.fact import Fact
 from commonweal_protocols.statements.rules import Rule
 from commonweal_protocols.statements.secure_terms import MAX_NEIGHBOURS
 from commonweal_protocols.statements.values import Blob, Count, Digest, Micronats, Name, Natural, Reason, Seen, Subject
@@ -26,10 +27,12 @@ class ForeignRelease(Closed):
     adapter: Blob
 
 
-class Round(Closed):
+class Round(Fact):
     """The coordinator opens a round under the current compact."""
 
-    URI: ClassVar[str] = "urn:commonweal:round:v1"
+    URI = "urn:commonweal:round:v1"
+    TITLE = "a round is opened"
+    AUTHOR = "the coordinator"
     round: Count
     start: Blob
     """The adapter from which all train: the newest ratified release, or the first round's start."""
@@ -43,14 +46,16 @@ class Round(Closed):
         return Subject(name=f"start of round {self.round}", sha256=self.start.sha256)
 
 
-class Update(Closed):
+class Update(Fact):
     """One institution's contribution: its trained adapter minus the round's start, on the grid.
 
     In a masked round ``delta`` is the masked vector: its weight times that, plus masks, modulo 2^64. ``partners`` are
     those with whom it is masked: the neighbours whose sealed shares have come.
     """
 
-    URI: ClassVar[str] = "urn:commonweal:update:v1"
+    URI = "urn:commonweal:update:v1"
+    TITLE = "a contribution"
+    AUTHOR = "a member"
     round: Count
     round_leaf: Digest
     """The leaf hash of the round entry: what exactly was answered."""
@@ -73,23 +78,32 @@ class Update(Closed):
         return Subject(name=f"delta of round {self.round}", sha256=self.delta.sha256)
 
 
-class Refusal(Closed):
-    """An institution declines a round, and says why."""
+class AboutRound(Fact):
+    """A fact about one round, by its number and by the leaf hash of the entry that opened it."""
 
-    URI: ClassVar[str] = "urn:commonweal:refusal:v1"
     round: Count
     round_leaf: Digest
-    reason: Reason
 
     def subject(self) -> Subject:
         """The round's entry."""
         return Subject(name=f"round {self.round}", sha256=self.round_leaf)
 
 
-class Rejection(Closed):
+class Refusal(AboutRound):
+    """An institution declines a round, and says why."""
+
+    URI = "urn:commonweal:refusal:v1"
+    TITLE = "an institution declines"
+    AUTHOR = "a member"
+    reason: Reason
+
+
+class Rejection(Fact):
     """The coordinator sets a logged update aside, and says why. ``leaf`` is the update's leaf hash."""
 
-    URI: ClassVar[str] = "urn:commonweal:rejection:v1"
+    URI = "urn:commonweal:rejection:v1"
+    TITLE = "a contribution is set aside"
+    AUTHOR = "the coordinator"
     round: Count
     institution: Name
     leaf: Digest
@@ -100,17 +114,13 @@ class Rejection(Closed):
         return Subject(name=f"update of {self.institution}", sha256=self.leaf)
 
 
-class Incident(Closed):
+class Incident(AboutRound):
     """The coordinator closes a round that has no release, or one that can no longer be ratified, and says why."""
 
-    URI: ClassVar[str] = "urn:commonweal:incident:v1"
-    round: Count
-    round_leaf: Digest
+    URI = "urn:commonweal:incident:v1"
+    TITLE = "a round ends without a valid release"
+    AUTHOR = "the coordinator"
     reason: Reason
-
-    def subject(self) -> Subject:
-        """The round's entry."""
-        return Subject(name=f"round {self.round}", sha256=self.round_leaf)
 
 
 class Input(Closed):
@@ -136,13 +146,15 @@ class Figures(Closed):
     counted_micros: Annotated[tuple[Natural, ...], Field(min_length=1, max_length=400)]
 
 
-class Release(Closed):
+class Release(Fact):
     """An aggregated adapter, and all that went into it: anybody can re-compute the last three fields from the rest.
 
     ``state_before`` and ``state_after`` are what an outer optimiser keeps between rounds; other rules keep nothing.
     """
 
-    URI: ClassVar[str] = "urn:commonweal:release:v1"
+    URI = "urn:commonweal:release:v1"
+    TITLE = "a shared adapter is published"
+    AUTHOR = "the coordinator"
     round: Count
     start: Blob
     rule: Rule
@@ -157,10 +169,12 @@ class Release(Closed):
         return Subject(name=f"release of round {self.round}", sha256=self.adapter.sha256)
 
 
-class Ratification(Closed):
+class Ratification(Fact):
     """A member re-computed a release, got the same bytes, and ratifies it."""
 
-    URI: ClassVar[str] = "urn:commonweal:ratification:v1"
+    URI = "urn:commonweal:ratification:v1"
+    TITLE = "a member ratifies a release"
+    AUTHOR = "a member"
     round: Count
     release_leaf: Digest
     adapter_sha256: Digest
