@@ -308,6 +308,10 @@ def result(plan: Plan, state: State | None) -> None:
     for community in plan.communities:
         if (folder := plan.node(community) / "adopted").exists():
             console.print(f"adopted  {folder}", highlight=False, soft_wrap=True)
+    home = plan.node(plan.communities[0])
+    console.print(
+        f"ask it   commonweal node ask 'YOUR QUESTION' --home {home} --beside-base", highlight=False, soft_wrap=True
+    )
     for name in ("audit.json", "audit.html"):
         console.print(f"audit    {plan.home / name}", highlight=False, soft_wrap=True)
 

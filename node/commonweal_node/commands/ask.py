@@ -48,8 +48,10 @@ def ask(
         typer.echo(json.dumps([{"serves": what, "answer": answer} for what, answer in answers]))
         return
     for what, answer in answers:
-        console.print(f"[{what}]")
-        typer.echo(printable(answer) or "(it has nothing to say, or the question is too long for its window)")
+        if len(answers) > 1 or kept is None:
+            typer.echo(f"-- {what}")
+        lines = [printable(line) for line in answer.splitlines()]
+        typer.echo("\n".join(lines) or "(it has nothing to say, or the question is too long for its window)")
 
 
 def _answer(base: Path, adapter: Path | None, threads: int, question: str, max_new_tokens: int) -> str:

@@ -4,6 +4,7 @@ Greedy, in float32: the same messages get the same answer on one machine with on
 """
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -37,7 +38,10 @@ class LocalModel:
                 with weights.open("rb") as f:
                     self._name += f", adapter {hashlib.file_digest(f, 'sha256').hexdigest()}"
                 peft = import_module("peft")
-                self._model = peft.PeftModel.from_pretrained(self._model, str(adapter)).eval()
+                with warnings.catch_warnings():
+                    # Of names that peft asks transformers for; nobody here can do anything about them.
+                    warnings.simplefilter("ignore", FutureWarning)
+                    self._model = peft.PeftModel.from_pretrained(self._model, str(adapter)).eval()
             except (OSError, ValueError, RuntimeError) as e:
                 raise BaseModelError(f"{adapter}: wanted a PEFT adapter of {base}, got {type(e).__name__}") from e
 
