@@ -11,7 +11,7 @@ from typing import Literal
 
 from commonweal_node.charter.data_policy import NearDuplicates
 from commonweal_node.rows.language import Identify
-from commonweal_node.rows.ledger import open_ledger
+from commonweal_node.rows.memory import open_memory
 from commonweal_node.rows.row import Row
 from commonweal_node.rows.stages import by_exact_copy, by_near_copy, whole_text
 from commonweal_node.rows.store import kind_of
@@ -67,7 +67,7 @@ def survey(rows: Iterable[Row], tokens: Measure | None, identify: Identify | Non
         Counter[str](),
         Counter[int](),
     )
-    with open_ledger(None) as copies, open_ledger(None) as groups:
+    with open_memory() as copies, open_memory() as groups:
         for row in rows:
             text = whole_text(row.body)
             kinds[kind_of(row)] += 1
