@@ -152,7 +152,7 @@ class NodeHome:
 
     @property
     def data(self) -> Path:
-        """Sources, shards and curations."""
+        """Sources and curations."""
         return self.root / "data"
 
     @property

@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,8 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from commonweal_node.charter.charter import load_charter
-from commonweal_node.rows.engine import Finished, plan, remove_stale, run_stages
-from commonweal_node.rows.finish import Signer, complete, write_reports
+from commonweal_node.rows.curate import Signer, curate, plan, write_reports
 from commonweal_node.rows.language import load_identifier
 from commonweal_node.rows.manifest import load_curation_key, open_manifest, sign_manifest
 from commonweal_node.rows.report import to_html
@@ -36,7 +36,7 @@ from commonweal_node.rows.row import (
     read_rows,
     read_texts,
 )
-from commonweal_node.rows.shards import Shard, read_shard, write_shard, write_shards
+from commonweal_node.rows.stages import whole_text
 from commonweal_node.rows.store import Store
 from commonweal_node.rows.survey import load_token_counter, survey
 from commonweal_node.training.local_model import LocalModel
@@ -62,11 +62,9 @@ def added(home: Path, sources: list[Path]) -> Store:
     return store
 
 
-def curated(store: Store, text: str, folder: Path) -> tuple[Path, list[Finished]]:
-    rules = charter(folder, text)
+def curated(store: Store, text: str, folder: Path) -> Path:
     with store.locked():
-        stages = run_stages(store, store.sources(), rules, None, quiet)
-        return complete(store, store.sources(), rules, stages, SIGNER), stages
+        return curate(store, charter(folder, text), None, SIGNER, quiet)
 
 
 def whole(folder: Path) -> dict[str, bytes]:
@@ -77,7 +75,7 @@ def whole(folder: Path) -> dict[str, bytes]:
 def wanted(tmp_path: Path) -> dict[str, bytes]:
     """What an uninterrupted curation of three sources ends in."""
     store = added(tmp_path / "wanted", write_sources(tmp_path / "in", 3, 80))
-    folder, _ = curated(store, CHARTER, tmp_path)
+    folder = curated(store, CHARTER, tmp_path)
     return whole(folder)
 
 
@@ -86,17 +84,18 @@ def wanted(tmp_path: Path) -> dict[str, bytes]:
 
 def test_each_stage_does_what_it_should_to_a_community_whose_rows_are_known(tmp_path: Path) -> None:
     store = added(tmp_path, write_sources(tmp_path / "in", 3, 80))
-    folder, stages = curated(store, CHARTER, tmp_path)
+    folder = curated(store, CHARTER, tmp_path)
+    stages = manifest_of(folder).stages
     # Of 240 rows an eighth (30) is too short, an eighth the same text 30 times, an eighth nearly the same text.
-    assert [(s.stage.stage, s.rows_in, s.rows_out) for s in stages[:5]] == [
+    assert [(s.stage, s.rows_in, s.rows_out) for s in stages[:5]] == [
         ("length", 240, 210),
         ("exact-duplicates", 210, 181),
         ("near-duplicates", 181, 152),
         ("scrub", 152, 152),
         ("split", 152, 152),
     ]
-    assert stages[0].reasons == {"too short": 30}
-    assert stages[3].reasons == {"email": 30}
+    assert stages[0].reasons == (ReasonCount(reason="too short", rows=30),)
+    assert stages[3].reasons == (ReasonCount(reason="email", rows=30),)
     left = list(read_rows(folder / "rows.jsonl"))
     asking = [r for r in left if r.split == "train" and b"Do you?" in format_row(r)]
     assert len(left) == 152 + len(asking) // 2
@@ -109,7 +108,7 @@ def test_each_stage_does_what_it_should_to_a_community_whose_rows_are_known(tmp_
 
 def test_training_takes_what_a_curation_leaves(tmp_path: Path) -> None:
     store = added(tmp_path, write_sources(tmp_path / "in", 3, 80))
-    folder, _ = curated(store, CHARTER, tmp_path)
+    folder = curated(store, CHARTER, tmp_path)
     data = store.curated / "rows.jsonl"
     assert data.resolve() == (folder / "rows.jsonl").resolve()
     manifest = write_reports(folder)
@@ -120,9 +119,7 @@ def test_training_takes_what_a_curation_leaves(tmp_path: Path) -> None:
 
 def test_the_order_in_which_sources_are_added_changes_nothing(tmp_path: Path, wanted: dict[str, bytes]) -> None:
     store = added(tmp_path / "other", write_sources(tmp_path / "in", 3, 80)[::-1])
-    # A folder lists its files in whatever order it likes.
-    assert [s.id() for s in store.sources()] == sorted(s.id() for s in store.sources())
-    assert whole(curated(store, CHARTER, tmp_path)[0]) == wanted
+    assert whole(curated(store, CHARTER, tmp_path)) == wanted
 
 
 def test_the_same_rows_in_another_format_or_added_again_are_the_same_source(tmp_path: Path) -> None:
@@ -138,14 +135,16 @@ def test_the_same_rows_in_another_format_or_added_again_are_the_same_source(tmp_
 # -- interruptions
 
 
-class Interrupted(Exception):
-    """Ctrl-C at the worst moment."""
+def rows_in(store: Store) -> set[Path]:
+    """Every file of the store that may hold rows."""
+    return {p.relative_to(store.root) for p in store.root.rglob("*") if p.is_file() and p.name != "lock"}
 
 
-def test_a_curation_that_is_interrupted_again_and_again_ends_in_the_same_bytes(
+def test_a_curation_that_is_interrupted_anywhere_leaves_nothing_and_ends_in_the_same_bytes_when_done_anew(
     tmp_path: Path, wanted: dict[str, bytes]
 ) -> None:
     store, rules = added(tmp_path / "often", write_sources(tmp_path / "in", 3, 80)), charter(tmp_path)
+    before = rows_in(store)
 
     def interrupted_at(place: int) -> bool:
         told = 0
@@ -154,78 +153,87 @@ def test_a_curation_that_is_interrupted_again_and_again_ends_in_the_same_bytes(
             nonlocal told
             told += 1
             if told == place:
-                raise Interrupted
+                raise KeyboardInterrupt
 
         try:
             with store.locked():
-                run_stages(store, store.sources(), rules, None, report)
-        except Interrupted:
+                curate(store, rules, None, SIGNER, report)
+        except KeyboardInterrupt:
+            assert rows_in(store) == before
             return True
         return False
 
-    # Each run gets a little further than the one before, so every place is met: between shards, and within one.
     interruptions = next(place for place in itertools.count(1) if not interrupted_at(place)) - 1
-    assert interruptions > 6
-    assert whole(curated(store, CHARTER, tmp_path)[0]) == wanted
+    assert interruptions > 4
+    assert whole(store.curated) == wanted
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from commonweal_node.charter.charter import load_charter
-from commonweal_node.rows.engine import run_stages
+from commonweal_node.rows.curate import Signer, curate
+from commonweal_node.rows.stages import whole_text
 from commonweal_node.rows.store import Store
 
-left = int(sys.argv[2])
 def report(stage, done, total):
-    global left
-    left -= 1
-    if left == 0:
+    if done >= 200:
         os.kill(os.getpid(), signal.SIGKILL)
 store = Store(Path(sys.argv[1]))
+signer = Signer("valley", Ed25519PrivateKey.from_private_bytes(b"\\1" * 32), b"\\2" * 32)
 with store.locked():
-    run_stages(store, store.sources(), load_charter(Path(sys.argv[3])), None, report)
+    if sys.argv[2] == "add":
+        store.add(Path(sys.argv[3]), {}, None, lambda size: report("add", 200 if size else 0, None))
+    else:
+        curate(store, load_charter(Path(sys.argv[3])), None, signer, report)
 """
 
 
-def test_kill_9_in_the_middle_of_any_stage_costs_no_row(tmp_path: Path, wanted: dict[str, bytes]) -> None:
-    store, rules = added(tmp_path / "killed", write_sources(tmp_path / "in", 3, 80)), write_charter(tmp_path)
-    # In a shard of the first stage, in one of the second (which remembers rows), and between two of the third.
-    for after in (4, 9, 8):
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, store.root.parent, str(after), rules], capture_output=True, check=False
-        )
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        assert list(store.work.rglob(".open")) or after == 8, "a shard was being written"
-    assert len(list(store.work.iterdir())) == 3
-    assert whole(curated(store, CHARTER, tmp_path)[0]) == wanted
+def killed(store: Store, what: str, path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, store.root.parent, what, path], capture_output=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
-def test_a_stage_that_is_finished_is_not_done_again_and_one_that_changes_is_with_those_behind_it(
-    tmp_path: Path,
+def test_kill_9_in_the_middle_of_a_curation_leaves_the_one_before_and_costs_no_row(
+    tmp_path: Path, wanted: dict[str, bytes]
 ) -> None:
+    first, *others = write_sources(tmp_path / "in", 3, 80)
+    store = added(tmp_path / "killed", [first])
+    before = whole(curated(store, CHARTER, tmp_path))
+    added(tmp_path / "killed", others)
+    killed(store, "curate", tmp_path / "charter.toml")
+    assert (store.curations / ".open/rows.jsonl").exists(), "rows were being written"
+    assert whole(store.curated) == before
+    assert whole(curated(store, CHARTER, tmp_path)) == wanted
+    assert not (store.curations / ".open").exists()
+
+
+def test_kill_9_while_a_source_is_added_leaves_the_store_as_it_was(tmp_path: Path) -> None:
+    one, two = write_sources(tmp_path / "in", 2, 80)
+    store = added(tmp_path / "killed", [one])
+    before, sources = rows_in(store), store.sources()
+    killed(store, "add", two)
+    assert (store.folder / ".open").exists(), "rows were being written"
+    assert store.sources() == sources
+    with store.locked():
+        assert rows_in(store) == before
+
+
+def test_a_curation_is_named_by_what_it_states_and_the_rows_of_earlier_ones_are_not_kept(tmp_path: Path) -> None:
     store = added(tmp_path, write_sources(tmp_path / "in", 2, 40))
-    first, stages = curated(store, CHARTER, tmp_path)
-
-    def touched() -> dict[str, int]:
-        return {p.parent.name: p.stat().st_mtime_ns for p in store.work.glob("*/ledger.sqlite")}
-
-    before = touched()
-    assert curated(store, CHARTER, tmp_path)[0] == first
-    assert touched() == before
-    second, others = curated(store, CHARTER.replace("heldout_millis = 250", "heldout_millis = 300"), tmp_path)
+    first = curated(store, CHARTER, tmp_path)
+    wanted, written = whole(first), (first / "rows.jsonl").stat().st_mtime_ns
+    assert first.name == hashlib.sha256(wanted["manifest.dsse"]).hexdigest()
+    assert curated(store, CHARTER, tmp_path) == first
+    assert (first / "rows.jsonl").stat().st_mtime_ns == written, "what training may be reading is left as it is"
+    second = curated(store, CHARTER.replace("heldout_millis = 250", "heldout_millis = 300"), tmp_path)
     assert second != first
-    assert [a.key == b.key for a, b in zip(stages, others, strict=True)] == [True] * 4 + [False] * 2
-    assert {k: v for k, v in touched().items() if k in before} == before
-    remove_stale(store, others, second)
-    assert {p.name for p in store.work.iterdir()} == {s.key for s in others}
-    assert not (first / "rows.jsonl").exists(), "rows of an earlier curation are not kept"
-    assert (first / "report.html").exists()
-    wanted = whole(first)
-    back, _ = curated(store, CHARTER, tmp_path)
-    assert back == first
-    assert {name: data for name, data in whole(back).items() if name != "rows.jsonl"} == wanted
-    assert (store.curated / "rows.jsonl").is_file()
+    assert whole(first) == {name: data for name, data in wanted.items() if name != "rows.jsonl"}
+    assert curated(store, CHARTER, tmp_path) == first
+    assert whole(store.curated) == wanted
 
 
 def test_a_source_that_is_removed_leaves_no_row_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -246,41 +254,24 @@ def test_a_source_that_is_removed_leaves_no_row_behind(tmp_path: Path, capsys: p
     assert b"tea1x" in (home / "data/curated/rows.jsonl").read_bytes()
 
 
-def test_a_shard_that_another_source_has_too_stays(tmp_path: Path) -> None:
-    rows = [Row(Text(f"text {i}", f"g{i}")) for i in range(4)]
-    (tmp_path / "a.jsonl").write_bytes(b"".join(map(format_row, rows)))
-    store = added(tmp_path, [tmp_path / "a.jsonl"])
-    (source,) = store.sources()
-    other = source.model_copy(update={"name": "b.jsonl", "shards": source.shards * 2})
-    (store.root / f"sources/{other.id()}.json").write_text(other.model_dump_json())
-    with store.locked():
-        assert store.remove("b.jsonl") == 4
-    assert store.sources() == [source]
-
-
 # -- what is refused
 
 
-def test_a_disk_that_changes_a_row_or_loses_a_shard_is_noticed(tmp_path: Path) -> None:
-    store = added(tmp_path, write_sources(tmp_path / "in", 1, 40))
-    (path,) = store.shards.glob("*.jsonl")
-    data = path.read_bytes()
-    path.write_bytes(data.replace(b"tea0x3", b"tee0x3", 1))
-    with pytest.raises(StorageError, match="wanted the bytes of its name, got others: the disk has changed it"):
+def test_a_disk_that_changes_a_row_or_loses_a_source_is_noticed_and_adding_it_again_mends_it(tmp_path: Path) -> None:
+    (source,) = write_sources(tmp_path / "in", 1, 40)
+    store = added(tmp_path, [source])
+    (path,) = store.folder.glob("*.jsonl")
+    path.write_bytes(path.read_bytes().replace(b"tea0x3", b"tee0x3", 1))
+    with pytest.raises(StorageError, match=r"wanted the rows of its name, got others; add source-0\.jsonl again"):
         curated(store, CHARTER, tmp_path)
-    path.write_bytes(data)
-    curated(store, CHARTER, tmp_path)
+    assert not store.curated.exists()
+    added(tmp_path, [source])
+    folder = curated(store, CHARTER, tmp_path)
     path.unlink()
-    with pytest.raises(StorageError, match=r"wanted a shard, got none; add source-0\.jsonl again"):
-        store.sources()
-
-
-def test_a_lost_shard_of_a_stage_is_named_with_what_fixes_it(tmp_path: Path) -> None:
-    store = added(tmp_path, write_sources(tmp_path / "in", 1, 40))
-    _, stages = curated(store, CHARTER, tmp_path)
-    (stages[2].folder / f"{stages[2].shards[0].sha256}.jsonl").unlink()
-    with pytest.raises(StorageError, match=r"wanted a shard, got none; remove .* and curate again"):
+    with pytest.raises(StorageError, match=r"cannot be read: .*; add source-0\.jsonl again"):
         curated(store, CHARTER, tmp_path)
+    added(tmp_path, [source])
+    assert curated(store, CHARTER, tmp_path) == folder
 
 
 def test_one_command_at_a_time_changes_a_store(tmp_path: Path) -> None:
@@ -303,15 +294,17 @@ def test_a_store_that_others_may_enter_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_a_record_of_a_source_that_was_changed_is_refused(tmp_path: Path) -> None:
+def test_an_index_of_sources_that_was_changed_is_refused_and_costs_no_row(tmp_path: Path) -> None:
     store = added(tmp_path, write_sources(tmp_path / "in", 1, 8))
-    (record,) = (store.root / "sources").iterdir()
-    written = json.loads(record.read_bytes())
-    changes: list[dict[str, object]] = [{"shards": []}, {"rows": 3}]
-    for change in changes:
-        record.write_text(json.dumps(written | change))
-        with pytest.raises(StorageError, match=f"{record.name}: wanted .*add the source again"):
+    (rows,) = store.folder.iterdir()
+    index = store.root / "sources.json"
+    for change in (b"", b'"rows":3,'):
+        index.write_bytes(index.read_bytes()[:-2] + change)
+        with pytest.raises(StorageError, match=r"sources\.json: wanted the index of the sources, got another file"):
             store.sources()
+        with pytest.raises(StorageError, match=r"sources\.json: wanted the index"), store.locked():
+            pass
+    assert rows.exists()
 
 
 def test_a_curation_that_leaves_nothing_on_one_side_is_refused_and_leaves_no_folder(tmp_path: Path) -> None:
@@ -320,7 +313,7 @@ def test_a_curation_that_leaves_nothing_on_one_side_is_refused_and_leaves_no_fol
     store = added(tmp_path, [path])
     with pytest.raises(ConfigError, match=r"wanted rows for training and rows held out, got [01] and [01]"):
         curated(store, CHARTER, tmp_path)
-    assert not [p for p in store.curations.iterdir() if p.name != ".open"]
+    assert list(store.curations.iterdir()) == []
     assert not store.curated.exists()
 
 
@@ -335,7 +328,7 @@ def manifest_of(folder: Path) -> DataManifest:
 
 def test_every_digest_of_rows_is_keyed_and_can_be_made_again_by_whoever_has_the_key(tmp_path: Path) -> None:
     store = added(tmp_path, write_sources(tmp_path / "in", 3, 40))
-    folder, stages = curated(store, CHARTER, tmp_path)
+    folder = curated(store, CHARTER, tmp_path)
     manifest = manifest_of(folder)
 
     def keyed(files: list[Path]) -> str:
@@ -343,10 +336,16 @@ def test_every_digest_of_rows_is_keyed_and_can_be_made_again_by_whoever_has_the_
         return hmac.new(SIGNER.curation_key, lines.encode(), "sha256").hexdigest()
 
     assert manifest.left.rows == keyed([folder / "rows.jsonl"])
-    inputs = [store.shards / f"{s.sha256}.jsonl" for source in store.sources() for s in source.shards]
+    inputs = [store.folder / f"{source.sha256}.jsonl" for source in store.sources()]
     assert manifest.taken.rows == keyed(inputs)
-    for record, done in zip(manifest.stages, stages, strict=True):
-        assert record.rows == keyed([done.folder / f"{s.sha256}.jsonl" for s in done.shards])
+    long = [r for p in inputs for r in read_rows(p) if len(whole_text(r.body)) >= 20]
+    sha256 = hashlib.sha256(b"".join(map(format_row, long))).hexdigest()
+    assert manifest.stages[0].rows == hmac.new(SIGNER.curation_key, f"{sha256}\n".encode(), "sha256").hexdigest()
+    # A later stage's, by a curation that ends with it.
+    parts = CHARTER.split("[[data.stages]]\n")
+    for n, stage in enumerate(manifest.stages[4:], start=5):
+        shorter = curated(store, "[[data.stages]]\n".join(parts[: n + 1]), tmp_path)
+        assert stage.rows == keyed([shorter / "rows.jsonl"])
     # Nor of the charter: what is not published in it is short, too.
     whole_charter = f"{load_charter(tmp_path / 'charter.toml').digest()}\n"
     assert manifest.charter == hmac.new(SIGNER.curation_key, whole_charter.encode(), "sha256").hexdigest()
@@ -361,7 +360,7 @@ def test_every_digest_of_rows_is_keyed_and_can_be_made_again_by_whoever_has_the_
 
 def test_a_manifest_counts_what_it_says(tmp_path: Path) -> None:
     store = added(tmp_path, write_sources(tmp_path / "in", 3, 80))
-    folder, _ = curated(store, CHARTER, tmp_path)
+    folder = curated(store, CHARTER, tmp_path)
     left, rows = manifest_of(folder).left, list(read_rows(folder / "rows.jsonl"))
     assert (left.conversations, left.texts, left.preferences) == tuple(
         sum(type(r.body).__name__ == kind for r in rows) for kind in ("Example", "Text", "Pair")
@@ -377,7 +376,7 @@ def test_a_manifest_counts_what_it_says(tmp_path: Path) -> None:
 
 def test_a_manifest_that_was_changed_or_spelt_otherwise_is_refused(tmp_path: Path) -> None:
     store = added(tmp_path, write_sources(tmp_path / "in", 1, 80))
-    folder, _ = curated(store, CHARTER, tmp_path)
+    folder = curated(store, CHARTER, tmp_path)
     data, manifest = (folder / "manifest.dsse").read_bytes(), manifest_of(folder)
     assert sign_manifest(manifest, SIGNER.key) == data
     envelope = json.loads(data)
@@ -397,7 +396,7 @@ def test_a_manifest_that_was_changed_or_spelt_otherwise_is_refused(tmp_path: Pat
 def test_the_words_of_a_trait_stay_in_the_charter(tmp_path: Path) -> None:
     text = CHARTER.replace("patterns = ['\\?$']", 'patterns = [\'\\?$\']\nphrases = ["our secret word", "and another"]')
     store = added(tmp_path, write_sources(tmp_path / "in", 1, 80))
-    folder, _ = curated(store, text, tmp_path)
+    folder = curated(store, text, tmp_path)
     (trait,) = json.loads((folder / "report.json").read_bytes())["stages"][-1]["parameters"]["traits"]
     assert trait == {"name": "asks", "enough": 1, "extra_copies_millis": 1000, "phrases": 2, "patterns": 1}
     assert all(b"secret word" not in data for name, data in whole(folder).items())
@@ -439,7 +438,7 @@ class Page(HTMLParser):
 
 def test_the_report_is_one_page_with_a_funnel_to_scale_and_loads_nothing(tmp_path: Path) -> None:
     store = added(tmp_path, write_sources(tmp_path / "in", 3, 80))
-    folder, _ = curated(store, CHARTER, tmp_path)
+    folder = curated(store, CHARTER, tmp_path)
     page = Page()
     text = (folder / "report.html").read_text()
     page.feed(text)
@@ -456,7 +455,7 @@ def test_the_report_is_one_page_with_a_funnel_to_scale_and_loads_nothing(tmp_pat
 
 def test_what_a_charter_says_cannot_become_markup(tmp_path: Path) -> None:
     store = added(tmp_path, write_sources(tmp_path / "in", 1, 80))
-    folder, _ = curated(store, CHARTER, tmp_path)
+    folder = curated(store, CHARTER, tmp_path)
     manifest = manifest_of(folder)
     bad = ReasonCount(reason="<script>alert(1)</script>", rows=1)
     stage = manifest.stages[0].model_copy(update={"reasons": (bad,), "by": "<img src=x>"})
@@ -496,7 +495,7 @@ def test_no_word_of_a_row_is_in_a_manifest_a_report_a_message_or_a_log(
     for where, data in said.items():
         for word in (CANARY, EMAIL, "tea0x3", "license of"):
             assert word.encode() not in data, f"{word} in {where}"
-    assert {"manifest.dsse", "report.html", "report.json", "ledger.sqlite"} <= {p.name for p in rowless}
+    assert {"manifest.dsse", "report.html", "report.json", "sources.json"} <= {p.name for p in rowless}
     # The test has teeth: the words are there, where rows are, and the address only where it was before the scrubbing.
     assert CANARY.encode() in (home / "data/curated/rows.jsonl").read_bytes()
     assert EMAIL.encode() not in (home / "data/curated/rows.jsonl").read_bytes()
@@ -601,19 +600,6 @@ def test_tokens_are_counted_by_the_base_models_own_tokenizer(tmp_path: Path) -> 
         load_token_counter(tmp_path / "elsewhere")
 
 
-# -- shards
-
-
-def test_shards_are_bounded_and_lose_no_row(tmp_path: Path) -> None:
-    rows = [Row(Text(f"text {i}", f"g{i}")) for i in range(100)]
-    shards = list(write_shards(tmp_path, map(format_row, rows), max_bytes=500))
-    assert len(shards) > 3
-    assert all(500 <= s.size_bytes < 600 for s in shards[:-1])
-    assert [r for s in shards for r in read_shard(tmp_path, s)] == rows
-    assert list(write_shards(tmp_path, [])) == []
-    assert write_shard(tmp_path, []) == Shard(sha256=hashlib.sha256(b"").hexdigest(), rows=0, size_bytes=0)
-
-
 # -- with a model
 
 
@@ -625,17 +611,16 @@ def test_the_local_model_revises_and_gives_the_same_again(tmp_path: Path) -> Non
     model = LocalModel(tmp_path / "base", None, None)
     rules = charter(tmp_path, REVISING.replace("max_rows", "share_millis = 1000\nmax_rows"))
 
-    def end(home: Path) -> tuple[Path, list[Finished]]:
+    def end(home: Path) -> Path:
         store = added(home, write_sources(tmp_path / "in", 1, 80))
         with store.locked():
-            stages = run_stages(store, store.sources(), rules, model, quiet)
-            return complete(store, store.sources(), rules, stages, SIGNER), stages
+            return curate(store, rules, model, SIGNER, quiet)
 
-    (folder, stages), (other, _) = end(tmp_path / "one"), end(tmp_path / "two")
+    folder, other = end(tmp_path / "one"), end(tmp_path / "two")
     assert whole(folder) == whole(other)
     manifest = manifest_of(folder)
     made = [r for r in read_rows(folder / "rows.jsonl") if r.synthetic]
-    asked = {k: n for k, n in stages[-1].reasons.items() if "bound" not in k}
+    asked = {r.reason: r.rows for r in manifest.stages[-1].reasons if "bound" not in r.reason}
     assert sum(asked.values()) == 3
     assert len(made) == manifest.left.synthetic == asked.get("principle 1", 0)
     assert {r.synthetic for r in made} <= {("principle 1",)}
@@ -653,10 +638,43 @@ def test_a_conversation_that_has_no_room_gets_no_answer(tmp_path: Path) -> None:
         LocalModel(tmp_path / "base", tmp_path, None)
 
 
+class Parrot:
+    """A reviser that answers in the asker's own words."""
+
+    name = "parrot"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def answer(self, messages: Sequence[Message], max_new_tokens: int) -> str:
+        self.asked += 1
+        return f"you say {messages[0].content}"
+
+
+def test_a_curation_that_is_done_anew_asks_the_model_nothing_twice_and_a_withdrawn_rows_answers_are_gone(
+    tmp_path: Path,
+) -> None:
+    store, parrot = added(tmp_path, write_sources(tmp_path / "in", 2, 80)), Parrot()
+    rules = charter(tmp_path, REVISING.replace("max_rows = 3", "share_millis = 1000\nmax_rows = 100"))
+
+    def again() -> bytes:
+        with store.locked():
+            curate(store, rules, parrot, SIGNER, quiet)
+        return store.answers.read_bytes()
+
+    assert b"you say tea0x" in again()
+    asked = parrot.asked
+    assert b"you say tea0x" in again()
+    with store.locked():
+        assert store.remove("source-0.jsonl") == 80
+    assert b"you say tea0x" not in (kept := again())
+    assert b"you say tea1x" in kept
+    assert parrot.asked == asked
+
+
 def test_to_revise_without_a_model_is_refused_before_anything_is_done(tmp_path: Path) -> None:
-    store = added(tmp_path, write_sources(tmp_path / "in", 1, 8))
     with pytest.raises(ConfigError, match="stage revise: wanted a model, got none; give --base FOLDER"):
-        plan(store.sources(), charter(tmp_path, REVISING), None)
+        plan(charter(tmp_path, REVISING), None)
 
 
 # -- size
@@ -666,7 +684,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 import commonweal_node.commands.data
-import commonweal_node.rows.engine
+import commonweal_node.rows.curate
 from commonweal_protocols.cli import run
 
 used = int(next(l for l in open("/proc/self/status") if l.startswith("VmData")).split()[1]) << 10
@@ -707,12 +725,11 @@ def test_a_real_community_is_curated_and_loses_only_what_the_charter_says(tmp_pa
         "min_characters = 20", 'min_characters = 20\n[[data.stages]]\nstage = "license"\nlicenses = ["CC-BY-SA-4.0"]'
     )
     store = added(tmp_path, [path])
-    folder, stages = curated(store, text, tmp_path)
+    folder = curated(store, text, tmp_path)
+    stages = manifest_of(folder).stages
     taken = len(path.read_bytes().splitlines())
     assert stages[0].rows_in == taken
-    dropped = sum(
-        n for s in stages for reason, n in s.reasons.items() if re.search("short|license|earlier row", reason)
-    )
+    dropped = sum(r.rows for s in stages for r in s.reasons if re.search("short|license|earlier row", r.reason))
     assert stages[-2].rows_out == taken - dropped
     rows = list(read_rows(folder / "rows.jsonl"))
     groups = {s: {r.body.group for r in rows if r.split == s} for s in ("train", "heldout")}

@@ -4,6 +4,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -23,8 +24,8 @@ from commonweal_node.charter.data_policy import (
     Traits,
 )
 from commonweal_node.rows.language import load_identifier
-from commonweal_node.rows.ledger import Ledger, open_ledger
-from commonweal_node.rows.revise import Reviser
+from commonweal_node.rows.memory import open_memory
+from commonweal_node.rows.revise import Reviser, keeping_answers
 from commonweal_node.rows.row import Example, Message, Pair, Row, Text, format_row, implied_group
 from commonweal_node.rows.stages import by_language, make_stage
 from commonweal_node.rows.traits import copies, make_measure
@@ -42,9 +43,7 @@ def chat(question: str, answer: str, group: str = "") -> Row:
     return Row(Example((Message("user", question), Message("assistant", answer)), group or question), "train")
 
 
-def run(
-    stage: Stage, rows: Iterable[Row], reviser: Reviser | None = None, ledger: Ledger | None = None
-) -> tuple[list[Row], Counter[str]]:
+def run(stage: Stage, rows: Iterable[Row], reviser: Reviser | None = None) -> tuple[list[Row], Counter[str]]:
     """What a stage makes of rows, and its reasons; every row gets exactly one decision."""
     taken: list[Row] = []
 
@@ -53,8 +52,8 @@ def run(
             taken.append(row)
             yield row
 
-    with open_ledger(None) as own:
-        decisions = list(make_stage(stage, ledger or own, PRINCIPLES, reviser)(counted()))
+    with open_memory() as memory:
+        decisions = list(make_stage(stage, memory, PRINCIPLES, reviser)(counted()))
     assert len(decisions) == len(taken)
     assert all(d.reasons for d, row in zip(decisions, taken, strict=True) if d.rows != (row,))
     return [r for d in decisions for r in d.rows], Counter(reason for d in decisions for reason in d.reasons)
@@ -329,9 +328,6 @@ def test_only_training_conversations_by_people_are_revised_and_each_once() -> No
     kept, reasons = run(REVISE, [made, heldout, text("t", split="train"), row, row], Echo())
     assert [r.synthetic for r in kept] == [("principle 2",), (), (), (), ("principle 1",), ()]
     assert reasons == {"principle 1": 1}
-    with open_ledger(None) as ledger:
-        # The same row again in another shard.
-        assert [len(run(REVISE, [row], Echo(), ledger)[0]) for _ in range(2)] == [2, 1]
 
 
 def test_revisions_are_bounded_and_drawn_by_the_seed() -> None:
@@ -354,14 +350,51 @@ def test_each_principle_is_used() -> None:
     assert min(reasons.values()) > 20
 
 
-def test_a_shard_that_is_done_anew_asks_the_model_nothing_twice_and_gives_the_same() -> None:
+def test_answers_are_kept_at_once_by_model_and_prompt_so_that_a_crash_costs_none(tmp_path: Path) -> None:
     rows = [chat(f"q{i}", "a") for i in range(4)]
-    with open_ledger(None) as ledger:
-        asked = Echo()
-        stage = make_stage(REVISE, ledger, PRINCIPLES, asked)
-        # Three rows, and then the crash: nothing of the shard is finished, but its answers are kept.
-        before = list(itertools.islice(stage(iter(rows)), 3))
-        again, _ = run(REVISE, rows, asked, ledger)
-        assert again[: len(before) * 2] == [r for d in before for r in d.rows]
-        assert len(asked.asked) == 2 * len(rows)
-        assert again == run(REVISE, rows, Echo())[0]
+    asked, kept = Echo(), tmp_path / "answers.sqlite"
+
+    def interrupted() -> Iterator[Row]:
+        yield from rows[:3]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), keeping_answers(kept, asked) as reviser:
+        run(REVISE, interrupted(), reviser)
+    assert len(asked.asked) == 6
+    with keeping_answers(kept, asked) as reviser:
+        assert run(REVISE, rows, reviser) == run(REVISE, rows, Echo())
+    assert len(asked.asked) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "asks"),
+    [
+        ("echo", {"share_millis": 999, "max_rows": 4, "seed": 0}, 0),
+        ("another", {}, 2),
+        ("echo", {"max_new_tokens": 7}, 2),
+        ("echo", {"principles": (2,)}, 2),
+    ],
+)
+def test_what_another_model_or_prompt_would_be_asked_is_asked(
+    tmp_path: Path, name: str, change: dict[str, object], asks: int
+) -> None:
+    row, kept = chat("q", "a"), tmp_path / "answers.sqlite"
+    with keeping_answers(kept, Echo()) as reviser:
+        run(REVISE, [row], reviser)
+    with keeping_answers(kept, echo := Echo(name=name)) as reviser:
+        run(REVISE.model_copy(update=change), [row], reviser)
+    assert len(echo.asked) == asks
+
+
+def test_an_answer_that_nothing_asks_for_any_more_is_gone_from_the_file(tmp_path: Path) -> None:
+    rows, kept = [chat(f"q{i}", "a") for i in range(2)], tmp_path / "answers.sqlite"
+    with keeping_answers(kept, Echo(("wanting", "first answer", "wanting", "second answer"))) as reviser:
+        run(REVISE, rows, reviser)
+    assert b"second answer" in kept.read_bytes()
+    with keeping_answers(kept, Echo()) as reviser:
+        run(REVISE, rows[:1], reviser)
+    assert b"first answer" in kept.read_bytes()
+    assert b"second answer" not in kept.read_bytes()
+    with keeping_answers(kept, None):
+        pass
+    assert not kept.exists()

@@ -4,6 +4,7 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,9 +22,8 @@ from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_node.rows.language import load_identifier
 from commonweal_node.rows.manifest import load_curation_key
 from commonweal_node.rows.row import Row, Split
-from commonweal_node.rows.shards import read_shard
 from commonweal_node.rows.sources import format_of, parse_mapping, source_bytes
-from commonweal_node.rows.store import Source, Store
+from commonweal_node.rows.store import Store
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.canonical import Json
 from commonweal_protocols.base.errors import ConfigError
@@ -31,7 +31,7 @@ from commonweal_protocols.base.keys import load_passphrase
 from commonweal_protocols.statements.data_manifest import DataManifest
 
 if TYPE_CHECKING:
-    from commonweal_node.rows.engine import Report
+    from commonweal_node.rows.curate import Report
     from commonweal_node.rows.revise import Reviser
 
 data_app = typer.Typer(
@@ -79,18 +79,17 @@ def add(
             total = source_bytes(path) if format_of(path) in ("jsonl", "text", "csv") else None
             tell = functools.partial(_tell, report, path.name, total)
             if dry_run:
-                source, new = store.check(path, mapping, side, tell), False
+                kinds, new = store.check(path, mapping, side, tell), False
             else:
                 with store.locked():
                     added = store.add(path, mapping, side, tell)
-                source, new = added.source, added.new
+                kinds, new = added.source.kinds, added.new
         if as_json:
-            said: dict[str, Json] = {"source": source.name, "new": new, "rows": source.rows}
-            typer.echo(canonical.encode(said | {"kinds": dict(source.kinds)}))
+            said: dict[str, Json] = {"source": path.name, "new": new, "rows": sum(kinds.values())}
+            typer.echo(canonical.encode(said | {"kinds": {**kinds}}))
         else:
             word = "could be added" if dry_run else "added" if new else "here already"
-            kinds = ", ".join(f"{n:,} {kind}s" for kind, n in source.kinds.items())
-            typer.echo(f"{path}: {word}: {kinds}")
+            typer.echo(f"{path}: {word}: {', '.join(f'{n:,} {kind}s' for kind, n in kinds.items())}")
 
 
 def _tell(report: "Report", name: str, total: int | None, size: int) -> None:
@@ -103,12 +102,6 @@ def _split(given: str | None) -> Split | None:
             return given
         case _:
             raise ConfigError(f"--split: wanted train or heldout, got {given!r}")
-
-
-def _rows(store: Store, sources: list[Source]) -> Iterator[Row]:
-    for source in sources:
-        for shard in source.shards:
-            yield from read_shard(store.shards, shard)
 
 
 @data_app.command()
@@ -137,7 +130,7 @@ def inspect(home: Home = DEFAULT_HOME, base: Base = None, as_json: AsJson = Fals
     with _progress(as_json) as report:
 
         def told() -> Iterator[Row]:
-            for n, row in enumerate(_rows(store, sources), start=1):
+            for n, row in enumerate(chain.from_iterable(map(store.rows, sources)), start=1):
                 report("inspect", n, total)
                 yield row
 
@@ -180,21 +173,20 @@ def curate(
     as_json: AsJson = False,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Curate all sources by the charter's data policy, and sign what was done. Continues where it was interrupted."""
-    from commonweal_node.rows.engine import is_done, plan, remove_stale, run_stages
-    from commonweal_node.rows.finish import Signer, complete, write_reports
+    """Curate all sources by the charter's data policy, and sign what was done. Killed, it leaves nothing half done."""
+    from commonweal_node.rows.curate import Signer, is_current, plan, write_reports
+    from commonweal_node.rows.curate import curate as run_curation
 
     config = load_config(NodeHome(home).settings)
     charter, store = load_charter(config.charter), Store(home)
-    sources = store.sources()
     reviser = _load_reviser(charter, base, adapter, config.threads)
     if dry_run:
-        inputs = sum(len(s.shards) for s in sources)
-        steps = [(s.stage.stage, is_done(store, s, inputs)) for s in plan(sources, charter, reviser)]
+        steps = plan(charter, reviser)
+        done = is_current(store, charter, steps, home)
         if as_json:
-            typer.echo(canonical.encode([{"stage": name, "done": done} for name, done in steps]))
+            typer.echo(canonical.encode([{"stage": s.stage.stage, "done": done} for s in steps]))
         else:
-            typer.echo("\n".join(f"{name}: {'done' if done else 'to do'}" for name, done in steps))
+            typer.echo("\n".join(f"{s.stage.stage}: {'done' if done else 'to do'}" for s in steps))
         return
     signer = Signer(
         config.institution,
@@ -202,9 +194,7 @@ def curate(
         load_curation_key(home),
     )
     with store.locked(), _progress(as_json) as report:
-        stages = run_stages(store, sources, charter, reviser, report)
-        folder = complete(store, sources, charter, stages, signer)
-        remove_stale(store, stages, folder)
+        folder = run_curation(store, charter, reviser, signer, report)
     manifest = write_reports(folder)
     _print(manifest, folder, as_json)
     if not as_json:
@@ -222,7 +212,7 @@ def _load_reviser(charter: Charter, base: Path | None, adapter: Path | None, thr
 @data_app.command()
 def report(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
     """Write the newest curation's report anew from its signed manifest: report.html and report.json beside the rows."""
-    from commonweal_node.rows.finish import write_reports
+    from commonweal_node.rows.curate import write_reports
 
     folder = Store(home).curated
     _print(write_reports(folder), folder, as_json)

@@ -1,7 +1,7 @@
 """The stages of a curation: each takes rows one by one and says what becomes of each, and why.
 
 A decision is one of: the row as it was, the row changed, the row several times, nothing. Its reasons are words of this
-module or of the charter, never of the row. A stage is pure but for what it remembers (:class:`ledger.Memory`), so what
+module or of the charter, never of the row. A stage is pure but for what it remembers (:class:`memory.Memory`), so what
 it makes of the same rows in the same order is the same, on every run.
 """
 
@@ -24,16 +24,9 @@ from commonweal_node.charter.data_policy import (
 )
 from commonweal_node.rows import similarity
 from commonweal_node.rows.language import UNDETERMINED, Identify, load_identifier
-from commonweal_node.rows.ledger import Ledger, Memory
-from commonweal_node.rows.revise import (
-    Reviser,
-    principle_for,
-    question_key,
-    revise,
-    revised_row,
-    wants_revision,
-)
-from commonweal_node.rows.row import Body, Example, Message, Pair, Row, Split, Text, fits, implied_group
+from commonweal_node.rows.memory import Memory
+from commonweal_node.rows.revise import Reviser, principle_for, revise, revised_row, wants_revision
+from commonweal_node.rows.row import Body, Example, Message, Pair, Row, Split, Text, fits, format_row, implied_group
 from commonweal_node.rows.scrub import make_scrubber
 from commonweal_node.rows.traits import copies, make_measure
 
@@ -50,12 +43,12 @@ Apply = Callable[[Iterator[Row]], Iterator[Decision]]
 """One decision for each row, in their order."""
 
 
-def make_stage(stage: Stage, ledger: Ledger, principles: tuple[str, ...], reviser: Reviser | None) -> Apply:
+def make_stage(stage: Stage, memory: Memory, principles: tuple[str, ...], reviser: Reviser | None) -> Apply:
     """Return the function of a stage.
 
     Args:
         stage: Its parameters.
-        ledger: What it remembers; the caller commits.
+        memory: Of this stage alone.
         principles: The charter's, for ``revise``.
         reviser: The model, for ``revise``.
 
@@ -71,9 +64,9 @@ def make_stage(stage: Stage, ledger: Ledger, principles: tuple[str, ...], revise
             identify = load_identifier()
             return _one_by_one(lambda row: by_language(row, stage, identify))
         case ExactDuplicates():
-            return _one_by_one(lambda row: by_exact_copy(row, ledger))
+            return _one_by_one(lambda row: by_exact_copy(row, memory))
         case NearDuplicates():
-            return _one_by_one(lambda row: by_near_copy(row, stage, ledger))
+            return _one_by_one(lambda row: by_near_copy(row, stage, memory))
         case Scrub():
             return scrubbed(stage)
         case SplitByGroup():
@@ -83,7 +76,7 @@ def make_stage(stage: Stage, ledger: Ledger, principles: tuple[str, ...], revise
         case Revise():
             if reviser is None:
                 raise ValueError("stage revise: wanted a reviser, got none")
-            return lambda rows: with_revisions(rows, stage, ledger, principles, reviser)
+            return lambda rows: with_revisions(rows, stage, memory, principles, reviser)
 
 
 def _one_by_one(decide: Callable[[Row], Decision]) -> Apply:
@@ -205,32 +198,21 @@ def _shown(expressed: Mapping[str, int]) -> Iterator[str]:
 
 
 def with_revisions(
-    rows: Iterator[Row], policy: Revise, ledger: Ledger, principles: tuple[str, ...], reviser: Reviser
+    rows: Iterator[Row], policy: Revise, memory: Memory, principles: tuple[str, ...], reviser: Reviser
 ) -> Iterator[Decision]:
-    """Put a synthetic row beside each of the drawn ones, up to the policy's bound."""
-    asked: set[bytes] = set()
+    """Put a synthetic row beside each of the drawn ones, up to the policy's bound; copies of one row are one."""
+    asked = 0
     for row in rows:
-        if not wants_revision(row, policy) or not isinstance(row.body, Example):
+        drawn = wants_revision(row, policy) and memory.add(hashlib.sha256(format_row(row)).digest())
+        if not drawn or not isinstance(row.body, Example):
             yield Decision((row,))
-            continue
-        number = principle_for(row, policy)
-        key = question_key(row, number, reviser)
-        # Copies of one row are revised once, and the bound holds over all shards.
-        if key in asked or ledger.has(key):
-            yield Decision((row,))
-            continue
-        if ledger.count() + len(asked) >= policy.max_rows:
+        elif asked == policy.max_rows:
             yield Decision((row,), ("not revised: the bound is reached",))
-            continue
-        answer = ledger.answer(key)
-        if answer is None:
+        else:
+            asked += 1
+            number = principle_for(row, policy)
             answer = revise(row.body, principles[number - 1], reviser, policy.max_new_tokens)
-            ledger.keep_answer(key, answer)
-        asked.add(key)
-        yield _revised(row, row.body, answer, number)
-    # Not before: what is remembered goes to disk with each answer, and a shard that is done anew must not know itself.
-    for key in sorted(asked):
-        ledger.add(key)
+            yield _revised(row, row.body, answer, number)
 
 
 def _revised(row: Row, example: Example, answer: str, number: int) -> Decision:

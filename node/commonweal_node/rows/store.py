@@ -3,17 +3,21 @@
 ::
 
     lock                      held by the one command that is changing things
-    shards/SHA256.jsonl       the rows of every source, in one encoding (see ``rows``)
-    sources/ID.json           what was added: which shards, in which order
-    work/KEY/                 a stage of a curation: what it has done, and the rows that it left (see ``engine``)
-    curations/ID/             a whole curation: rows, signed manifest, report
+    sources.json              what was added: names, kinds, digests
+    sources/SHA256.jsonl      the rows of one source, in one encoding (see ``row``)
+    answers.sqlite            what a model answered to the stage ``revise``
+    curations/ID/             a whole curation: rows, signed manifest, report (see ``curate``)
     curated -> curations/ID   the newest; training takes ``data/curated/rows.jsonl``
 
-A source is named by the SHA-256 of its shards, so adding the same rows again changes nothing.
+A source is named by the SHA-256 of its rows, so adding the same rows again changes nothing. What is written has the
+name ``.open`` until it is whole. Rows that nothing names any more, for whatever reason, go with the next command.
 """
 
+import hashlib
+import os
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,39 +25,36 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from commonweal_node.home import NodeHome
-from commonweal_node.rows.row import Example, Row, Split, Text, format_row
-from commonweal_node.rows.shards import Shard, has_shard, make_private, write_shards
-from commonweal_node.rows.sources import Format, format_of, read_source
-from commonweal_protocols.base import canonical
-from commonweal_protocols.base.canonical import digest_of
+from commonweal_node.rows.row import MAX_LINE_BYTES, Example, Row, Split, Text, format_row, parse_row
+from commonweal_node.rows.sources import read_source
 from commonweal_protocols.base.errors import ConfigError, StorageError
-from commonweal_protocols.base.files import locked, read_bounded, write_atomic
+from commonweal_protocols.base.files import locked, read_if_there, sync_directory, write_atomic
 from commonweal_protocols.base.schema import Closed
 from commonweal_protocols.statements.values import Digest, Natural
 
-_MAX_RECORD_BYTES = 1 << 26
+_MAX_INDEX_BYTES = 1 << 26
+_OPEN = ".open"
 _TELL_ROWS = 64
 Tell = Callable[[int], None]
-KINDS = ("conversation", "text", "preference")
+Kinds = dict[str, Natural]
+"""How many rows of each kind there are: conversation, text, preference."""
 
 
 class Source(Closed):
-    """What was added at one time. ``name`` is the file's own, for people on this host."""
+    """What was added at one time. ``name`` is the file's own, for people on this host; the digest is of its rows."""
 
+    sha256: Digest
     name: str
-    format: Format
-    kinds: dict[str, Natural]
-    """How many rows of each kind there are."""
-    shards: tuple[Shard, ...]
+    kinds: Kinds
 
     @property
     def rows(self) -> int:
         """How many rows there are."""
         return sum(self.kinds.values())
 
-    def id(self) -> Digest:
-        """The SHA-256 of its shards' names, each 64 hex digits and a line end."""
-        return digest_of("".join(f"{s.sha256}\n" for s in self.shards).encode())
+
+class _Index(Closed):
+    sources: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Added:
 
 
 def kind_of(row: Row) -> str:
-    """Return which of ``KINDS`` a row is."""
+    """Return which of the kinds a row is."""
     return "conversation" if isinstance(row.body, Example) else "text" if isinstance(row.body, Text) else "preference"
 
 
@@ -74,54 +75,59 @@ class Store:
 
     def __init__(self, home: Path) -> None:
         self.root = NodeHome(home).data
-        self.shards = self.root / "shards"
-        self.work = self.root / "work"
+        self.folder = self.root / "sources"
+        self.answers = self.root / "answers.sqlite"
         self.curations = self.root / "curations"
         self.curated = self.root / "curated"
-        self._sources = self.root / "sources"
+        self._index = self.root / "sources.json"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock, and make the folders.
+        """Hold the lock, make the folders, and leave no row that nothing names.
 
         Raises:
             StorageError: Another command holds it, or the folders cannot be made or may be read by others.
         """
-        for folder in (self.root, self.shards, self._sources, self.work, self.curations):
+        for folder in (self.root, self.folder, self.curations):
             make_private(folder)
         with locked(self.root / "lock", "the data store"):
-            yield
+            # Of a command that was killed.
+            self._sweep()
+            try:
+                yield
+            finally:
+                self._sweep()
 
-    def sources(self) -> list[Source]:
-        """Return all sources, in the order of their ids: the order in which they were added changes nothing.
+    def sources(self) -> tuple[Source, ...]:
+        """Return all sources by their digests: the order in which they were added changes nothing.
 
         Raises:
             ConfigError: There is none.
-            StorageError: A record cannot be read, or a shard is missing.
+            StorageError: The index cannot be read.
         """
-        found = self._records()
-        for source in found:
-            if missing := [s.sha256 for s in source.shards if not has_shard(self.shards, s)]:
-                raise StorageError(
-                    f"{self.shards}/{missing[0]}.jsonl: wanted a shard, got none; add {source.name} again"
-                )
-        return found
+        if found := self._read_index():
+            return found
+        raise ConfigError(f"{self.root}: wanted at least one source, got none; run: commonweal node data add FILE")
 
-    def _records(self) -> list[Source]:
-        found = [self._load(path) for path in sorted(self._sources.glob("*.json"))]
-        if not found:
-            raise ConfigError(f"{self.root}: wanted at least one source, got none; run: commonweal node data add FILE")
-        return found
+    def rows(self, source: Source) -> Iterator[Row]:
+        """Yield a source's rows.
 
-    def _load(self, path: Path) -> Source:
-        data = read_bounded(path, _MAX_RECORD_BYTES, "the record of a source")
+        Raises:
+            StorageError: They cannot be read, or are others than were added; only the end can tell, so what was made
+                of them is kept only after it.
+        """
+        path = self._path(source)
+        digest, number = hashlib.sha256(), 0
         try:
-            source = Source.model_validate_json(data)
-        except ValidationError as e:
-            raise StorageError(f"{path}: wanted the record of a source, got another file; add the source again") from e
-        if source.id() != path.stem:
-            raise StorageError(f"{path}: wanted the source {path.stem}, got {source.id()}; add the source again")
-        return source
+            with path.open("rb") as f:
+                while line := f.readline(MAX_LINE_BYTES + 1):
+                    digest.update(line)
+                    number += 1
+                    yield parse_row(line, f"{path}, line {number}")
+        except OSError as e:
+            raise StorageError(f"{path}: cannot be read: {e.strerror}; add {source.name} again") from e
+        if digest.hexdigest() != source.sha256:
+            raise StorageError(f"{path}: wanted the rows of its name, got others; add {source.name} again")
 
     def add(self, path: Path, mapping: Mapping[str, str], split: Split | None, tell: Tell) -> Added:
         """Copy a source's rows into the store. The caller holds the lock.
@@ -137,52 +143,141 @@ class Store:
             StorageError: The store cannot be written.
         """
         kinds: Counter[str] = Counter()
-        shards = tuple(write_shards(self.shards, _counted(path, mapping, split, kinds, tell)))
-        source = _source(path, kinds, shards)
-        record = self._sources / f"{source.id()}.json"
-        if new := not record.exists():
-            # The commit point: above it, a crash leaves shards that no source names, and they are written again.
-            write_atomic(record, canonical.encode(source.model_dump(mode="json")), mode=0o600)
+        work = self.folder / _OPEN
+        sha256 = write_lines(work, _lines(path, mapping, split, kinds, tell))
+        source = Source(sha256=sha256, name=path.name, kinds=_some(path, kinds))
+        try:
+            work.rename(self._path(source))
+            sync_directory(self.folder)
+        except OSError as e:
+            raise StorageError(f"{self.folder}: a source cannot be written: {e.strerror}") from e
+        before = self._read_index()
+        if new := all(s.sha256 != sha256 for s in before):
+            self._write_index((*before, source))
         return Added(source, new)
 
-    def remove(self, name: str) -> int:
-        """Take out every source of a name, and the shards that no other source has. The caller holds the lock.
-
-        Returns how many rows are gone. A curation that was made from them goes with the next one.
-
-        Raises:
-            ConfigError: There is no such source.
-            StorageError: A file cannot be read or removed; then the same call continues.
-        """
-        sources = self._records()
-        gone = [s for s in sources if s.name == name]
-        if not gone:
-            raise ConfigError(f"{name}: wanted one of {', '.join(sorted({s.name for s in sources}))}, got another name")
-        left = {shard.sha256 for s in sources if s.name != name for shard in s.shards}
-        try:
-            for source in gone:
-                for shard in source.shards:
-                    if shard.sha256 not in left:
-                        (self.shards / f"{shard.sha256}.jsonl").unlink(missing_ok=True)
-                # Last, so that what a crash leaves is a source with a missing shard, which is noticed.
-                (self._sources / f"{source.id()}.json").unlink()
-        except OSError as e:
-            raise StorageError(f"{self.root}: a source cannot be removed: {e.strerror}") from e
-        return sum(s.rows for s in gone)
-
-    def check(self, path: Path, mapping: Mapping[str, str], split: Split | None, tell: Tell) -> Source:
-        """Read a source as :meth:`add` does, and write nothing; what it returns has no shards.
+    def check(self, path: Path, mapping: Mapping[str, str], split: Split | None, tell: Tell) -> Kinds:
+        """Read a source as :meth:`add` does, and write nothing.
 
         Raises:
             ConfigError: See :meth:`add`.
         """
         kinds: Counter[str] = Counter()
-        for _ in _counted(path, mapping, split, kinds, tell):
+        for _ in _lines(path, mapping, split, kinds, tell):
             pass
-        return _source(path, kinds, ())
+        return _some(path, kinds)
+
+    def remove(self, name: str) -> int:
+        """Take out every source of a name. The caller holds the lock, and lets it go.
+
+        Returns how many rows are gone. A curation that was made from them goes with the next one.
+
+        Raises:
+            ConfigError: There is no such source.
+            StorageError: The store cannot be written.
+        """
+        sources = self.sources()
+        left = tuple(s for s in sources if s.name != name)
+        if len(left) == len(sources):
+            raise ConfigError(f"{name}: wanted one of {', '.join(sorted({s.name for s in sources}))}, got another name")
+        self._write_index(left)
+        return sum(s.rows for s in sources if s.name == name)
+
+    def new_curation(self) -> Path:
+        """Make an empty folder for a curation. The caller holds the lock until it is published."""
+        make_private(folder := self.curations / _OPEN)
+        return folder
+
+    def publish(self, folder: Path, name: Digest) -> Path:
+        """Give a whole curation its name, make it the newest, and return where it is.
+
+        Raises:
+            StorageError: The disk is full.
+        """
+        named, link = self.curations / name, self.root / ".curated"
+        try:
+            if not (named / "rows.jsonl").is_file():
+                # An earlier curation's: its rows are gone, and what else is in it is the same.
+                shutil.rmtree(named, ignore_errors=True)
+                # The commit point: a curation's folder is whole from its first moment on.
+                folder.rename(named)
+                sync_directory(self.curations)
+            link.unlink(missing_ok=True)
+            link.symlink_to(named.relative_to(self.root))
+            link.replace(self.curated)
+            sync_directory(self.root)
+        except OSError as e:
+            raise StorageError(f"{named}: the curation cannot be written: {e.strerror}") from e
+        return named
+
+    def _sweep(self) -> None:
+        """Remove rows of no source, and of no curation but the newest; earlier manifests and reports stay."""
+        named = {self._path(s) for s in self._read_index()}
+        newest = self.curated.resolve()
+        try:
+            for path in self.folder.iterdir():
+                if path not in named:
+                    path.unlink()
+            shutil.rmtree(self.curations / _OPEN, ignore_errors=True)
+            for folder in self.curations.iterdir():
+                if folder.resolve() != newest:
+                    (folder / "rows.jsonl").unlink(missing_ok=True)
+        except OSError as e:
+            raise StorageError(f"{self.root}: old rows cannot be removed: {e.strerror}") from e
+
+    def _path(self, source: Source) -> Path:
+        return self.folder / f"{source.sha256}.jsonl"
+
+    def _read_index(self) -> tuple[Source, ...]:
+        data = read_if_there(self._index, _MAX_INDEX_BYTES, "the index of the sources")
+        try:
+            return _Index.model_validate_json(data).sources if data else ()
+        except ValidationError as e:
+            raise StorageError(
+                f"{self._index}: wanted the index of the sources, got another file; remove it and add all sources again"
+            ) from e
+
+    def _write_index(self, sources: Iterable[Source]) -> None:
+        index = _Index(sources=tuple(sorted(sources, key=lambda s: s.sha256)))
+        # The commit point of every change: what it does not name is no source.
+        write_atomic(self._index, index.to_canonical(), mode=0o600)
 
 
-def _counted(
+def make_private(folder: Path) -> None:
+    """Create a folder that its owner alone may enter.
+
+    Raises:
+        StorageError: It cannot be created, or others may enter it.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = folder.stat().st_mode & 0o777
+    except OSError as e:
+        raise StorageError(f"{folder}: cannot be created: {e.strerror}") from e
+    if mode & 0o077:
+        raise StorageError(f"{folder}: wanted mode 0700, got {mode:04o}; run: chmod 700 {folder}")
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> Digest:
+    """Write lines to a file that its owner alone may read, and return its SHA-256; one line is in memory at a time.
+
+    Raises:
+        StorageError: The disk is full, or the folder cannot be written.
+    """
+    digest = hashlib.sha256()
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as f:
+            for line in lines:
+                f.write(line)
+                digest.update(line)
+            f.flush()
+            os.fsync(f.fileno())
+    except OSError as e:
+        raise StorageError(f"{path}: rows cannot be written: {e.strerror}") from e
+    return digest.hexdigest()
+
+
+def _lines(
     path: Path, mapping: Mapping[str, str], split: Split | None, kinds: Counter[str], tell: Tell
 ) -> Iterator[bytes]:
     size = 0
@@ -195,7 +290,7 @@ def _counted(
         yield line
 
 
-def _source(path: Path, kinds: Counter[str], shards: tuple[Shard, ...]) -> Source:
+def _some(path: Path, kinds: Counter[str]) -> Kinds:
     if not kinds:
         raise ConfigError(f"{path}: wanted at least one row, got none")
-    return Source(name=path.name, format=format_of(path), kinds=dict(sorted(kinds.items())), shards=shards)
+    return dict(sorted(kinds.items()))

@@ -6,12 +6,13 @@ Rows are read once and one at a time; what has to be remembered lies in a file t
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from commonweal_node.charter.data_policy import NearDuplicates
 from commonweal_node.rows.language import Identify
-from commonweal_node.rows.ledger import open_ledger
+from commonweal_node.rows.memory import open_memory
 from commonweal_node.rows.row import Row
 from commonweal_node.rows.stages import by_exact_copy, by_near_copy, whole_text
 from commonweal_node.rows.store import kind_of
@@ -60,14 +61,9 @@ def survey(rows: Iterable[Row], tokens: Measure | None, identify: Identify | Non
     Raises:
         StorageError: The index cannot be written: the disk is full.
     """
-    counts, kinds, splits, languages, lengths = (
-        Counter[str](),
-        Counter[str](),
-        Counter[str](),
-        Counter[str](),
-        Counter[int](),
-    )
-    with open_ledger(None) as copies, open_ledger(None) as groups:
+    counts, kinds, splits, languages = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    lengths = Counter[int]()
+    with open_memory() as copies, open_memory() as groups:
         for row in rows:
             text = whole_text(row.body)
             kinds[kind_of(row)] += 1
@@ -95,23 +91,18 @@ def survey(rows: Iterable[Row], tokens: Measure | None, identify: Identify | Non
 
 
 def _lengths(lengths: Counter[int], unit: Literal["tokens", "characters"]) -> Lengths:
-    ordered, n = sorted(lengths.items()), lengths.total()
+    ordered, n = Counter(dict(sorted(lengths.items()))), lengths.total()
 
     def at(rank: int) -> int:
-        seen = 0
-        for length, count in ordered:
-            seen += count
-            if seen >= rank:
-                return length
-        return ordered[-1][0]
+        return next(islice(ordered.elements(), rank - 1, None))
 
     return Lengths(
         unit=unit,
-        total=sum(length * count for length, count in ordered),
-        least=ordered[0][0],
+        total=sum(length * count for length, count in ordered.items()),
+        least=at(1),
         median=at(-(-n // 2)),
         p90=at(-(-n * 9 // 10)),
-        most=ordered[-1][0],
+        most=at(n),
     )
 
 

@@ -7,12 +7,12 @@ field to column. Columns that are no field are ignored. Tables are streamed: a b
 Parquet and Arrow need the extra ``data`` (pyarrow), which is imported where it is used.
 """
 
-import csv
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from commonweal_node.csv_records import read_records
 from commonweal_node.rows.row import MAX_LINE_BYTES, Row, Split, check_fits, make_row, read_lines
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.files import read_bounded
@@ -44,61 +44,17 @@ def read_csv(path: Path, mapping: Mapping[str, str]) -> Iterator[Row]:
     Raises:
         ConfigError: The file cannot be read, a column of the mapping is missing, or a row breaks the schema.
     """
-    lines = _CsvLines(path)
-    # One field may be as long as a line of JSON; the module's own bound is global, and lower.
-    csv.field_size_limit(MAX_LINE_BYTES)
-    reader = csv.reader(lines, strict=True)
-    columns: dict[str, int] | None = None
-    width = 0
-    while True:
-        lines.start_record()
-        try:
-            record = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as e:
-            raise ConfigError(f"{path}, line {lines.number}: wanted CSV, got: {e}") from None
-        if columns is None:
-            header = {name: i for i, name in enumerate(record)}
-            columns = {field: header[c] for field, c in _columns(path, tuple(header), mapping).items()}
-            width = len(record)
-        elif record:
-            where = f"{path}, line {lines.first}"
-            if len(record) != width:
-                raise ConfigError(f"{where}: wanted {width} columns, got {len(record)}")
-            yield _row({field: record[i] for field, i in columns.items() if record[i] != ""}, where)
-    if columns is None:
-        raise ConfigError(f"{path}: wanted a first line that names the columns, got an empty file")
-
-
-class _CsvLines:
-    """A file's lines as text, and where its current record began; a record is bounded like a line."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lines = read_lines(path)
-        self._bytes = 0
-        self.number = 0
-        self.first = 0
-
-    def start_record(self) -> None:
-        self._bytes = 0
-        self.first = self.number + 1
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        self.number, line = next(self._lines)
-        where = f"{self._path}, line {self.number}"
-        self._bytes += len(line)
-        if self._bytes > MAX_LINE_BYTES:
-            raise ConfigError(f"{where}: wanted at most {MAX_LINE_BYTES} bytes in a record, got more (an open quote?)")
-        try:
-            # The mark that spreadsheets write in front is no part of the first column's name.
-            return line.decode("utf-8-sig" if self.number == 1 else "utf-8")
-        except UnicodeDecodeError:
-            raise ConfigError(f"{where}: wanted UTF-8, got other bytes") from None
+    records = read_records(
+        (line for _, line in read_lines(path)),
+        MAX_LINE_BYTES,
+        lambda number, wanted: ConfigError(f"{path}, line {number}: {wanted}"),
+    )
+    _, header = next(records)
+    at = {name: i for i, name in enumerate(header)}
+    columns = {field: at[c] for field, c in _columns(path, tuple(header), mapping).items()}
+    for number, record in records:
+        values = {field: record[i] for field, i in columns.items() if record[i] != ""}
+        yield _row(values, f"{path}, line {number}")
 
 
 def read_parquet(path: Path, mapping: Mapping[str, str]) -> Iterator[Row]:

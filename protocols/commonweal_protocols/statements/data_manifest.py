@@ -19,7 +19,10 @@ MAX_MANIFEST_BYTES = 40_000
 """So that its envelope is small enough for a log entry."""
 
 KeyedDigest: TypeAlias = Digest
-"""HMAC-SHA256 under the node's curation key, over the SHA-256 (hex, a line end each) of the files that are meant."""
+"""HMAC-SHA256 under the node's curation key, over the SHA-256 (hex, a line end each) of each file that is meant.
+
+A stage's rows are meant as one file, whether a node keeps it or not.
+"""
 Label: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Plain: TypeAlias = bool | Natural | Label
 _Key: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]

@@ -9,11 +9,11 @@ Participants' names are forgotten here: rows of the matrix are sorted by what is
 in the file is in anything that is computed from it.
 """
 
-import csv
 import hashlib
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from commonweal_node.csv_records import read_records
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.canonical import digest_of, parse_decimal
 from commonweal_protocols.base.errors import ConfigError, MalformedError
@@ -105,7 +106,7 @@ def _files(path: Path) -> tuple[Path, Path]:
     return comments[0], votes[0]
 
 
-def _lines(path: Path, digests: dict[str, Digest]) -> Iterator[str]:
+def _lines(path: Path, digests: dict[str, Digest]) -> Iterator[bytes]:
     """Yield the lines of a file, and note its digest at the end."""
     seen, size = hashlib.sha256(), 0
     with path.open("rb") as f:
@@ -116,10 +117,7 @@ def _lines(path: Path, digests: dict[str, Digest]) -> Iterator[str]:
             if len(line) > MAX_LINE_BYTES or size > MAX_FILE_BYTES:
                 raise _bad(path, number, f"wanted lines of at most {MAX_LINE_BYTES} bytes, {MAX_FILE_BYTES} in all")
             seen.update(line)
-            try:
-                yield line.decode("utf-8")
-            except UnicodeDecodeError as e:
-                raise _bad(path, number, f"wanted UTF-8, got {e.reason}") from e
+            yield line
     digests[path.name] = seen.hexdigest()
 
 
@@ -127,23 +125,17 @@ def _bad(path: Path, line: int, what: str) -> MalformedError:
     return MalformedError(f"{path}: line {line}: {what}")
 
 
-def _table(path: Path, lines: Iterable[str], wanted: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a CSV file with their lines, the header first; every row has as many fields as that."""
-    reader = csv.reader(lines, strict=True)
-    width = 0
-    try:
-        for row in reader:
-            if not width:
-                if missing := [name for name in wanted if row.count(name) != 1]:
-                    raise _bad(path, 1, f"wanted one column {missing[0]}, got {', '.join(row)[:200]}")
-                width = len(row)
-            if len(row) != width:
-                raise _bad(path, reader.line_num, f"wanted {width} fields, got {len(row)}")
-            yield reader.line_num, row
-    except csv.Error as e:
-        raise _bad(path, reader.line_num, f"wanted CSV (RFC 4180), got {e}") from e
-    if not width:
-        raise _bad(path, 1, "wanted a header, got nothing")
+def _records(path: Path, lines: Iterable[bytes]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Return a table's header, and its other records with their lines."""
+    records = read_records(lines, MAX_LINE_BYTES, partial(_bad, path))
+    return next(records)[1], records
+
+
+def _places(path: Path, header: list[str], wanted: Iterable[str]) -> dict[str, int]:
+    """Return where each column is; the wanted ones are there once."""
+    if missing := [name for name in wanted if header.count(name) != 1]:
+        raise _bad(path, 1, f"wanted one column {missing[0]}, got {', '.join(header)[:200]}")
+    return {name: n for n, name in enumerate(header)}
 
 
 def _number(path: Path, line: int, name: str, text: str) -> int:
@@ -153,11 +145,11 @@ def _number(path: Path, line: int, name: str, text: str) -> int:
         raise _bad(path, line, f"{name}: {e}") from e
 
 
-def _statements(path: Path, found: Iterable[tuple[int, object]]) -> tuple[Statement, ...]:
+def _statements(path: Path, found: Iterable[tuple[int, bytes | dict[str, object]]]) -> tuple[Statement, ...]:
     statements: dict[int, Statement] = {}
     for line, said in found:
         try:
-            s = Statement.model_validate(said) if isinstance(said, dict) else Statement.model_validate_json(str(said))
+            s = Statement.model_validate(said) if isinstance(said, dict) else Statement.model_validate_json(said)
         except ValidationError as e:
             raise _bad(path, line, describe(e)) from e
         if s.statement in statements:
@@ -168,15 +160,15 @@ def _statements(path: Path, found: Iterable[tuple[int, object]]) -> tuple[Statem
     return tuple(statements[n] for n in sorted(statements))
 
 
-def _jsonl(path: Path, lines: Iterable[str]) -> tuple[Statement, ...]:
+def _jsonl(path: Path, lines: Iterable[bytes]) -> tuple[Statement, ...]:
     return _statements(path, enumerate(lines, start=1))
 
 
-def _comments(path: Path, lines: Iterable[str]) -> tuple[Statement, ...]:
-    rows = _table(path, lines, _COMMENTS)
-    at = {name: n for n, name in enumerate(next(rows)[1])}
+def _comments(path: Path, lines: Iterable[bytes]) -> tuple[Statement, ...]:
+    header, rows = _records(path, lines)
+    at = _places(path, header, _COMMENTS)
 
-    def said() -> Iterator[tuple[int, object]]:
+    def said() -> Iterator[tuple[int, dict[str, object]]]:
         for line, row in rows:
             number = {n: _number(path, line, n, row[at[n]]) for n in ("comment-id", "agrees", "disagrees")}
             yield (
@@ -193,17 +185,14 @@ def _comments(path: Path, lines: Iterable[str]) -> tuple[Statement, ...]:
     return _statements(path, said())
 
 
-def _cells(path: Path, lines: Iterable[str]) -> Iterator[_Cell]:
+def _cells(path: Path, lines: Iterable[bytes]) -> Iterator[_Cell]:
     """Yield who said what, whichever of the three forms the file has."""
-    rows = _table(path, lines, ())
-    header = next(rows)[1]
+    header, rows = _records(path, lines)
     if tuple(header[: len(_TOTALS)]) == _TOTALS:
         yield from _wide(path, header, rows)
         return
     names = ("participant", "statement") if header[:1] == ["participant"] else ("voter-id", "comment-id")
-    if missing := [n for n in (*names, "vote") if header.count(n) != 1]:
-        raise _bad(path, 1, f"wanted one column {missing[0]}, got {', '.join(header)[:200]}")
-    at = {name: n for n, name in enumerate(header)}
+    at = _places(path, header, (*names, "vote"))
     for line, row in rows:
         statement = _number(path, line, names[1], row[at[names[1]]])
         when = _number(path, line, "timestamp", row[at["timestamp"]]) if "timestamp" in at else 0
