@@ -65,7 +65,7 @@ class Node:
         self._probes = load_probes(home, self._charter, [b.probe for b in self._charter.bars.probes])
         self._board = StatusBoard(home, config.institution)
         self._stopping = threading.Event()
-        self._is_quiet = False
+        self._quiet_looks = 0  # in a row, at which nothing was new or due
         (home / "run").mkdir(mode=0o700, exist_ok=True)
         self._link = Link(home, self._keys, self._board)
 
@@ -213,7 +213,7 @@ class Node:
         """
         before = follower.size
         try:
-            adoption = institution.tend(may_decide=self._is_quiet)
+            adoption = institution.tend(may_decide=self._quiet_looks > 0)
             if adoption is not None:
                 self._board.set(
                     phase="waiting",
@@ -223,11 +223,12 @@ class Node:
                     heldout=adoption.heldout,
                 )
             self._board.set(trouble="")
-            was_quiet, self._is_quiet = self._is_quiet, follower.size == before
-            if self._is_quiet and not was_quiet:
+            self._quiet_looks = self._quiet_looks + 1 if follower.size == before else 0
+            if self._quiet_looks == 2:
                 learner.rest()
-            if self._is_quiet:
-                self._link.wait_for_checkpoint(follower.size, _REST_SECONDS if was_quiet else _QUIET_SECONDS)
+            if self._quiet_looks:
+                seconds = _QUIET_SECONDS if self._quiet_looks == 1 else _REST_SECONDS
+                self._link.wait_for_checkpoint(follower.size, seconds)
         except UnavailableError as e:
             self._board.set(trouble=str(e))
             self._stopping.wait(_RETRY_SECONDS)

@@ -105,7 +105,7 @@ class CoordinatorClient:
             ("grpc.max_reconnect_backoff_ms", 2000),
             ("grpc.enable_retries", 0),
             # In a call that is silent for so long a sign of life is asked for: a connection that was lost without a
-            # word is then made anew at once, and not when TCP gives it up, after a quarter of an hour.
+            # word is replaced then, and not when TCP gives it up, after a quarter of an hour.
             ("grpc.keepalive_time_ms", 10_000),
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.http2.max_pings_without_data", 0),
