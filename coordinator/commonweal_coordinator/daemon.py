@@ -154,6 +154,8 @@ class Coordinator:
             options=[
                 ("grpc.server_handshake_timeout_ms", int(REQUEST_SECONDS * 1000)),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                # A node in a long call asks for a sign of life every 10 s; by default gRPC takes that for an attack.
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
                 ("grpc.so_reuseport", 0),
             ],
         )

@@ -1,8 +1,8 @@
 """The way to the coordinator changes with the invite: what nobody answers is sent again, to the one who answers now."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -26,6 +26,7 @@ from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 from tests.kit.federation import blob_of, key_of, save_key
 from tests.kit.grpc_server import serving
 from tests.kit.processes import free_ports
+from tests.kit.relay import relay
 
 CONSORTIUM = "ab" * 32
 
@@ -161,3 +162,30 @@ def test_a_node_that_stops_waits_for_no_checkpoint_and_can_still_submit(home: Pa
             assert not waiter.is_alive()
             link.wait_for_checkpoint(0, 60)
             assert link.submit(b"x") == b"proof of x"
+
+
+@contextmanager
+def reached_over(tmp_path: Path, *, delay_seconds: float) -> Iterator[tuple[CoordinatorClient, Callable[[], None]]]:
+    tls = load_or_create_tls(tmp_path / "tls", ["127.0.0.1"])
+    with (
+        serving(tls, lambda s: rpc.add_LogServicer_to_server(_Growing(), s)) as server,  # type: ignore[no-untyped-call]
+        relay(server, delay_seconds=delay_seconds) as (address, lose),
+        CoordinatorClient(address, tls.ca.read_text()) as client,
+    ):
+        yield client, lose
+
+
+def test_a_coordinator_on_the_far_side_of_a_satellite_can_be_reached(tmp_path: Path) -> None:
+    """A TLS handshake takes several ways, of 0.4 s each: longer than any pause between two attempts."""
+    with reached_over(tmp_path, delay_seconds=0.4) as (client, _):
+        assert client.submit(b"x") == b"proof of x"
+
+
+@pytest.mark.slow
+def test_a_connection_that_is_lost_without_a_word_costs_one_call_at_most(tmp_path: Path) -> None:
+    with reached_over(tmp_path, delay_seconds=0) as (client, lose):
+        assert client.submit(b"x") == b"proof of x"
+        lose()
+        with suppress(UnavailableError):
+            assert client.submit(b"y") == b"proof of y"
+        assert client.submit(b"z") == b"proof of z"

@@ -99,11 +99,16 @@ class CoordinatorClient:
         options = [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-            # gRPC's own reconnection must not be slower than our pauses, or we would try in vain.
+            # gRPC's own pauses must not be longer than ours, or we would try in vain. How long one attempt may take is
+            # left as it is: over a satellite, a handshake takes seconds.
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2000),
             ("grpc.enable_retries", 0),
+            # In a call that is silent for so long a sign of life is asked for: a connection that was lost without a
+            # word is replaced then, and not when TCP gives it up, after a quarter of an hour.
+            ("grpc.keepalive_time_ms", 10_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.http2.max_pings_without_data", 0),
         ]
         self._channel = grpc.secure_channel(address, credentials, options)
         # Over the same connection, but closed alone: a call that blocks its thread cannot be ended in another way.
