@@ -57,7 +57,7 @@ from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 2 << 20
-MAX_CALLS = 128
+MAX_CALLS = 256
 """Calls at once; those that wait for a checkpoint are among them."""
 _STEP_SECONDS = 1.0
 _GRACE_SECONDS = 5

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -55,6 +56,7 @@ class Desk:
     address: str
     stub: rpc.LogStub
     client: CoordinatorClient
+    service: LogService
 
     def submit(self, envelope: bytes) -> bytes:
         reply: pb.SubmitReply = self.stub.Submit(pb.SubmitRequest(envelope=envelope), timeout=10)
@@ -79,15 +81,16 @@ def desk(tls: TlsFiles, tmp_path: Path) -> Iterator[Desk]:
         hub.catch_up()
         blobs = BlobStore(hub.public)
 
+        service = LogService(lambda: Admission(hub.sequencer, blobs), lambda: hub.sequencer)
+
         def register(server: grpc.Server) -> None:
-            service = LogService(lambda: Admission(hub.sequencer, blobs), lambda: hub.sequencer)
             rpc.add_LogServicer_to_server(service, server)  # type: ignore[no-untyped-call]
 
         address = stack.enter_context(serving(tls, register))
         credentials = grpc.ssl_channel_credentials(tls.ca.read_bytes())
         channel = stack.enter_context(grpc.secure_channel(address, credentials))
         client = stack.enter_context(CoordinatorClient(address, tls.ca.read_text(), pause=lambda _: None))
-        yield Desk(hub, blobs, address, rpc.LogStub(channel), client)  # type: ignore[no-untyped-call]
+        yield Desk(hub, blobs, address, rpc.LogStub(channel), client, service)  # type: ignore[no-untyped-call]
 
 
 # -- submitting
@@ -334,6 +337,28 @@ def test_a_wait_is_cut_to_what_a_server_can_bear(desk: Desk, monkeypatch: pytest
     for seconds in (0, 7, 4_000_000_000):
         desk.stub.WaitForCheckpoint(pb.WaitRequest(larger_than=99, timeout_seconds=seconds), timeout=10)
     assert asked == [0, 7, MAX_WAIT_SECONDS]
+
+
+def test_calls_that_wait_leave_room_for_those_that_submit(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, released = threading.Event(), threading.Event()
+
+    def wait(larger_than: int, timeout_seconds: float) -> int:
+        held.set()
+        released.wait(10)
+        return larger_than
+
+    monkeypatch.setattr(desk.hub.sequencer, "wait", wait)
+    monkeypatch.setattr(desk.service, "_waits", threading.BoundedSemaphore(1))
+    request = pb.WaitRequest(larger_than=99, timeout_seconds=5)
+    first = desk.stub.WaitForCheckpoint.future(request, timeout=10)
+    assert held.wait(10)
+    with pytest.raises(grpc.RpcError) as refused:
+        desk.stub.WaitForCheckpoint(request, timeout=10)
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    desk.submit(desk.hub.f.signed("school", desk.upload("school")))
+    released.set()
+    first.result(timeout=10)
+    desk.stub.WaitForCheckpoint(request, timeout=10)
 
 
 # -- founding

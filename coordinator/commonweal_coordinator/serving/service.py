@@ -1,5 +1,6 @@
 """The gRPC service of the log's write side: decode, call, encode. Errors become statuses in ``rpc_errors``."""
 
+import threading
 from collections.abc import Callable
 
 import grpc
@@ -7,7 +8,7 @@ import grpc
 from commonweal_coordinator.log.sequencer import Sequencer
 from commonweal_coordinator.serving.blobs import BlobStore
 from commonweal_coordinator.serving.rpc_errors import abort
-from commonweal_protocols.base.errors import BlobError, CommonwealError
+from commonweal_protocols.base.errors import BlobError, CommonwealError, UnavailableError
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.statements.governance import Amendment, Motion
 from commonweal_protocols.statements.rounds import Update
@@ -17,6 +18,8 @@ from commonweal_protocols.wire import commonweal_pb2 as pb
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 
 MAX_WAIT_SECONDS = 60
+MAX_WAITS = 192
+"""Calls that wait for a checkpoint at once. Anyone may wait, so the other calls keep places of their own."""
 
 
 class Admission:
@@ -59,6 +62,7 @@ class LogService(rpc.LogServicer):
     def __init__(self, admission: Callable[[], Admission], sequencer: Callable[[], Sequencer]) -> None:
         self._admission = admission
         self._sequencer = sequencer
+        self._waits = threading.BoundedSemaphore(MAX_WAITS)
 
     def Submit(self, request: pb.SubmitRequest, context: grpc.ServicerContext) -> pb.SubmitReply:
         """See the proto."""
@@ -71,7 +75,14 @@ class LogService(rpc.LogServicer):
         """See the proto."""
         try:
             sequencer = self._sequencer()
-            sequencer.wait(request.larger_than, min(request.timeout_seconds, MAX_WAIT_SECONDS))
+            if not self._waits.acquire(blocking=False):
+                raise UnavailableError(
+                    f"log: wanted at most {MAX_WAITS} calls that wait for a checkpoint, got one more"
+                )
+            try:
+                sequencer.wait(request.larger_than, min(request.timeout_seconds, MAX_WAIT_SECONDS))
+            finally:
+                self._waits.release()
             return pb.CheckpointReply(checkpoint=sequencer.checkpoint)
         except CommonwealError as e:
             abort(context, e)
