@@ -252,6 +252,8 @@ def test_a_source_that_is_removed_leaves_no_row_behind(tmp_path: Path, capsys: p
     for path in (p for p in home.rglob("*") if p.is_file()):
         assert b"tea0x" not in path.read_bytes(), path
     assert b"tea1x" in (home / "data/curated/rows.jsonl").read_bytes()
+    assert run(["node", "data", "remove", two.name, *at]) == 0
+    assert [p for p in home.rglob("*") if p.is_file() and b"tea1x" in p.read_bytes()] == [], "nothing is left to curate"
 
 
 # -- what is refused

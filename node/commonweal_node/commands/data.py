@@ -22,7 +22,7 @@ from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_node.rows.language import load_identifier
 from commonweal_node.rows.manifest import load_curation_key
 from commonweal_node.rows.row import Row, Split
-from commonweal_node.rows.sources import format_of, parse_mapping, source_bytes
+from commonweal_node.rows.sources import format_of, parse_mapping
 from commonweal_node.rows.store import Store
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.canonical import Json
@@ -76,7 +76,7 @@ def add(
     for path in sources:
         with _progress(as_json) as report:
             # What is compressed has no size to compare with.
-            total = source_bytes(path) if format_of(path) in ("jsonl", "text", "csv") else None
+            total = path.stat().st_size if format_of(path) in ("jsonl", "text", "csv") else None
             tell = functools.partial(_tell, report, path.name, total)
             if dry_run:
                 kinds, new = store.check(path, mapping, side, tell), False

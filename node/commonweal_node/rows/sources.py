@@ -84,19 +84,6 @@ def read_source(path: Path, mapping: Mapping[str, str]) -> Iterator[Row]:
     return read_rows(path) if found == "jsonl" else _read_document(path)
 
 
-def source_bytes(path: Path) -> int:
-    """How large a source is, for its progress.
-
-    Raises:
-        ConfigError: It is not there.
-    """
-    try:
-        files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
-        return sum(p.stat().st_size for p in files)
-    except OSError as e:
-        raise ConfigError(f"{path}: wanted a readable source, got: {e.strerror}") from e
-
-
 def _read_document(path: Path) -> Iterator[Row]:
     """Yield a document as texts of whole paragraphs; one that is too long is cut between lines, a line never."""
     group = _file_digest(path)

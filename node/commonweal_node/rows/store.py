@@ -170,7 +170,8 @@ class Store:
     def remove(self, name: str) -> int:
         """Take out every source of a name. The caller holds the lock, and lets it go.
 
-        Returns how many rows are gone. A curation that was made from them goes with the next one.
+        Returns how many rows are gone. A curation that was made from them goes with the next one, or
+        with the lock if no source is left to make one from.
 
         Raises:
             ConfigError: There is no such source.
@@ -213,8 +214,12 @@ class Store:
     def _sweep(self) -> None:
         """Remove rows of no source, and of no curation but the newest; earlier manifests and reports stay."""
         named = {self._path(s) for s in self._read_index()}
-        newest = self.curated.resolve()
         try:
+            if not named:
+                # Without sources there will be no next curation to take the place of the newest.
+                self.curated.unlink(missing_ok=True)
+                self.answers.unlink(missing_ok=True)
+            newest = self.curated.resolve()
             for path in self.folder.iterdir():
                 if path not in named:
                     path.unlink()
