@@ -32,7 +32,6 @@ from commonweal_coordinator.log.storage import Storage
 from commonweal_coordinator.serving.request_deadline import REQUEST_SECONDS, impatient_http
 from commonweal_protocols.base.errors import StorageError
 from commonweal_protocols.base.files import read_bounded
-from commonweal_protocols.tlog.note import MAX_NOTE_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +39,8 @@ _LOG = re.compile(r"checkpoint|tile/(?:entries|[0-9]{1,2})/(?:x[0-9]{3}/)*[0-9]{
 _BLOB = re.compile(r"blob/[0-9a-f]{64}")
 
 _GRACE_SECONDS = 5
+_MAX_SERVED_BYTES = 16 << 20
+"""Of a checkpoint, which is served whole. Far more than one has: each reader holds it to a bound of its own."""
 
 
 def _read_page() -> tuple[bytes, str]:
@@ -102,7 +103,7 @@ class _Records(StaticFiles):
         if path == "checkpoint":
             if response.status_code == http.HTTPStatus.OK and log is None:
                 # All at once: a file response looks at the size first, and the file may be replaced after that.
-                response = Response(read_bounded(self._folder / path, MAX_NOTE_BYTES, "the checkpoint"))
+                response = Response(read_bounded(self._folder / path, _MAX_SERVED_BYTES, "the checkpoint"))
             response.headers["cache-control"] = "no-store"
             response.headers["content-type"] = "text/plain; charset=utf-8"
         else:
