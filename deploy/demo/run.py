@@ -194,7 +194,8 @@ def finished(plan: Plan, state: State | None) -> bool:
         return False
     ratified = sum(r.release is not None and r.release.is_ratified for r in state.rounds)
     newest = state.ratified()
-    return ratified >= plan.rounds and newest is not None and set(newest.adoptions) == set(plan.communities)
+    is_over = ratified >= plan.rounds or state.is_burst_over()
+    return is_over and newest is not None and set(newest.adoptions) == set(plan.communities)
 
 
 def screen(plan: Plan, began: float) -> tuple[Table, str, str]:

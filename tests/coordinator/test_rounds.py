@@ -15,7 +15,7 @@ from commonweal_adapters.files.lora_file import tensor_shapes
 from commonweal_coordinator.rounds import rounds
 from commonweal_coordinator.rounds.rounds import RoundDriver, Step, Wait, decide
 from commonweal_protocols.audit.audit import audit
-from commonweal_protocols.base.errors import StorageError
+from commonweal_protocols.base.errors import RuleError, StorageError
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.source import DirectorySource, read_entries
 from commonweal_protocols.statements.compact import AdapterSpec, Quorum
@@ -23,7 +23,7 @@ from commonweal_protocols.statements.delta_encoding import Encoding
 from commonweal_protocols.statements.governance import Exit
 from commonweal_protocols.statements.rounds import Incident, Input, Refusal, Rejection, Release, Round
 from commonweal_protocols.statements.rules import FactorMean
-from tests.kit.federation import NAMES, TINY, Federation
+from tests.kit.federation import NAMES, TINY, Federation, data_manifest
 from tests.kit.hub import founded
 from tests.kit.round_desk import Desk
 
@@ -346,6 +346,66 @@ def test_the_longest_reasons_still_fit_an_incident() -> None:
     step = decide(state, target=1, elapsed_seconds=0)
     assert step.act == "close"
     assert Incident(round=1, round_leaf="0" * 64, reason=step.why).reason.startswith("wanted 2 updates, got 0; clinic")
+
+
+# -- the end of a burst
+
+
+def burst(f: Federation, *bits: tuple[bool | None, ...]) -> Federation:
+    """Rounds to their ratified release; each member says of its start what the bits of that round are."""
+    for said in bits:
+        f.open_round()
+        for name, improves in zip(NAMES, said, strict=True):
+            f.say(name, f.update(name).model_copy(update={"improves": improves}))
+        f.say("hub", f.release())
+        for name in NAMES:
+            f.say(name, f.ratification())
+    return f
+
+
+FIRST, BETTER, WORSE, TIED = (None, None, None), (True, True, False), (False, False, True), (True, False, None)
+
+
+def stopping(stop_after: int | None) -> Federation:
+    f = Federation(terms={} if stop_after is None else {"stop_after": stop_after})
+    f.announce()
+    return f
+
+
+@pytest.mark.parametrize(
+    ("stop_after", "rounds", "act"),
+    [
+        (1, [FIRST, FIRST, BETTER], "open"),
+        (1, [FIRST, FIRST, BETTER, WORSE], "rest"),
+        (1, [FIRST, FIRST, TIED], "open"),
+        (2, [FIRST, FIRST, WORSE], "open"),
+        (2, [FIRST, FIRST, WORSE, BETTER, WORSE], "open"),
+        (2, [FIRST, FIRST, WORSE, WORSE], "rest"),
+        (None, [FIRST, FIRST, WORSE, WORSE, WORSE], "open"),
+    ],
+)
+def test_rounds_stop_at_the_first_start_that_most_members_find_no_better(
+    stop_after: int | None, rounds: list[tuple[bool | None, ...]], act: str
+) -> None:
+    f = burst(stopping(stop_after), *rounds)
+    step = decide(f.state, target=99, elapsed_seconds=0)
+    assert step.act == act
+    if act == "rest":
+        assert step.why.startswith("most members found the newest start no better")
+        with pytest.raises(RuleError, match="round: wanted none after"):
+            f.open_round()
+
+
+def test_a_changed_compact_or_other_rows_open_the_next_burst() -> None:
+    f = burst(stopping(1), FIRST, FIRST, WORSE)
+    assert f.state.is_burst_over()
+    f.say("clinic", data_manifest("clinic"))
+    assert not f.state.is_burst_over()
+    assert decide(f.state, target=99, elapsed_seconds=0).act == "open"
+    burst(f, WORSE)
+    assert f.state.is_burst_over()
+    f.add(f.amendment(f.amended(round_deadline_seconds=500), *NAMES))
+    assert decide(f.state, target=99, elapsed_seconds=0).act == "open"
 
 
 # -- the driver

@@ -443,6 +443,24 @@ def test_others_wait_for_an_answer_and_nobody_for_a_decision(f: Federation, node
     assert node.said() == [Identity, Update, Ratification, Update, Adoption]
 
 
+def test_an_answer_says_whether_its_start_is_better_than_every_release_before_where_the_compact_wants_to_know_it(
+    tmp_path: Path,
+) -> None:
+    f = Federation(terms={"stop_after": 1})
+    f.announce()
+    node = Node(tmp_path, f)
+    said = []
+    for number in range(1, 5):
+        node.learner.best = BASE if number == 4 else SHARED
+        f.open_round()
+        update = said_in(f.add(node.answer(number)))
+        assert isinstance(update, Update)
+        said.append(update.improves)
+        finish(f, *f.keys)
+    assert said == [None, None, False, False], "the table has every release at the same loss: that is no better"
+    assert said_in(f.entries[5]) is not None
+
+
 def test_a_decision_is_left_for_an_answer_that_others_wait_for_and_taken_up_again(f: Federation, node: Node) -> None:
     node.tend()
     finish(f, "school")

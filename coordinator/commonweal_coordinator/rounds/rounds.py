@@ -79,6 +79,8 @@ def decide(state: State, *, target: int, elapsed_seconds: float, impossible: Col
         pause = min(_PAUSE_SECONDS << min(failed - 1, 32), last.round.deadline_seconds)
         if elapsed_seconds <= pause:
             return Step("rest", f"round {last.round.round} was closed; the next one opens {pause} s after that")
+    if state.is_burst_over():
+        return Step("rest", "most members found the newest start no better than those before; the best so far serves")
     if silent := sorted({m.institution for m in state.compact.members} - set(state.identities)):
         return Step("rest", f"not yet announced: {', '.join(silent)}")
     return Step("open", f"round {len(state.rounds) + 1}")

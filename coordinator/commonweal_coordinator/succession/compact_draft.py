@@ -40,6 +40,7 @@ class CompactTerms(Closed):
     rule: Rule
     quorum: Quorum
     round_deadline_seconds: int
+    stop_after: int | None = None
     max_update_bytes: int
     encoding: Encoding | None = None
     privacy: PrivacyTerms | None = None
@@ -81,6 +82,7 @@ def draft_compact(
             start=Blob(sha256=digest_of(start), size_bytes=len(start)),
             successors=tuple(successors),
             round_deadline_seconds=terms.round_deadline_seconds,
+            stop_after=terms.stop_after,
             max_update_bytes=terms.max_update_bytes,
             encoding=terms.encoding,
             privacy=terms.privacy,

@@ -238,10 +238,20 @@ class Institution:
             num_examples=examples,
             heldout_before_micronats=before.micronats,
             heldout_after_micronats=after.micronats,
+            improves=self._improves(state, answers, start),
             data_leaf=state.manifests[self._name].leaf if self._learner.manifest is not None else None,
             membership_auc_micros=membership,
             release=self._learner.release,
         )
+
+    def _improves(self, state: State, answers: Answers, start: GridTensors) -> bool | None:
+        """Whether a round's start is better here than every release before it; None where nobody wants to know it."""
+        blobs = [x.release.release.adapter for x in state.rounds if x.release is not None and x.release.is_ratified]
+        if state.compact.stop_after is None or len(blobs) < 2:
+            return None
+        held = [self._release(answers, state, blob) for blob in blobs[-1 - MAX_RELEASES : -1]]
+        losses = [self._learner.choosing(x, x, SHARED, "the releases before").mean for x in held]
+        return self._learner.choosing(start, start, SHARED, "the round's start").mean < min(losses)
 
     def _exposure(self, membership: int | None) -> str:
         """Why an adapter tells too much of its rows to be sent; empty if it does not."""
@@ -509,9 +519,7 @@ class Institution:
     def _pool(self, state: State, number: int, answers: Answers, kept: Kept | None) -> Pool:
         """What there is to choose from: of the releases the newest that count, and the one that serves."""
         releases = {
-            r.round.round: r.release
-            for r in state.rounds[:number]
-            if r.release is not None and r.release.is_ratified and r.release.recalled_by is None
+            r.round.round: r.release for r in state.rounds[:number] if r.release is not None and r.release.is_ratified
         }
         wanted = set(sorted(releases)[-MAX_RELEASES:])
         if kept is not None and kept.release_leaf:

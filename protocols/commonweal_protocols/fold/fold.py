@@ -6,7 +6,7 @@ verified entry either gives the next state or raises :class:`RuleError` saying w
     open ──update*/refusal*/rejection*──▶ open ──release──▶ released ──ratification × quorum──▶ ratified ──adoption*
       └─incident─▶ closed ◀─incident, where no quorum is left──┘
 
-and only one round is open at a time; the stages of one that is masked are in ``masking``. Keys are judged by the
+and only one round is open at a time; the stages of one that is masked are in ``masked_round``. Keys are judged by the
 compact in force at the entry's place, never by a clock. A new version of the compact is in force from its own entry on,
 but a round ends under the quorums that it began under.
 """

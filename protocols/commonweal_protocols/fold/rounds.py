@@ -119,7 +119,14 @@ def on_round(state: State, leaf: Digest, r: Round) -> State:
         spent = [n for n in r.cohort if not allows(compact.privacy, state.spent_micro_rho(n))]
         if spent:
             raise RuleError(f"round: {', '.join(spent)} would spend more than the privacy budget allows")
-    opened = RoundState(leaf, r, compact.quorum, compact.privacy, compact.encoding, state.kept())
+    if state.is_burst_over():
+        raise RuleError(
+            f"round: wanted none after {compact.stop_after} whose start most members found no better than those "
+            "before, until the compact changes or a member states other rows"
+        )
+    opened = RoundState(
+        leaf, r, compact.quorum, compact.privacy, compact.encoding, basis=state.basis(), state_before=state.kept()
+    )
     if compact.secure is not None:
         if len(r.cohort) < FEWEST_INPUTS:
             raise RuleError(f"round: wanted a cohort of at least {FEWEST_INPUTS} to mask in, got {len(r.cohort)}")

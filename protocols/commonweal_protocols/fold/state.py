@@ -69,6 +69,8 @@ class RoundState:
     privacy: PrivacyTerms | None = None
     encoding: Encoding | None = None
     """The same of these two."""
+    basis: tuple[Digest, ...] = ()
+    """The compact and the members' statements of their rows that were in force when it was opened."""
     state_before: tuple[Blob, ...] = ()
     """What the rule kept when it made the round's start."""
     answered_at: Mapping[Name, int] = field(default_factory=dict)
@@ -222,6 +224,20 @@ class State:
         """The key of a member."""
         member = self.member(institution)
         return member.key if member else None
+
+    def basis(self) -> tuple[Digest, ...]:
+        """What rounds are opened on: the compact in force, and what members have stated of their rows."""
+        return (self.compact_sha256, *sorted(m.leaf for m in self.manifests.values()))
+
+    def is_burst_over(self) -> bool:
+        """Whether the compact's ``stop_after`` holds back the next round: no start was better, nothing has changed."""
+        worse = 0
+        for r in reversed(self.rounds):
+            no = sum(u.update.improves is False for u in r.updates.values())
+            if r.basis != self.basis() or r.release is None or 2 * no <= len(r.updates):
+                break
+            worse += 1
+        return self.compact.stop_after is not None and worse >= self.compact.stop_after
 
     @property
     def open_round(self) -> RoundState | None:

@@ -203,6 +203,9 @@ class Compact(Fact):
     """The first round's start, as ``adapter.seed`` makes it: every founder checks that before signing."""
     round_deadline_seconds: Annotated[int, Field(ge=10, le=30 * 86_400)]
     max_update_bytes: Annotated[int, Field(ge=1024, le=MAX_BLOB_BYTES)]
+    stop_after: Annotated[int, Field(ge=1, le=100)] | None = Field(default=None, exclude_if=is_absent)
+    """After how many rounds in a row whose start most members found no better than those before, rounds stop: until the
+    compact changes, or a member states other rows. None: they do not."""
     encoding: Encoding | None = None
     """How deltas are encoded in the exchange; None: as plain integers. What is merged is on the grid all the same."""
     privacy: PrivacyTerms | None = None

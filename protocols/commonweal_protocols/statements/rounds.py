@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from commonweal_protocols.base.schema import Closed
+from commonweal_protocols.base.schema import Closed, is_absent
 from commonweal_protocols.statements.compact import Recipe
 from commonweal_protocols.statements.fact import Fact
 from commonweal_protocols.statements.rules import Rule
@@ -66,6 +66,8 @@ class Update(Fact):
     heldout_after_micronats: Micronats
     data_leaf: Digest | None = None
     """The leaf hash of the author's newest data manifest, where what it trained on has one."""
+    improves: bool | None = Field(default=None, exclude_if=is_absent)
+    """Whether the round's start is better than every release before it, on the rows that the member chooses on."""
     membership_auc_micros: Annotated[int, Field(ge=0, le=10**6)] | None = None
     """How well an attack tells training rows from others by the trained adapter: the area under its ROC curve, before
     any noise. 500,000 is chance. None: not measured, also for want of rows.
