@@ -280,6 +280,22 @@ def test_a_coordinator_that_lacks_the_delta_of_our_answer_gets_it_again(
     assert f.blobs[update.delta.sha256] == delta
 
 
+def test_a_successor_without_any_blob_has_start_release_and_deltas_from_the_members(f: Federation, node: Node) -> None:
+    node.tend()
+    finish(f, *f.keys)
+    node.tend()
+    release = f.state.rounds[0].release
+    update = f.state.rounds[0].updates[NAME].update
+    assert release is not None
+    wanted = {f.state.compact.start.sha256, release.release.adapter.sha256, update.delta.sha256}
+    f.blobs.clear()
+    node.institution.offer_again()
+    node.tend()
+    assert f.blobs.keys() == wanted
+    for sha256, data in f.blobs.items():
+        assert digest_of(data) == sha256
+
+
 def no_round(f: Federation) -> None:
     del f.entries[-1]
     again = Federation()
@@ -386,7 +402,10 @@ def test_a_node_that_is_set_to_refuse_answers_with_the_refusal(f: Federation, tm
 
 
 def test_an_answer_that_was_lost_on_the_way_is_submitted_again_before_anything_else(f: Federation, node: Node) -> None:
-    node.line.trouble = UnavailableError("no line")
+    def line_breaks() -> None:
+        node.line.trouble = UnavailableError("no line")
+
+    node.learner.while_training = line_breaks
     with pytest.raises(UnavailableError, match="no line"):
         node.tend()
     node.line.trouble = None
@@ -423,7 +442,10 @@ def test_a_round_that_ended_while_this_node_trained_is_nobodys_trouble(f: Federa
 
 
 def test_a_delta_that_the_coordinator_has_lost_is_put_there_again(f: Federation, node: Node) -> None:
-    node.line.loses_blobs = True
+    def exchange_forgets() -> None:
+        node.line.loses_blobs = True
+
+    node.learner.while_training = exchange_forgets
     with pytest.raises(BlobError, match="wanted delta"):
         node.tend()
     node.line.loses_blobs = False

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from commonweal_adapters.files.delta import GridTensors, read_adapter, write_adapter
 from commonweal_node.home import NodeHome
 from commonweal_node.institution.choice import CandidateKey
+from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import StorageError
 from commonweal_protocols.base.files import put_away, read_if_there, write_atomic
 from commonweal_protocols.base.schema import Closed
@@ -180,6 +181,11 @@ class Answers:
     def load_release(self, blob: Blob) -> GridTensors | None:
         """Return a release that is kept, or None."""
         return self._load(self._release(blob))
+
+    def load_release_bytes(self, blob: Blob) -> bytes | None:
+        """Return the very bytes of a release that is kept, or None."""
+        data = read_if_there(self._release(blob), MAX_BLOB_BYTES, "an adapter")
+        return data if data is not None and digest_of(data) == blob.sha256 else None
 
     def forget_releases(self, but: Collection[Blob]) -> None:
         """Remove the releases that no choice can fall on any more.

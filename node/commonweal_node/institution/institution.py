@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from commonweal_adapters.files.delta import GridTensors, make_delta, read_adapter
-from commonweal_adapters.recompute import recompute_release
+from commonweal_adapters.recompute import recompute_release, recompute_start
 from commonweal_node.charter.charter import Charter
 from commonweal_node.connection.keyring import KeyRing
 from commonweal_node.home import NodeHome
@@ -408,13 +408,22 @@ class Institution:
         self._is_offer_due = True
 
     def _offer(self, state: State) -> None:
-        """See to it that the exchange has the delta of our newest answer, logged or not; if it does, this is cheap."""
+        """See to it that the exchange has what the log names and this host holds; what is there already is cheap.
+
+        A successor that begins without its predecessor's blobs has them from the members: the start, the newest
+        releases, and each member's own newest deltas.
+        """
         if not self._is_offer_due:
             return
-        for r in state.rounds[-1:]:
-            answer = Answers(self._home, state.compact.adapter).load_answer(r.leaf)
-            if answer is not None:
+        answers, spec = Answers(self._home, state.compact.adapter), state.compact.adapter
+        recent = state.rounds[-MAX_RELEASES:]
+        for r in recent:
+            if (answer := answers.load_answer(r.leaf)) is not None:
                 self._put_delta(answer)
+        named = [r.release.release.adapter for r in recent if r.release is not None]
+        held = [data for blob in named if (data := answers.load_release_bytes(blob)) is not None]
+        for data in (recompute_start(spec), *held) if recent else ():
+            self._consortium.put_blob(data)
         self._is_offer_due = False
 
     def _put_delta(self, answer: bytes) -> None:
