@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from commonweal_protocols.statements.members import Identity
-from commonweal_protocols.statements.statement import Author
 from commonweal_protocols.statements.values import Seen
 from commonweal_protocols.tlog.merkle import leaf_hash
+from tests.kit.author import Author
 from tests.kit.federation import NAMES, Federation
 
 Row = tuple[str, float, str]

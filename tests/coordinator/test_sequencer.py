@@ -27,10 +27,11 @@ from commonweal_protocols.records.replica import Replica
 from commonweal_protocols.records.source import DirectorySource, read_entries
 from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.rounds import Incident
-from commonweal_protocols.statements.statement import Author, Entry, open_entry
+from commonweal_protocols.statements.statement import Entry, open_entry
 from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint
 from commonweal_protocols.tlog.note import make_verifier
 from commonweal_protocols.tlog.proof import open_proof
+from tests.kit.author import Author
 from tests.kit.federation import NAMES, ORIGIN, Federation, key_of
 from tests.kit.hub import Hub, founded, identity
 from tests.kit.log_faults import Fault, faulty, full_disk, unknown

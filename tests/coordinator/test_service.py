@@ -32,12 +32,12 @@ from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.records.source import DirectorySource, read_entries
 from commonweal_protocols.statements.envelope import format_envelope, sign
 from commonweal_protocols.statements.rounds import Update
-from commonweal_protocols.statements.statement import Author
 from commonweal_protocols.tlog.note import make_verifier
 from commonweal_protocols.tlog.proof import open_proof
 from commonweal_protocols.wire import commonweal_pb2 as pb
 from commonweal_protocols.wire import commonweal_pb2_grpc as rpc
 from tests.bench.measure import make_entries
+from tests.kit.author import Author
 from tests.kit.federation import NAMES, ORIGIN, Federation, blob_of, key_of
 from tests.kit.grpc_server import serving
 from tests.kit.hub import Hub, founded

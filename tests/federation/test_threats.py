@@ -14,7 +14,7 @@ from commonweal_protocols.fold.tally import count
 from commonweal_protocols.statements.compact import Quorum
 from commonweal_protocols.statements.rounds import Update
 from commonweal_protocols.statements.rules import FactorMean
-from commonweal_protocols.statements.statement import Author
+from tests.kit.author import Author
 from tests.kit.deliberation import ballot, close, moved, voted
 from tests.kit.federation import NAMES, Federation, key_of
 

@@ -39,12 +39,13 @@ from commonweal_protocols.statements.members import Identity, Rotation
 from commonweal_protocols.statements.registry import Predicate
 from commonweal_protocols.statements.rounds import ForeignRelease, Ratification, Release, Round, Update
 from commonweal_protocols.statements.rules import AnyRule, FactorMean
-from commonweal_protocols.statements.statement import Author, Header, Statement
+from commonweal_protocols.statements.statement import Header, Statement
 from commonweal_protocols.statements.values import Blob, Seen
 from commonweal_protocols.tlog.cosignature import cosign, make_cosignature_verifier
 from commonweal_protocols.tlog.merkle import Tree, leaf_hash
 from commonweal_protocols.tlog.note import format_vkey, sign_note
 from commonweal_protocols.tlog.proof import format_proof
+from tests.kit.author import Author
 
 NAMES = ("clinic", "school", "coop")
 ORIGIN = "log.test/three"

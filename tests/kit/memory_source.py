@@ -8,12 +8,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.records.follower import Follower
 from commonweal_protocols.statements.members import Identity
-from commonweal_protocols.statements.statement import Author
 from commonweal_protocols.statements.values import Seen
 from commonweal_protocols.tlog.checkpoint import Checkpoint
 from commonweal_protocols.tlog.merkle import Tree, leaf_hash
 from commonweal_protocols.tlog.note import sign_note
 from commonweal_protocols.tlog.tiles import BUNDLE_ENTRIES, bundle_path, encode_bundle
+from tests.kit.author import Author
 from tests.kit.federation import ORIGIN, Federation
 
 

@@ -12,8 +12,8 @@ from commonweal_protocols.base.errors import (
 )
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.statements.rounds import Incident
-from commonweal_protocols.statements.statement import Author
 from commonweal_protocols.statements.values import Seen
+from tests.kit.author import Author
 from tests.kit.federation import ORIGIN, Federation, key_of
 from tests.kit.hub import identity
 

@@ -10,9 +10,10 @@ from commonweal_protocols.statements.governance import Exit
 from commonweal_protocols.statements.members import Identity
 from commonweal_protocols.statements.registry import Predicate
 from commonweal_protocols.statements.rounds import Refusal
-from commonweal_protocols.statements.statement import Author, open_entry
+from commonweal_protocols.statements.statement import open_entry
 from commonweal_protocols.statements.values import Seen
 from commonweal_protocols.tlog.note import format_vkey
+from tests.kit.author import Author
 from tests.kit.federation import NAMES, Federation, key_of, two_rounds
 
 

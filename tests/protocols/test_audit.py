@@ -30,12 +30,13 @@ from commonweal_protocols.records.source import DirectorySource
 from commonweal_protocols.statements.compact import AdapterSpec, Quorum, Witness
 from commonweal_protocols.statements.rounds import Release, Update
 from commonweal_protocols.statements.rules import FactorMean
-from commonweal_protocols.statements.statement import Author, open_entry
+from commonweal_protocols.statements.statement import open_entry
 from commonweal_protocols.statements.values import Digest
 from commonweal_protocols.tlog.cosignature import cosign, make_cosignature_verifier
 from commonweal_protocols.tlog.merkle import leaf_hash
 from commonweal_protocols.tlog.note import format_vkey
 from commonweal_protocols.tlog.proof import format_proof
+from tests.kit.author import Author
 from tests.kit.federation import ORIGIN, Federation, blob_of, key_of, two_rounds
 from tests.kit.shelf import Shelf, beginning, note_of, shelf, tree_of
 

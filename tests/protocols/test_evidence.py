@@ -34,12 +34,12 @@ from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.cli import run
 from commonweal_protocols.statements.envelope import Signature, format_envelope, parse_envelope, sign_envelope
 from commonweal_protocols.statements.members import Identity
-from commonweal_protocols.statements.statement import Author
 from commonweal_protocols.tlog.checkpoint import Checkpoint, open_checkpoint
 from commonweal_protocols.tlog.cosignature import cosign, make_cosignature_verifier
 from commonweal_protocols.tlog.merkle import EMPTY_ROOT, Tree, leaf_hash
 from commonweal_protocols.tlog.note import format_vkey, parse_vkey, sign_note
 from commonweal_protocols.tlog.proof import format_proof, parse_proof
+from tests.kit.author import Author
 from tests.kit.federation import ORIGIN, key_of
 
 KEY, OTHER_KEY = key_of("log"), key_of("another log")

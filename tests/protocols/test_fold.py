@@ -17,8 +17,9 @@ from commonweal_protocols.statements.members import Identity
 from commonweal_protocols.statements.registry import Predicate
 from commonweal_protocols.statements.rounds import Incident, Input, Refusal, Rejection
 from commonweal_protocols.statements.rules import FactorMean, FedAvgM, MinimaxFair
-from commonweal_protocols.statements.statement import Author, Header, Statement, open_entry
+from commonweal_protocols.statements.statement import Header, Statement, open_entry
 from commonweal_protocols.statements.values import Blob, Seen
+from tests.kit.author import Author
 from tests.kit.federation import NAMES, Federation, key_of, two_rounds
 
 

@@ -13,9 +13,10 @@ from commonweal_protocols.statements.secure_messages import (
     StageEnd,
 )
 from commonweal_protocols.statements.secure_terms import MAX_NEIGHBOURS
-from commonweal_protocols.statements.statement import Author, Statement, open_entry, parse_statement
+from commonweal_protocols.statements.statement import Statement, open_entry, parse_statement
 from commonweal_protocols.statements.values import Seen
 from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
+from tests.kit.author import Author
 from tests.kit.federation import key_of
 from tests.kit.secure_messages import HEADER, LEAF, MESSAGES, SHARE
 

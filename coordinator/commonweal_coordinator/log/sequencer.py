@@ -23,8 +23,9 @@ from commonweal_protocols.records.replica import Replica
 from commonweal_protocols.records.signature_pool import usable_cores, verifier_for
 from commonweal_protocols.records.source import Source, read_bundles, unverified_size
 from commonweal_protocols.statements.compact import Compact
+from commonweal_protocols.statements.envelope import sign_envelope
 from commonweal_protocols.statements.registry import Predicate
-from commonweal_protocols.statements.statement import Author, Entry, open_entry
+from commonweal_protocols.statements.statement import Entry, Statement, open_entry
 from commonweal_protocols.statements.values import Digest, Seen
 from commonweal_protocols.tlog.checkpoint import open_checkpoint
 from commonweal_protocols.tlog.merkle import leaf_hash
@@ -166,14 +167,9 @@ class Sequencer:
         with self._saying:
             with self._changed:
                 state, seen = self._replica.state, self._replica.checkpoint()
-            chain = state.chain(public_hex(self._key))
-            data = Author(self._key, state.consortium).sign(
-                predicate,
-                seq=chain.seq + 1,
-                prev=chain.leaf or None,
-                seen=(Seen(origin=seen.origin, size=seen.size, root=seen.root.hex()),),
-            )
-            return self.submit(data)
+            vouched = Seen(origin=seen.origin, size=seen.size, root=seen.root.hex())
+            header = state.next_header(public_hex(self._key), (vouched,))
+            return self.submit(sign_envelope(Statement(header, predicate).payload(), self._key))
 
     def wait(self, larger_than: int, timeout_seconds: float) -> int:
         """Return the log's size once it is above ``larger_than``, or at the timeout, or when closing."""

@@ -22,6 +22,7 @@ from commonweal_node.institution.answer_store import Answers, Kept
 from commonweal_node.institution.choice import SHARED, CandidateKey, Pool
 from commonweal_node.institution.delta_out import spell_delta
 from commonweal_node.institution.masked_round import MaskedRound, forget_rounds
+from commonweal_node.institution.submission import submit
 from commonweal_node.probes.probe import Probe
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import RuleError
@@ -32,15 +33,14 @@ from commonweal_protocols.records.follower import Follower
 from commonweal_protocols.statements.adoption import Adoption
 from commonweal_protocols.statements.compact import Recipe
 from commonweal_protocols.statements.data_manifest import DataManifest
-from commonweal_protocols.statements.envelope import format_envelope, sign
+from commonweal_protocols.statements.envelope import format_envelope, sign, sign_envelope
 from commonweal_protocols.statements.members import Identity, Rotation
 from commonweal_protocols.statements.registry import Predicate
 from commonweal_protocols.statements.rounds import ForeignRelease, Ratification, Refusal, Release, Update
 from commonweal_protocols.statements.rules import AnyRule, FrozenA
-from commonweal_protocols.statements.statement import Author, Header, Statement, open_entry
+from commonweal_protocols.statements.statement import Statement, open_entry
 from commonweal_protocols.statements.values import Blob, Name
 from commonweal_protocols.tlog.merkle import leaf_hash
-from commonweal_protocols.tlog.proof import open_cosigned_proof
 
 log = logging.getLogger(__name__)
 
@@ -129,26 +129,14 @@ class Institution:
     # -- saying
 
     def _sign(self, state: State, predicate: Predicate) -> bytes:
-        chain = state.chain(public_hex(self._keys.present))
-        return Author(self._keys.present, state.consortium).sign(
-            predicate, seq=chain.seq + 1, prev=chain.leaf or None, seen=self._follower.seen
-        )
+        header = state.next_header(public_hex(self._keys.present), self._follower.seen)
+        return sign_envelope(Statement(header, predicate).payload(), self._keys.present)
 
     def _say(self, predicate: Predicate) -> None:
         self._log(self._sign(self._follower.state, predicate))
 
     def _log(self, envelope: bytes) -> None:
-        """Have an envelope logged, and keep the proof that it is: nobody can later say that it never was.
-
-        Raises:
-            PeerError: It is refused, or what comes back is no proof under the consortium's policy.
-            LocalError: No answer; or the proof cannot be kept.
-        """
-        proof = self._consortium.submit(envelope)
-        # First, because the proof is to be judged by the compact that is in force at its checkpoint.
-        self._follower.sync()
-        open_cosigned_proof(proof, envelope, self._follower.policy)
-        Answers(self._home, self._follower.state.compact.adapter).save_receipt(leaf_hash(envelope).hex(), proof)
+        submit(envelope, self._consortium.submit, self._follower, self._home)
 
     # -- answering a round
 
@@ -197,8 +185,8 @@ class Institution:
 
     def _is_next(self, state: State, envelope: bytes) -> bool:
         """Whether a kept answer still fits at the end of this author's chain."""
-        chain, header = state.chain(public_hex(self._keys.present)), open_entry(envelope).statement.header
-        return header is not None and header.seq == chain.seq + 1 and header.prev == (chain.leaf or None)
+        wanted, header = state.next_header(public_hex(self._keys.present), ()), open_entry(envelope).statement.header
+        return header is not None and (header.seq, header.prev) == (wanted.seq, wanted.prev)
 
     def _contribute(self, state: State, r: RoundState, answers: Answers) -> Update | Refusal:
         spec, number = state.compact.adapter, r.round.round
@@ -389,10 +377,7 @@ class Institution:
                 f"key: wanted {present} as the key of {self._name} in the log, got {ours or 'none'}; if you know "
                 "nothing of that, have the members revoke it and name a new one (commonweal node rotate-key)"
             )
-        chain = state.chain(present)
-        header = Header(
-            consortium=state.consortium, seq=chain.seq + 1, prev=chain.leaf or None, seen=self._follower.seen
-        )
+        header = state.next_header(present, self._follower.seen)
         rotation = Rotation(name=self._name, key=public_hex(following), reason="a new key, by its owner")
         payload = Statement(header, rotation).payload()
         self._log(format_envelope(payload, [sign(payload, self._keys.present), sign(payload, following)]))

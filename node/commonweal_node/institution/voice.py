@@ -11,16 +11,15 @@ from commonweal_node.connection.client import CoordinatorClient
 from commonweal_node.connection.keyring import KeyRing
 from commonweal_node.connection.records import open_records
 from commonweal_node.home import NodeHome
-from commonweal_node.institution.answer_store import Answers
+from commonweal_node.institution.submission import submit
 from commonweal_protocols.base.errors import ChainConflictError
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.state import State
+from commonweal_protocols.statements.envelope import sign_envelope
 from commonweal_protocols.statements.invite import Invite
 from commonweal_protocols.statements.registry import Predicate
-from commonweal_protocols.statements.statement import Author
+from commonweal_protocols.statements.statement import Statement
 from commonweal_protocols.statements.values import Digest
-from commonweal_protocols.tlog.merkle import leaf_hash
-from commonweal_protocols.tlog.proof import open_cosigned_proof
 
 _ATTEMPTS = 5
 
@@ -38,18 +37,10 @@ def speak(home: Path, passphrase: bytes | None, make: Callable[[State], Predicat
         for attempt in range(1, _ATTEMPTS + 1):
             follower.sync()
             state = follower.state
-            predicate, chain = make(state), state.chain(public_hex(keys.present))
-            author = Author(keys.present, state.consortium)
-            envelope = author.sign(predicate, seq=chain.seq + 1, prev=chain.leaf or None, seen=follower.seen)
+            statement = Statement(state.next_header(public_hex(keys.present), follower.seen), make(state))
             try:
-                proof = client.submit(envelope)
+                return submit(sign_envelope(statement.payload(), keys.present), client.submit, follower, home)
             except ChainConflictError:
                 if attempt == _ATTEMPTS:
                     raise
-                continue
-            follower.sync()
-            open_cosigned_proof(proof, envelope, follower.policy)
-            leaf = leaf_hash(envelope).hex()
-            Answers(home, state.compact.adapter).save_receipt(leaf, proof)
-            return leaf
     raise AssertionError("the last attempt returns or raises")

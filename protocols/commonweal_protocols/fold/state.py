@@ -15,7 +15,8 @@ from commonweal_protocols.statements.governance import Charter, Choice, Motion
 from commonweal_protocols.statements.members import Identity
 from commonweal_protocols.statements.privacy_budget import PrivacyTerms, spent_micro_rho
 from commonweal_protocols.statements.rounds import Rejection, Release, Round, Update
-from commonweal_protocols.statements.values import Blob, Digest, Name, PublicKey
+from commonweal_protocols.statements.statement import Header
+from commonweal_protocols.statements.values import Blob, Digest, Name, PublicKey, Seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +212,11 @@ class State:
     def chain(self, key: PublicKey) -> Chain:
         """The author's newest entry, or :data:`NO_ENTRY`."""
         return self.chains.get(key, NO_ENTRY)
+
+    def next_header(self, key: PublicKey, seen: tuple[Seen, ...]) -> Header:
+        """The header of the next statement under a key: at the end of its chain, vouching for what was seen."""
+        chain = self.chain(key)
+        return Header(consortium=self.consortium, seq=chain.seq + 1, prev=chain.leaf or None, seen=seen)
 
     def member(self, institution: Name) -> Member | None:
         """The member of a name."""

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Generic, TypeVar
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from commonweal_protocols.base import canonical
@@ -19,7 +18,7 @@ from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import MalformedError
 from commonweal_protocols.base.schema import Closed
 from commonweal_protocols.statements.compact import Compact
-from commonweal_protocols.statements.envelope import parse_envelope, sign_envelope, verify_envelope
+from commonweal_protocols.statements.envelope import parse_envelope, verify_envelope
 from commonweal_protocols.statements.registry import PREDICATES, Predicate
 from commonweal_protocols.statements.values import Blob, Digest, Natural, Seen
 from commonweal_protocols.tlog.merkle import leaf_hash
@@ -148,19 +147,6 @@ def open_entry(data: bytes) -> Entry:
         parse_statement(verified.payload),
         digest_of(verified.payload),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Author:
-    """Anyone who signs statements: a key, and the place of the next one in its chain."""
-
-    key: Ed25519PrivateKey
-    consortium: Digest
-
-    def sign(self, predicate: Predicate, *, seq: int, prev: Digest | None, seen: tuple[Seen, ...]) -> bytes:
-        """Return the signed envelope of ``predicate`` at place ``seq`` of this author's chain."""
-        header = Header(consortium=self.consortium, seq=seq, prev=prev, seen=seen)
-        return sign_envelope(Statement(header, predicate).payload(), self.key)
 
 
 def blobs_of(entry: bytes) -> Iterator[Blob]:
