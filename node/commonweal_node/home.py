@@ -172,7 +172,7 @@ class NodeHome:
 
     @property
     def adopted(self) -> Path:
-        """What serves: a PEFT folder."""
+        """What serves: a link to a PEFT folder in `adopted.versions`."""
         return self.root / "adopted"
 
     @property

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,7 @@ def test_a_new_export_replaces_the_old_one(tmp_path: Path) -> None:
     export_peft(tmp_path, SPEC, blend(SPEC, SHARED, OWN, SOME), "path:/models/tiny")
     export_peft(tmp_path, SPEC, OWN, "path:/models/tiny")
     assert json.loads((tmp_path / "adapter_config.json").read_text())["r"] == SPEC.rank
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o644}
     tensors = safetensors.numpy.load_file(tmp_path / "adapter_model.safetensors")
     assert all((tensors[n] == OWN[n]).all() for n in OWN)
 

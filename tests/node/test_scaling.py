@@ -67,6 +67,10 @@ def test_peft_loads_what_is_exported_under_rslora_and_computes_the_same_model(tm
     export_peft(tmp_path, ROOT, adapter, "path:/models/tiny")
     peft = importlib.import_module("peft")
     theirs = logits(peft.PeftModel.from_pretrained(tiny_base().model, tmp_path))
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    # What a program computes that knows nothing of rsLoRA.
+    assert config["use_rslora"] is False
+    assert config["lora_alpha"] / config["r"] == pytest.approx(ROOT.scale)
     torch.testing.assert_close(ours(ROOT, adapter), theirs, rtol=1e-4, atol=1e-4)
     assert (ours(SPEC, adapter) - theirs).abs().max() > 0.01
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from commonweal_protocols.base.errors import ConfigError, LocalError, MalformedError, StorageError
-from commonweal_protocols.base.files import locked, read_bounded, read_if_there
+from commonweal_protocols.base.files import locked, put_away, read_bounded, read_if_there, show_folder
 from commonweal_protocols.base.keys import read_private
 
 
@@ -101,3 +101,61 @@ def test_what_fails_under_a_lock_is_not_taken_for_its_failure(tmp_path: Path) ->
         (tmp_path / "none").read_bytes()
     with locked(tmp_path / "lock", "the store"):
         pass
+
+
+# -- folders that are shown
+
+
+def shows(link: Path, text: str) -> None:
+    def write(aside: Path) -> None:
+        aside.mkdir()
+        (aside / "weights").write_text(text)
+
+    show_folder(link, write)
+
+
+def test_a_folder_is_shown_whole_and_the_one_before_stays_for_who_is_reading_it(tmp_path: Path) -> None:
+    link = tmp_path / "adopted"
+    for text in ("one", "two", "three", "three"):
+        before = link.resolve() if link.exists() else None
+        shows(link, text)
+        assert (link / "weights").read_text() == text
+        assert before is None or (before / "weights").exists()
+    assert len(list((tmp_path / "adopted.versions").iterdir())) <= 2
+    assert {p.name for p in tmp_path.iterdir()} == {"adopted", "adopted.versions"}
+
+
+def test_what_cannot_be_written_leaves_the_old_folder_shown(tmp_path: Path) -> None:
+    link = tmp_path / "adopted"
+    shows(link, "one")
+
+    def full(aside: Path) -> None:
+        aside.mkdir()
+        (aside / "weights").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match="adopted: wanted to show another folder there: No space left"):
+        show_folder(link, full)
+    assert (link / "weights").read_text() == "one"
+    shows(link, "two")
+    assert (link / "weights").read_text() == "two"
+
+
+def test_a_plain_folder_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
+    link = tmp_path / "adopted"
+    link.mkdir()
+    (link / "weights").write_text("old")
+    shows(link, "new")
+    assert link.is_symlink()
+    assert (link / "weights").read_text() == "new"
+
+
+def test_a_shown_folder_that_is_put_away_is_moved_itself(tmp_path: Path) -> None:
+    link, away = tmp_path / "adopted", tmp_path / "recalled/leaf"
+    shows(link, "one")
+    put_away(link, away)
+    assert not link.is_symlink()
+    assert not away.is_symlink()
+    assert (away / "weights").read_text() == "one"
+    shows(link, "two")
+    assert ((link / "weights").read_text(), (away / "weights").read_text()) == ("two", "one")

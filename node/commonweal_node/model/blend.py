@@ -55,7 +55,7 @@ def export_peft(directory: Path, spec: AdapterSpec, adapter: AdapterTensors, bas
         directory: Made if missing; its adapter files are replaced.
         spec: The adapter's names, layers, and scale, which the folder keeps.
         adapter: Of the spec's rank, or a blend of twice that.
-        base_reference: Written down as the base model's name.
+        base_reference: Written down as the base model's name: what a program that loads the folder can resolve.
 
     Raises:
         BlobError: The adapter breaks the spec.
@@ -71,9 +71,10 @@ def export_peft(directory: Path, spec: AdapterSpec, adapter: AdapterTensors, bas
         "base_model_name_or_path": base_reference,
         "inference_mode": True,
         "r": terms * spec.rank,
-        # PEFT scales by lora_alpha / r, or / √r, which must stay the spec's scale whatever the rank.
-        "lora_alpha": terms * spec.alpha if spec.scaling == "lora" else math.sqrt(terms) * spec.alpha,
-        "use_rslora": spec.scaling == "rslora",
+        # lora_alpha / r must be the spec's scale whatever the rank. That of rsLoRA is written in the same way, since
+        # not every program that serves adapters knows `use_rslora`.
+        "lora_alpha": terms * spec.alpha * (1 if spec.scaling == "lora" else math.sqrt(spec.rank)),
+        "use_rslora": False,
         "lora_dropout": 0.0,
         "bias": "none",
         # Full paths: a bare "q_proj" would also match layers outside of the spec's blocks.
@@ -85,5 +86,7 @@ def export_peft(directory: Path, spec: AdapterSpec, adapter: AdapterTensors, bas
         tensors = {name: np.ascontiguousarray(value) for name, value in adapter.items()}
         save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
         (directory / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        for path in directory.iterdir():
+            path.chmod(0o644)  # for the program that serves it, which is often another user's
     except OSError as error:
         raise StorageError(f"{directory}: wanted to write a PEFT folder, got {error}") from error

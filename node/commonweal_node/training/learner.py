@@ -46,6 +46,7 @@ from commonweal_node.training.team import ALONE, Team
 from commonweal_node.training.train import Progress
 from commonweal_node.training.training_rows import load_training_rows
 from commonweal_protocols.base.errors import ConfigError, UnavailableError
+from commonweal_protocols.base.files import show_folder
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.statements.compact import Recipe
 
@@ -362,18 +363,17 @@ class Learner:
         return self._rows_losses(self._weighted(shared, own, weights), "tune")
 
     def export(self, shared: GridTensors, own: GridTensors, weights: BlendWeights, directory: Path) -> None:
-        """Write a blend as a PEFT folder.
+        """Write a blend as a PEFT folder, and have ``directory`` lead to it in one step.
 
         Raises:
             StorageError: It cannot be written.
         """
         spec, bits = self._compact.adapter, self._compact.adapter.grid_bits
-        export_peft(
-            directory,
-            spec,
-            blend(spec, from_grid(shared, bits), from_grid(own, bits), weights),
-            self._compact.base.reference,
-        )
+        adapter = self._weighted(shared, own, weights)
+        if adapter is None:
+            adapter = blend(spec, from_grid(shared, bits), from_grid(own, bits), weights)
+        base = str(self._material.base.resolve())
+        show_folder(directory, lambda aside: export_peft(aside, spec, adapter, base))
 
     def _weighted(self, shared: GridTensors, own: GridTensors, weights: BlendWeights) -> AdapterTensors | None:
         spec, bits = self._compact.adapter, self._compact.adapter.grid_bits

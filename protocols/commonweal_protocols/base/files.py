@@ -4,7 +4,9 @@ A file is replaced so that a reader, or a crash, meets the old bytes or the new 
 """
 
 import fcntl
+import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -135,10 +137,53 @@ def put_away(path: Path, away: Path) -> None:
     try:
         away.parent.mkdir(exist_ok=True)
         if path.exists():
-            os.replace(path, away)
+            # Where a link leads there (:func:`show_folder`), the folder goes, and then the link.
+            os.replace(path.resolve(), away)
+            sync_directory(path.parent)
+        if path.is_symlink():
+            path.unlink()
             sync_directory(path.parent)
     except OSError as e:
         raise StorageError(f"{path}: wanted to move it to {away}: {e.strerror}") from e
+
+
+def show_folder(link: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder aside, and have ``link`` lead to it in one step: a reader finds the old one or the new one, whole.
+
+    The folders lie in ``<link>.versions``, named by what is in their files. The one that was shown before stays for
+    whoever is reading it, until the next time; older ones are removed.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written; the old one is still shown.
+    """
+    versions = link.with_name(f"{link.name}.versions")
+    aside, following = versions / "open", link.with_name(f"{link.name}.next")
+    try:
+        versions.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        write(aside)
+        digest = hashlib.sha256()
+        for path in sorted(aside.iterdir()):
+            with path.open("rb") as f:
+                digest.update(path.name.encode() + b"\0" + hashlib.file_digest(f, "sha256").digest())
+                os.fsync(f.fileno())
+        shown = versions.resolve() / digest.hexdigest()[:16]
+        if shown.exists():
+            shutil.rmtree(aside)
+        else:
+            os.replace(aside, shown)
+        kept = {shown, link.resolve()}
+        following.unlink(missing_ok=True)
+        following.symlink_to(Path(versions.name) / shown.name, target_is_directory=True)
+        if link.is_dir() and not link.is_symlink():
+            os.replace(link, versions / "before")  # a folder of an earlier version, which made no links
+        os.replace(following, link)
+        sync_directory(link.parent)
+        for old in versions.iterdir():
+            if old.resolve() not in kept:
+                shutil.rmtree(old)
+    except OSError as e:
+        raise StorageError(f"{link}: wanted to show another folder there: {e.strerror or e}") from e
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
