@@ -21,8 +21,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from commonweal_protocols.base.errors import StorageError
-from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.files import read_if_there, write_atomic
+from commonweal_protocols.statements.values import MAX_BLOB_BYTES
 
+MAX_BYTES = 4 * MAX_BLOB_BYTES + (1 << 28)
+"""Four times the largest adapter, and the course of the longest training that a recipe allows."""
 _KEY = "commonweal.training"
 _KINDS = ("values", "means", "squares", "best")
 
@@ -74,13 +77,12 @@ class CheckpointFile:
         Raises:
             StorageError: The file is there and cannot be read as a checkpoint.
         """
-        if not self._path.exists():
+        if (data := read_if_there(self._path, MAX_BYTES, "a training's checkpoint")) is None:
             return b""
         try:
-            data = self._path.read_bytes()
             decode(data)
             return data if _metadata(data)["identity"] == identity else b""
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as e:
+        except (SafetensorError, ValueError, KeyError, TypeError) as e:
             raise StorageError(
                 f"{self._path}: wanted a training's checkpoint, got {type(e).__name__}; remove the file to train anew"
             ) from e
