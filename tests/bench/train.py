@@ -38,9 +38,8 @@ from commonweal_node.model.lora import AdaptedModel
 from commonweal_node.model.tensors import slots
 from commonweal_node.model.tokens import Tokenised, step_indices, tokenise
 from commonweal_node.rows.row import read_examples
-from commonweal_node.training.launch import join_team
 from commonweal_node.training.objectives import TokenObjective
-from commonweal_node.training.team import Team
+from commonweal_node.training.team import Team, join_team
 from commonweal_node.training.train import Progress, rate_factor, train_adapter
 from commonweal_protocols.statements.compact import Recipe
 from tests.bench.contributions import ROOT, TERMS, spec_of, start_of

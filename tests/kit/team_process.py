@@ -20,12 +20,12 @@ from commonweal_node.model.tensors import Factor
 from commonweal_node.model.tokens import tokenise
 from commonweal_node.rows.row import Pair, Text
 from commonweal_node.training.checkpoints import CheckpointFile
-from commonweal_node.training.launch import join_team
+from commonweal_node.training.inputs import Material
 from commonweal_node.training.objectives import Objective, TrainingRows, choose_objectives
-from commonweal_node.training.team import ALONE, Team
+from commonweal_node.training.team import ALONE, Team, join_team
 from commonweal_node.training.train import EarlyStop, Progress, Trained, train_adapter
 from commonweal_node.training.training_rows import tokenise_pairs, tokenise_texts
-from commonweal_protocols.base.errors import LocalError
+from commonweal_protocols.base.errors import ConfigError, LocalError
 from commonweal_protocols.statements.compact import Recipe
 from tests.kit.tiny_model import example, random_adapter, tiny_base
 
@@ -54,8 +54,8 @@ class Scene:
     early_stop: EarlyStop | None = None
     recipe: Recipe = RECIPE
 
-    def objectives(self, rows: TrainingRows = ROWS) -> list[Objective]:
-        return choose_objectives(self.weights, rows)
+    def objectives(self) -> list[Objective]:
+        return choose_objectives(self.weights, ROWS)
 
 
 SCENES = {
@@ -84,14 +84,13 @@ def ignore(_: Progress) -> None:
 def play(
     scene: Scene,
     team: Team = ALONE,
-    rows: TrainingRows = ROWS,
     on_progress: Callable[[Progress], None] = ignore,
     checkpoint: CheckpointFile | None = None,
 ) -> Trained:
     return train_adapter(
         MODEL,
         START,
-        scene.objectives(rows),
+        scene.objectives(),
         scene.recipe,
         SEED,
         on_progress,
@@ -135,17 +134,35 @@ def outcome(train: Callable[[], Trained]) -> str:
         return f"{type(e).__name__}: {e}"
 
 
+def material(scene: Scene, rows: TrainingRows) -> Material:
+    """What a process has loaded."""
+    return Material(MODEL, Path(), Path(), scene.weights, rows, HELDOUT, (), 0)
+
+
+def refusal(agree: Callable[[], None]) -> str:
+    """The error of an agreement; empty: there was none."""
+    try:
+        agree()
+    except ConfigError as e:
+        return str(e)
+    return ""
+
+
 def main(folder: Path) -> None:
     team = join_team()
     found: dict[str, object] = {"size": team.size, "threads": torch.get_num_threads()}
     for name, scene in SCENES.items():
         found[name] = tell(scene, team)
     scene = SCENES["every objective"]
-    # The last worker lacks a row; then it has it again.
+    # The last worker lacks a row.
     last = team.rank == team.size - 1
     fewer = TrainingRows(ROWS.conversations[:-1], ROWS.texts, ROWS.pairs) if last else ROWS
-    found["other rows"] = outcome(lambda: play(scene, team, fewer))
-    found["after other rows"] = outcome(lambda: play(scene, team))
+    found["same"] = refusal(lambda: material(scene, ROWS).agree(team))
+    found["other rows"] = refusal(lambda: material(scene, fewer).agree(team))
+    torch.set_num_threads(2 if last else 1)
+    found["other machine"] = refusal(lambda: material(scene, ROWS).agree(team))
+    torch.set_num_threads(1)
+    found["after a refusal"] = outcome(lambda: play(scene, team))
     kept = CheckpointFile(folder / "checkpoint.safetensors", every_seconds=0) if team.rank == 0 else None
     found["cancelled"] = outcome(lambda: play(scene, team, on_progress=cancelling(4), checkpoint=kept))
     if kept is not None:

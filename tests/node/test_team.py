@@ -135,16 +135,21 @@ def test_early_stop_ends_every_process_at_the_same_step(played: Played) -> None:
     assert all(course["heldout"] == courses[0]["heldout"] for course in courses)
 
 
-def test_a_worker_with_other_rows_is_refused_by_name_in_every_process(played: Played) -> None:
+@pytest.mark.parametrize(
+    ("what", "fix"), [("rows", "copy node.toml and the data"), ("machine", "one number of threads")]
+)
+def test_a_worker_with_other_rows_or_another_machine_is_refused_by_name_in_every_process(
+    played: Played, what: str, fix: str
+) -> None:
     last = len(played) - 1
     for found in played:
-        assert found["other rows"].startswith(
-            "ConfigError: training: wanted the same in every process as in process 0, got another in "
-            f"process {last} on "
+        assert found["same"] == ""
+        assert found[f"other {what}"].startswith(
+            f"{what}: wanted the same in every process as in process 0, got another in process {last} on "
         )
-        assert "copy node.toml and the data" in found["other rows"]
+        assert fix in found[f"other {what}"]
         # Nobody hangs, and the same team trains on.
-        assert found["after other rows"] == found["every objective"]["digest"]
+        assert found["after a refusal"] == found["every objective"]["digest"]
 
 
 def test_a_cancelled_training_ends_in_every_process_and_goes_on_to_the_same_bytes(played: Played) -> None:

@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from commonweal_node.commands.train import train
-from commonweal_node.training.checkpoints import CheckpointFile
+from commonweal_node.training.checkpoints import CheckpointFile, decode
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.keys import create_key_file
 from commonweal_protocols.cli import run as program
@@ -75,8 +75,7 @@ def test_after_kill_9_the_program_goes_on_where_it_was_and_ends_with_the_same_by
     with safe_open(path, framework="np") as file:
         identity = json.loads(file.metadata()["commonweal.training"])["identity"]
     kept = CheckpointFile(path, every_seconds=0)
-    state = kept.load(identity)
-    assert state is not None
+    state = decode(kept.load(identity))
     assert 1 <= state.course.step < 40
     state.course.losses["supervised"][0] = 123.0
     kept.save(identity, state)

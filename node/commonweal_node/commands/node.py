@@ -226,7 +226,7 @@ def run(home: Home = DEFAULT_HOME, passphrase_file: PassphraseFile = None) -> No
     """
     from commonweal_node import daemon
     from commonweal_node.training.jobs import work
-    from commonweal_node.training.launch import join_team
+    from commonweal_node.training.team import join_team
 
     config = load_config(NodeHome(home).settings)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -83,9 +83,9 @@ def train(
     from commonweal_node.charter.charter import load_charter
     from commonweal_node.model.blend import export_peft
     from commonweal_node.training.jobs import ending, work
-    from commonweal_node.training.launch import join_team
     from commonweal_node.training.learner import Learner
     from commonweal_node.training.pareto import save_pareto, weightings
+    from commonweal_node.training.team import join_team
 
     config = load_config(NodeHome(home).settings)
     team = join_team()

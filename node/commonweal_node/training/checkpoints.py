@@ -12,17 +12,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from commonweal_protocols.base.errors import StorageError
-from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.files import read_if_there, write_atomic
+from commonweal_protocols.statements.values import MAX_BLOB_BYTES
 
+MAX_BYTES = 4 * MAX_BLOB_BYTES + (1 << 28)
+"""Four times the largest adapter, and the course of the longest training that a recipe allows."""
 _KEY = "commonweal.training"
+_KINDS = ("values", "means", "squares", "best")
 
 
 class Course(BaseModel):
@@ -62,30 +67,25 @@ class CheckpointFile:
         Raises:
             StorageError: The disk is full or the folder cannot be written.
         """
-        tensors = {f"{kind}.{i}": a for kind, arrays in _arrays(state).items() for i, a in enumerate(arrays)}
+        tensors = {f"{kind}.{i}": a for kind in _KINDS for i, a in enumerate(getattr(state, kind))}
         metadata = {_KEY: json.dumps({"identity": identity, "course": state.course.model_dump()})}
         write_atomic(self._path, save(tensors, metadata), mode=0o600)
 
-    def load(self, identity: str) -> TrainingState | None:
-        """Return what is kept of this very training; None where there is nothing, or it is of another one.
+    def load(self, identity: str) -> bytes:
+        """Return what is kept of this very training, for :func:`decode`; nothing where there is none.
 
         Raises:
             StorageError: The file is there and cannot be read as a checkpoint.
         """
-        if not self._path.exists():
-            return None
+        if (data := read_if_there(self._path, MAX_BYTES, "a training's checkpoint")) is None:
+            return b""
         try:
-            with safe_open(self._path, framework="np") as file:
-                kept = json.loads((file.metadata() or {})[_KEY])
-                if kept["identity"] != identity:
-                    return None
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            course = Course.model_validate(kept["course"])
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, ValidationError) as e:
+            decode(data)
+            return data if _metadata(data)["identity"] == identity else b""
+        except (SafetensorError, ValueError, KeyError, TypeError) as e:
             raise StorageError(
                 f"{self._path}: wanted a training's checkpoint, got {type(e).__name__}; remove the file to train anew"
             ) from e
-        return TrainingState(course, *(_ordered(tensors, kind) for kind in ("values", "means", "squares", "best")))
 
     def remove(self) -> None:
         """Forget it: the training has ended.
@@ -99,8 +99,18 @@ class CheckpointFile:
             raise StorageError(f"{self._path}: cannot be removed: {e.strerror}") from e
 
 
-def _arrays(state: TrainingState) -> Mapping[str, Sequence[NDArray[np.float32]]]:
-    return {"values": state.values, "means": state.means, "squares": state.squares, "best": state.best}
+def decode(data: bytes) -> TrainingState:
+    """Return the state that is in a checkpoint's bytes, which :meth:`CheckpointFile.load` has found to be whole."""
+    tensors = load(data)
+    course = Course.model_validate(_metadata(data)["course"])
+    return TrainingState(course, *(_ordered(tensors, kind) for kind in _KINDS))
+
+
+def _metadata(data: bytes) -> dict[str, Any]:
+    """Of a safetensors file: after the header's length, 8 bytes little-endian, comes its JSON."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    found: dict[str, Any] = json.loads(header["__metadata__"][_KEY])
+    return found
 
 
 def _ordered(tensors: Mapping[str, NDArray[np.float32]], kind: str) -> list[NDArray[np.float32]]:

@@ -1,41 +1,40 @@
 """What process 0 has its workers do, and what they do: load the same base and rows, train when told, end when told.
 
-An order is one JSON text of a closed schema; after that of a training come the start's values, whose number the
-adapter's spec says. Workers are told all that the node knows from the log, the charter and its operator, so a worker's
-home is ``node.toml``, the data that this names, and a cache: no key, no charter, no invite.
+Process 0 says one :class:`Load`, then a :class:`Training` and its start for each training, then nothing: the end.
+Workers are told all that the node knows from the log, the charter and its operator, so a worker's home is
+``node.toml``, the data that this names, and a cache: no key, no charter, no invite.
 """
 
 import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Annotated, Literal
+from datetime import timedelta
+from typing import TypeVar
 
-import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
+from safetensors.numpy import load, save
 
-from commonweal_adapters.files.lora_file import tensor_shapes
 from commonweal_node.charter.objective_weights import ObjectiveWeights
 from commonweal_node.config import NodeConfig
-from commonweal_node.model.tensors import AdapterTensors, Factor, check_adapter
+from commonweal_node.model.tensors import AdapterTensors, Factor
 from commonweal_node.training.checkpoints import CheckpointFile
 from commonweal_node.training.inputs import Material, Terms, load_material
 from commonweal_node.training.objectives import choose_objectives
-from commonweal_node.training.team import Team
+from commonweal_node.training.team import WAIT_TIMEOUT, Team
 from commonweal_node.training.train import EarlyStop, Progress, Trained, train_adapter
-from commonweal_protocols.base.errors import CommonwealError, LocalError, MalformedError, UnavailableError
+from commonweal_protocols.base.errors import CommonwealError, MalformedError, UnavailableError
 from commonweal_protocols.base.schema import Closed
 from commonweal_protocols.statements.compact import AdapterSpec, BaseModelRef, Recipe
 
 log = logging.getLogger(__name__)
 
-_END_SECONDS = 60
+_END_TIMEOUT = timedelta(minutes=1)
 
 
 class Load(Closed):
-    """Load this base, and the rows that these weights train on. It is the :class:`material.Terms` of a worker."""
+    """Load this base, and the rows that these weights train on. It is the :class:`inputs.Terms` of a worker."""
 
-    order: Literal["load"] = "load"
     base: BaseModelRef
     adapter: AdapterSpec
     recipe: Recipe
@@ -45,7 +44,6 @@ class Load(Closed):
 class Training(Closed):
     """Train once. ``early_stop_every_steps`` = 0: all steps are taken."""
 
-    order: Literal["train"] = "train"
     weights: ObjectiveWeights
     recipe: Recipe
     seed: int
@@ -55,13 +53,7 @@ class Training(Closed):
     frozen: Factor | None
 
 
-class End(Closed):
-    """There is no more to do."""
-
-    order: Literal["end"] = "end"
-
-
-_ORDER: TypeAdapter[Load | Training | End] = TypeAdapter(Annotated[Load | Training | End, Field(discriminator="order")])
+Order = TypeVar("Order", Load, Training)
 
 
 def order_load(team: Team, terms: Terms, material: Material) -> None:
@@ -71,8 +63,8 @@ def order_load(team: Team, terms: Terms, material: Material) -> None:
         ConfigError: A worker has other rows, or another kind of machine.
         UnavailableError: A worker has ended.
     """
-    load = Load(base=terms.base, adapter=terms.adapter, recipe=terms.recipe, weights=material.weights)
-    team.spread(load.to_canonical())
+    order = Load(base=terms.base, adapter=terms.adapter, recipe=terms.recipe, weights=material.weights)
+    team.lead(order.to_canonical)
     material.agree(team)
 
 
@@ -89,12 +81,8 @@ def order_training(
     Raises:
         CommonwealError: See :func:`train.train_adapter`.
     """
-    spec = material.model.spec
-    # Before anybody hears of it: what is refused here is refused in one process alone.
-    check_adapter(start, spec, spec.rank)
-    choose_objectives(training.weights, material.rows)
-    team.spread(training.to_canonical())
-    team.spread_arrays([start[name] for name in tensor_shapes(spec)])
+    team.lead(training.to_canonical)
+    team.lead(lambda: save(dict(start)))
     return _train(team, material, training, start, on_progress, checkpoint)
 
 
@@ -102,21 +90,21 @@ def order_training(
 def ending(team: Team) -> Iterator[None]:
     """Within the block the team has work; after it the workers end, and so does the team."""
     try:
-        try:
-            yield
-        except CommonwealError:
-            _order_end(team)
-            raise
-        # Whatever else is raised may leave the workers in the middle of a step: they end because this process has.
+        yield
+    except CommonwealError:
+        _order_end(team)
+        raise
+    else:
         _order_end(team)
     finally:
+        # Whatever else was raised may leave the workers in the middle of a step: they end because this process has.
         team.leave()
 
 
 def _order_end(team: Team) -> None:
     # Who is gone already need not be told.
     with suppress(UnavailableError):
-        team.spread(End().to_canonical(), _END_SECONDS)
+        team.lead(bytes, _END_TIMEOUT)
 
 
 def work(team: Team, config: NodeConfig) -> None:
@@ -125,41 +113,33 @@ def work(team: Team, config: NodeConfig) -> None:
     Raises:
         BaseModelError: The base cannot be had here.
         ConfigError: The rows or the machine are not those of process 0.
-        MalformedError: An order is not one of those known.
+        MalformedError: An order is none of this version.
         UnavailableError: A process of the team has ended.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         # A launcher sends them to all: process 0 decides what becomes of a step that others take part in.
         signal.signal(number, signal.SIG_IGN)
     try:
-        _obey(team, config)
+        if terms := _hear(team, Load):
+            material = load_material(terms, config, terms.weights, team, log.info)
+            material.agree(team)
+            while training := _hear(team, Training):
+                start = load(team.lead(bytes))
+                try:
+                    _train(team, material, training, start, lambda _: None, None)
+                except CommonwealError as e:
+                    # All processes have raised at the same point, unless one has gone.
+                    team.check()
+                    log.warning("%s", e)
     finally:
         team.leave()
 
 
-def _obey(team: Team, config: NodeConfig) -> None:
-    material = None
-    while not isinstance(order := _hear(team), End):
-        if isinstance(order, Load):
-            material = load_material(order, config, order.weights, team, log.info)
-            material.agree(team)
-        elif material is None:
-            raise MalformedError("process 0: wanted the order to load first, got one to train")
-        else:
-            start = {n: np.zeros(shape, np.float32) for n, shape in tensor_shapes(material.model.spec).items()}
-            team.spread_arrays(list(start.values()))
-            try:
-                _train(team, material, order, start, lambda _: None, None)
-            except LocalError as e:
-                # All processes have raised at the same point, unless one has gone.
-                team.check()
-                log.warning("%s", e)
-
-
-def _hear(team: Team) -> Load | Training | End:
-    said = team.spread(b"")
+def _hear(team: Team, kind: type[Order]) -> Order | None:
+    """Wait for process 0's next order; None: there is no more to do."""
+    said = team.lead(bytes, WAIT_TIMEOUT)
     try:
-        return _ORDER.validate_json(said)
+        return kind.model_validate_json(said) if said else None
     except ValidationError as e:
         raise MalformedError(f"process 0: wanted an order, got {said[:80]!r} (is it the same version?)") from e
 

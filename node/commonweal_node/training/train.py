@@ -15,7 +15,6 @@ floats are added; no part is computed twice.
 """
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +29,7 @@ from commonweal_node.model.lora import AdaptedModel
 from commonweal_node.model.packing import Batch
 from commonweal_node.model.tensors import AdapterTensors, Factor
 from commonweal_node.model.tokens import step_indices
-from commonweal_node.training.checkpoints import CheckpointFile, Course, TrainingState
+from commonweal_node.training.checkpoints import CheckpointFile, Course, TrainingState, decode
 from commonweal_node.training.objectives import Objective
 from commonweal_node.training.team import ALONE, Team
 from commonweal_protocols.base.errors import ConfigError
@@ -96,6 +95,8 @@ def train_adapter(
 ) -> Trained:
     """Train from ``start``. Of a team, every process calls it with the same arguments, but for the two of process 0.
 
+    That they are the same is for the caller to see to.
+
     Args:
         model: The base; its spec is the adapter's.
         start: The round's start; not changed.
@@ -112,29 +113,30 @@ def train_adapter(
 
     Raises:
         BlobError: ``start`` breaks the spec.
-        ConfigError: There is no objective, a loss is no longer finite, or a process has other rows or settings.
+        ConfigError: There is no objective, or a loss is no longer finite.
         StorageError: The checkpoint cannot be read or written.
         UnavailableError: A process has ended.
     """
     if not objectives:
         raise ConfigError("training: wanted at least one objective, got none")
     identity = _identity(model, start, objectives, recipe, seed, batch_tokens, early_stop, frozen, team.size)
-    team.agree("training", identity, "copy node.toml and the data of process 0 to that host again")
     order = [list(step_indices(o.num_rows, recipe.batch_size, recipe.steps, seed)) for o in objectives]
     with model.adapter(start) as parameters:
         for o, steps in zip(objectives, order, strict=True):
             o.prepare(model, sorted({i for step in steps for i in step}), batch_tokens, team)
         run = _Run(model, parameters, recipe, early_stop, frozen, team)
-        run.go_on(team.lead(lambda: checkpoint.load(identity.hex()) if checkpoint else None))
+        if kept := team.lead(lambda: checkpoint.load(identity) if checkpoint else b""):
+            run.restore(decode(kept))
         began = saved = time.monotonic()
         before, tokens_before, spent = run.course.step, run.course.tokens, run.course.seconds
 
-        def tell_and_keep() -> None:
+        def tell_and_keep() -> bytes:
             nonlocal saved
             on_progress(_progress(run, recipe.steps, before, tokens_before, seconds))
             if checkpoint and not run.is_over() and time.monotonic() - saved >= checkpoint.every_seconds:
-                checkpoint.save(identity.hex(), run.state())
+                checkpoint.save(identity, run.state())
                 saved = time.monotonic()
+            return b""
 
         for step in range(before, recipe.steps):
             run.take([(o, steps[step]) for o, steps in zip(objectives, order, strict=True)], batch_tokens)
@@ -270,19 +272,8 @@ class _Run:
             [_array(b) for b in self.best],
         )
 
-    def go_on(self, kept: TrainingState | None) -> None:
-        """Go on from where process 0's checkpoint is, if it has one. Its shapes are those of this training."""
-        told = self._team.spread(json.dumps(kept.course.model_dump()).encode() if kept else b"")
-        if not told:
-            return
-        if kept is None:
-            course = Course.model_validate(json.loads(told))
-            values, means, squares, best = ([np.zeros(p.shape, np.float32) for p in self._parameters] for _ in range(4))
-            kept = TrainingState(course, values, means, squares, best if course.best_step else ())
-        self._team.spread_arrays([*kept.values, *kept.means, *kept.squares, *kept.best])
-        self._restore(kept)
-
-    def _restore(self, state: TrainingState) -> None:
+    def restore(self, state: TrainingState) -> None:
+        """Go on from a state of this very training."""
         self.course = state.course
         with torch.no_grad():
             for parameter, value in zip(self._parameters, state.values, strict=True):
@@ -314,7 +305,7 @@ def _identity(
     early_stop: EarlyStop | None,
     frozen: Factor | None,
     processes: int,
-) -> bytes:
+) -> str:
     """What the bytes of the result depend on, in one digest."""
     watched = (early_stop.every_steps, early_stop.patience) if early_stop else ()
     machine = (model.describe(), torch.__version__, processes)
@@ -326,7 +317,7 @@ def _identity(
         digest.update(objective.identity())
     for batch in early_stop.batches if early_stop else ():
         digest.update(batch.ids.tobytes() + batch.targets.tobytes())
-    return digest.digest()
+    return digest.hexdigest()
 
 
 def rate_factor(step: int, steps: int) -> float:
