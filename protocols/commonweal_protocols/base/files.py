@@ -150,8 +150,8 @@ def put_away(path: Path, away: Path) -> None:
 def show_folder(link: Path, write: Callable[[Path], None]) -> None:
     """Write a folder aside, and have ``link`` lead to it in one step: a reader finds the old one or the new one, whole.
 
-    The folders lie in ``<link>.versions``, named by what is in their files. The one that was shown before stays for
-    whoever is reading it, until the next time; older ones are removed.
+    The folders lie in ``<link>.versions``, named by what is in their files. The one that was shown before stays
+    until the next time, for those who read it; older ones are removed.
 
     Raises:
         StorageError: The disk is full or the folder cannot be written; the old one is still shown.
