@@ -120,13 +120,16 @@ def test_training_has_changed_the_adapter_and_lowered_the_loss(survivors: Proces
         assert heldout.shared_micronats < heldout.base_micronats
 
 
-def test_adopted_adapters_are_peft_folders_on_disk(survivors: Processes) -> None:
+def test_what_serves_is_a_peft_folder_on_disk_whatever_was_decided_on_the_newest_release(survivors: Processes) -> None:
     state = survivors.finished(2)
-    newest = state.ratified() if state else None
+    assert state is not None
+    newest = state.ratified()
     assert newest is not None
     for name, adoption in newest.adoptions.items():
-        config = survivors.node(name) / "adopted/adapter_config.json"
-        assert config.exists() == (adoption.decision != "refuse")
+        assert adoption.serves is not None
+        config = json.loads((survivors.node(name) / "adopted/adapter_config.json").read_text())
+        assert config["r"] == state.compact.adapter.rank * (2 if adoption.serves.kind == "blend" else 1)
+        assert Path(config["base_model_name_or_path"]).is_dir(), "any program that loads PEFT folders finds the base"
 
 
 def test_status_and_doctor_speak_for_a_running_federation(survivors: Processes) -> None:
