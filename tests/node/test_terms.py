@@ -32,6 +32,19 @@ def test_terms_that_hide_nothing_say_so() -> None:
     assert shown(plain, "masking").startswith("none: everybody can read each delta")
 
 
+def test_a_rounds_length_its_limits_and_when_rounds_stop_are_told() -> None:
+    recipe = {"steps": 40, "batch_size": 8, "learning_rate_micros": 2000, "max_tokens": 160}
+    plain = compact(recipe=recipe)
+    assert shown(plain, "recipe") == (
+        "a round is 40 steps, each of 8 rows; learning rate 0.002, rows of at most 160 tokens"
+    )
+    assert shown(plain, "limits").startswith(f"{plain.round_deadline_seconds} s for an answer, of at most ")
+    assert shown(plain, "quorum") == "3 updates, 3 ratifications; 3 signatures change this compact"
+    paced = shown(compact(recipe=recipe | {"passes_millis": 1500}, stop_after=2), "recipe")
+    assert paced.startswith("a round is 1.5 passes over your rows, in 5 to 40 steps, each of 8 rows")
+    assert paced.endswith("rounds stop after 2 whose start most members find no better than those before")
+
+
 @pytest.mark.parametrize(
     ("bits", "keep", "words", "loses"),
     [

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from commonweal_protocols.base.text import printable
-from commonweal_protocols.statements.compact import Compact
+from commonweal_protocols.statements.compact import MIN_STEPS, Compact
 from commonweal_protocols.statements.privacy_budget import MICRO, cost_micro_rho, epsilon
 from commonweal_protocols.statements.rules import weights_name
 
@@ -16,11 +16,13 @@ def describe_terms(compact: Compact) -> Iterator[tuple[str, str]]:
     adapter, quorum = compact.adapter, compact.quorum
     yield "base", f"{printable(compact.base.reference)}, sha256 {compact.base.sha256[:16]}…"
     yield "adapter", f"rank {adapter.rank}, alpha {adapter.alpha}, scaling {adapter.scaling}"
+    yield from _rounds(compact)
     yield "rule", f"{compact.rule.name}, weights {weights_name(compact.rule)}"
     yield from _deltas(compact)
     yield from _privacy(compact)
     yield from _masking(compact)
     yield "quorum", f"{quorum.updates} updates, {quorum.ratifications} ratifications"
+    yield "", f"{quorum.amendments} signatures change this compact"
     yield "witnesses", f"{quorum.witnesses} of {', '.join(w.name for w in compact.witnesses) or 'none'}"
     yield "members", ", ".join(m.institution for m in compact.members)
     for m in compact.members:
@@ -29,6 +31,21 @@ def describe_terms(compact: Compact) -> Iterator[tuple[str, str]]:
     yield "coordinator", compact.coordinator.name
     if (fork := compact.forked_from) is not None:
         yield "forked from", f"{fork.consortium} after {fork.at.size} entries of {printable(fork.at.origin)}"
+
+
+def _rounds(compact: Compact) -> Iterator[tuple[str, str]]:
+    """How long a round is, and when rounds stop."""
+    recipe = compact.recipe
+    if recipe.passes_millis is None:
+        length = f"{recipe.steps} steps"
+    else:
+        least = min(MIN_STEPS, recipe.steps)
+        length = f"{recipe.passes_millis / 1000:g} passes over your rows, in {least} to {recipe.steps} steps"
+    yield "recipe", f"a round is {length}, each of {recipe.batch_size} rows"
+    yield "", f"learning rate {recipe.learning_rate_micros / MICRO:g}, rows of at most {recipe.max_tokens} tokens"
+    if compact.stop_after is not None:
+        yield "", f"rounds stop after {compact.stop_after} whose start most members find no better than those before"
+    yield "limits", f"{compact.round_deadline_seconds} s for an answer, of at most {compact.max_update_bytes:,} bytes"
 
 
 def _deltas(compact: Compact) -> Iterator[tuple[str, str]]:
