@@ -317,6 +317,15 @@ def test_unavailable_is_tried_again_after_growing_pauses_and_then_given_up(tls: 
     assert len(pauses) == 4
 
 
+def test_a_coordinator_on_this_host_is_reached_directly_whatever_proxy_is_set(
+    tls: TlsFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("grpc_proxy", "https_proxy", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with answering(tls, b"proof of ") as (client, _, _):
+        assert client.submit(b"x") == b"proof of x"
+
+
 def test_checkpoints_are_asked_for_as_told(tls: TlsFiles) -> None:
     with answering(tls, b"") as (client, _, _):
         assert client.wait_for_checkpoint(7, timeout_seconds=3) == b"7 3"

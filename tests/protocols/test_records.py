@@ -383,6 +383,14 @@ BROKEN: list[tuple[bytes, str, str]] = [
     (b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n", "answered 403", "does not want to"),
     (b"HTTP/1.1 429 Slow\r\nContent-Length: 0\r\n\r\n", "answered 429", "is asked too often"),
 ]
+BROKEN += [
+    (
+        b"HTTP/1.1 %d Go\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n" % n,
+        f"answered {n}",
+        f"sends us on: {n}",
+    )
+    for n in (301, 302, 303, 307, 308)
+]
 
 
 @pytest.mark.parametrize(("answer", "message", "why"), BROKEN, ids=[why for _, _, why in BROKEN])
@@ -391,6 +399,13 @@ def test_a_connection_that_fails_is_worth_another_try_and_is_never_taken_for_evi
 ) -> None:
     with answering(answer) as source, pytest.raises(UnavailableError, match=f"checkpoint: ({message})"):
         source.read("checkpoint", max_bytes=1000)
+
+
+def test_what_is_on_this_host_is_asked_directly_whatever_proxy_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnote") as source:
+        assert source.read("checkpoint", max_bytes=1000) == b"note"
 
 
 def test_a_server_that_never_stops_sending_is_cut_off_at_the_bound() -> None:

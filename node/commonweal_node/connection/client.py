@@ -35,6 +35,7 @@ from commonweal_protocols.base.errors import (
     UnavailableError,
 )
 from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.base.opener import is_loopback
 from commonweal_protocols.base.text import printable
 from commonweal_protocols.statements.upload_permit import parse_blob, sign_permit
 from commonweal_protocols.statements.values import Blob, Digest
@@ -104,6 +105,8 @@ class CoordinatorClient:
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2000),
             ("grpc.enable_retries", 0),
+            # As for the records: a proxy that the environment sets is for other hosts.
+            ("grpc.enable_http_proxy", 0 if is_loopback(f"https://{address}") else 1),
             # In a call that is silent for so long a sign of life is asked for: a connection that was lost without a
             # word is replaced then, and not when TCP gives it up, after a quarter of an hour.
             ("grpc.keepalive_time_ms", 10_000),

@@ -4,7 +4,6 @@ Only https, or http to this very machine, so that what is told cannot be read or
 """
 
 import http.client
-import ipaddress
 import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
@@ -12,15 +11,10 @@ from urllib.parse import urlsplit
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.canonical import Json
 from commonweal_protocols.base.errors import ConfigError, UnavailableError
+from commonweal_protocols.base.opener import is_loopback, opener_for
 
 MAX_BODY_BYTES = 64 << 10
 TIMEOUT_SECONDS = 10
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    # A redirect would lead past the check of the address.
-    def redirect_request(self, *args: object, **kwargs: object) -> None:
-        return None
 
 
 def check_webhook(url: str) -> None:
@@ -30,12 +24,7 @@ def check_webhook(url: str) -> None:
         ConfigError: Not https, and not http to a loopback address.
     """
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not host or not (parts.scheme == "https" or (parts.scheme == "http" and local)):
+    if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(url))):
         raise ConfigError(f"webhook {url}: wanted https://, or http:// to this machine")
 
 
@@ -55,11 +44,8 @@ def post_webhook(url: str, message: Json) -> None:
     request = urllib.request.Request(  # noqa: S310 - the scheme was checked
         url, data=body, method="POST", headers={"Content-Type": "application/json", "User-Agent": "commonweal-audit"}
     )
-    # A proxy would carry what is for this machine off it, in the clear.
-    direct = [urllib.request.ProxyHandler({})] if urlsplit(url).scheme == "http" else []
-    opener = urllib.request.build_opener(_NoRedirect, *direct)
     try:
-        with opener.open(request, timeout=TIMEOUT_SECONDS):
+        with opener_for(url).open(request, timeout=TIMEOUT_SECONDS):
             pass
     except urllib.error.HTTPError as e:
         with e:

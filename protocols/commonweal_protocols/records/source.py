@@ -14,7 +14,6 @@ checking but that of a blob's digest.
 import http.client
 import ssl
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit
 
 from commonweal_protocols.base.canonical import digest_of, parse_decimal
 from commonweal_protocols.base.errors import BlobError, ConfigError, LogError, StorageError, UnavailableError
+from commonweal_protocols.base.opener import opener_for
 from commonweal_protocols.statements.values import Blob
 from commonweal_protocols.tlog.note import MAX_NOTE_BYTES
 from commonweal_protocols.tlog.tiles import BUNDLE_ENTRIES, MAX_ENTRY_BYTES, bundle_path, parse_bundle
@@ -74,16 +74,15 @@ class HttpSource:
         if urlsplit(url).scheme not in ("http", "https"):
             raise ConfigError(f"{url}: wanted an http:// or https:// address")
         try:
-            self._context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+            context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
         except (OSError, ssl.SSLError) as e:
             raise ConfigError(f"{ca_file}: wanted a PEM file of authorities: {e}") from e
         self._url = url.rstrip("/")
+        self._opener = opener_for(url, context)
 
     def read(self, path: str, *, max_bytes: int) -> bytes | None:
         try:
-            with urllib.request.urlopen(  # noqa: S310 - the scheme was checked above
-                f"{self._url}/{path}", timeout=_TIMEOUT_SECONDS, context=self._context
-            ) as response:
+            with self._opener.open(f"{self._url}/{path}", timeout=_TIMEOUT_SECONDS) as response:
                 data = _bounded(path, response.read(max_bytes + 1), max_bytes)
                 # Reading an amount does not complain of a connection that ends early; a cut file is nobody's lie.
                 # Without a length, whole and cut look alike.
