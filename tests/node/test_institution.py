@@ -575,6 +575,25 @@ def test_a_release_that_is_not_the_merge_of_its_inputs_is_not_ratified(f: Federa
     assert node.said()[-1] is Update
 
 
+def test_after_a_release_that_is_not_the_merge_life_goes_on_with_the_next(f: Federation, node: Node) -> None:
+    for name in f.keys:
+        f.say(name, f.update(name))
+    honest = f.release()
+    f.say("hub", honest.model_copy(update={"adapter": blob_of(f.blobs[honest.start.sha256])}))
+    with pytest.raises(RuleError, match="not ratified"):
+        node.tend()
+    f.open_round()  # of the two who are asked nobody ratified it: the next round starts where that one did
+    assert f.state.rounds[1].round.start == f.state.rounds[0].round.start
+    assert node.tend() is None
+    assert node.said()[-1] is Update
+    finish(f, "school", "coop")
+    assert node.tend() is None
+    assert node.said()[-1] is Ratification
+    assert node.tend() is not None, "and is decided upon"
+    with pytest.raises(RuleError, match="release of round 1: wanted the factor-mean"):
+        node.tend()  # nothing else is due, so that is shown
+
+
 def test_a_late_ratification_does_not_wait_for_the_round_that_is_open_by_now(f: Federation, node: Node) -> None:
     finish(f, "school", "coop")
     f.open_round()

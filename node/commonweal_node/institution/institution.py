@@ -25,7 +25,7 @@ from commonweal_node.institution.masked_round import MaskedRound, forget_rounds
 from commonweal_node.institution.submission import submit
 from commonweal_node.probes.probe import Probe
 from commonweal_protocols.base.canonical import digest_of
-from commonweal_protocols.base.errors import RuleError
+from commonweal_protocols.base.errors import BlobError, RuleError
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.membership import LEFT
 from commonweal_protocols.fold.state import LoggedRelease, RoundState, State
@@ -39,7 +39,7 @@ from commonweal_protocols.statements.registry import Predicate
 from commonweal_protocols.statements.rounds import ForeignRelease, Ratification, Refusal, Release, Update
 from commonweal_protocols.statements.rules import AnyRule, FrozenA
 from commonweal_protocols.statements.statement import Statement, open_entry
-from commonweal_protocols.statements.values import Blob, Name
+from commonweal_protocols.statements.values import Blob, Digest, Name
 from commonweal_protocols.tlog.merkle import leaf_hash
 
 log = logging.getLogger(__name__)
@@ -124,6 +124,7 @@ class Institution:
         self._deciding = Deciding(charter, probes, learner, on_phase, self._yield_to_others)
         self._home = home
         self._is_offer_due = True
+        self._objected: dict[Digest, str] = {}  # why releases are not ratified here, by their entry
         self._adapters: dict[str, GridTensors] = {}
 
     # -- saying
@@ -285,24 +286,33 @@ class Institution:
             return None
         if self._state_data(state) or self._withdraw(state) or self._mask(state):
             return None
+        objections: dict[Digest, str] = {}
         for r in state.rounds:
             # Anyone who joined later need not compute the releases of all the years before.
             due = r.is_pending or (self._name in r.round.cohort and r.incident is None)
             if r.release is None or r.release.recalled_by is not None:
                 continue
             if due and self._name not in r.release.ratified_by:
-                self._ratify(state, r.round.round, r.release)
+                if found := self._objection(state, r.round.round, r.release):
+                    # Nothing is signed of this release, or on it; the other rounds are another matter.
+                    objections[r.release.leaf] = found
+                    continue
+                self._ratify(r.round.round, r.release)
                 return None
         # Before a decision on what was released: the others wait for the answer, and nobody for that.
+        newest = state.ratified()
+        if newest is not None and newest.leaf in objections:
+            raise RuleError(objections[newest.leaf])
         if self._is_answer_due(state):
             self._submit_answer(state)
             return None
-        newest = state.ratified()
         if may_decide and newest is not None and self._is_to_decide(state, newest):
             try:
                 return self._adopt(state, newest)
             except _OthersWaitError:
                 log.info("round %d: the decision is taken up again later: others wait", newest.release.round)
+        for objection in objections.values():
+            raise RuleError(objection)
         return None
 
     def is_in_a_round(self) -> bool:
@@ -316,7 +326,7 @@ class Institution:
         last = state.rounds[-1]
         release = last.release
         pending = last.is_pending and release is not None and self._name not in release.ratified_by
-        if pending or self._is_answer_due(state):
+        if (pending and release is not None and release.leaf not in self._objected) or self._is_answer_due(state):
             raise _OthersWaitError
 
     def _state_data(self, state: State) -> bool:
@@ -457,22 +467,32 @@ class Institution:
             if answer is not None and not answers.has_receipt(leaf_hash(answer).hex()):
                 self._log(answer)
 
-    def _ratify(self, state: State, number: int, logged: LoggedRelease) -> None:
+    def _objection(self, state: State, number: int, logged: LoggedRelease) -> str:
+        """Why a release is not ratified here: not the merge of its inputs, or not to be recomputed; else empty."""
+        if logged.leaf in self._objected:
+            return self._objected[logged.leaf]
         self._on_phase("ratifying", number, "computing the release again")
         release: Release = logged.release
         named = (release.start, *release.state_before, *(i.delta for i in release.inputs))
         blobs = {b.sha256: b for b in named}
-        made = recompute_release(
-            state.compact.adapter,
-            release,
-            lambda sha256: self._consortium.get_blob(blobs[sha256]),
-            state.rounds[number - 1].masking,
-        )
+        try:
+            made = recompute_release(
+                state.compact.adapter,
+                release,
+                lambda sha256: self._consortium.get_blob(blobs[sha256]),
+                state.rounds[number - 1].masking,
+            )
+        except BlobError as e:
+            return f"release of round {number}: cannot be recomputed: {e}; not ratified"
         if made != release:
-            raise RuleError(
+            self._objected[logged.leaf] = (
                 f"release of round {number}: wanted the {release.rule.name} of its inputs ({made.adapter.sha256}, "
                 f"{made.figures}), got {release.adapter.sha256}, {release.figures}; not ratified"
             )
+        return self._objected.get(logged.leaf, "")
+
+    def _ratify(self, number: int, logged: LoggedRelease) -> None:
+        release = logged.release
         self._say(Ratification(round=number, release_leaf=logged.leaf, adapter_sha256=release.adapter.sha256))
         self._on_phase("waiting", number, "for the others' ratifications")
 
@@ -513,7 +533,9 @@ class Institution:
     def _pool(self, state: State, number: int, answers: Answers, kept: Kept | None) -> Pool:
         """What there is to choose from: of the releases the newest that count, and the one that serves."""
         releases = {
-            r.round.round: r.release for r in state.rounds[:number] if r.release is not None and r.release.is_ratified
+            r.round.round: r.release
+            for r in state.rounds[:number]
+            if r.release is not None and r.release.is_ratified and r.release.leaf not in self._objected
         }
         wanted = set(sorted(releases)[-MAX_RELEASES:])
         if kept is not None and kept.release_leaf:
