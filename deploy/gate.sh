@@ -74,14 +74,11 @@ step "base model (the one download)"
 
 step "tests"
 export COMMONWEAL_BASE_CACHE=$PWD/.demo/cache HF_HUB_OFFLINE=1
-# Those that start whole federations wait for them most of the time: they run in two halves of about equal length, one
-# beside the others and one after those, each run on a loopback of its own. Four workers at a time on two cores made two
-# of them miss their bounds, so they are not dealt out further.
-late=(tests/*/test_train*.py tests/federation/test_amending.py)
+# Most of the time a test waits: two workers for those that start whole federations run beside two for all others. Each
+# worker has a loopback of its own, so that no port is taken twice.
 code=0
-"$bin/python" -m pytest -m slow "${late[@]/#/--ignore=}" >"$fresh/slow.log" 2>&1 &
-"$bin/python" -m pytest -m "not slow" || code=$?
-"$bin/python" -m pytest -m slow "${late[@]}" || code=$?
+"$bin/python" -m pytest -n 2 --dist loadfile -m slow >"$fresh/slow.log" 2>&1 &
+"$bin/python" -m pytest -n 2 --dist worksteal -m "not slow" || code=$?
 wait $! || code=$?
 cat "$fresh/slow.log"
 exit "$code"

@@ -269,6 +269,7 @@ def test_a_log_in_a_bucket_is_founded_killed_recovered_and_audited_over_https(
 
 
 @pytest.mark.model
+@pytest.mark.timeout(900)
 def test_one_round_on_the_real_model_and_the_demos_own_rows(tmp_path: Path) -> None:
     cache = os.environ.get("COMMONWEAL_BASE_CACHE")
     terms = (DEMO / "compact.toml").read_text()
@@ -278,7 +279,8 @@ def test_one_round_on_the_real_model_and_the_demos_own_rows(tmp_path: Path) -> N
     rows = {name: DEMO / f"communities/{name}.jsonl" for name in ("harbour-school", "tool-coop")}
     with Processes(tmp_path, terms=terms, rows=rows, cache=Path(cache), rounds=1) as p:
         p.start_all()
-        state = p.wait("a ratified release and both decisions", lambda: p.finished(1))
+        # Two trainings and two choices over two dozen rows, on cores that other tests are using.
+        state = p.wait("a ratified release and both decisions", lambda: p.finished(1), seconds=800)
         assert json.loads(audit(p, "--dir", p.public))["rounds"][0]["release"]["check"] == "recomputed"
         newest = state.ratified()
         assert newest is not None
