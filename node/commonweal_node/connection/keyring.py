@@ -21,7 +21,7 @@ from commonweal_protocols.base.keys import create_key_file, load_key_file
 
 
 class KeyRing:
-    """Both keys. Owned by anyone who holds the institution's turn."""
+    """Both keys. Owned by the institution's thread."""
 
     def __init__(self, home: Path, passphrase: bytes | None) -> None:
         """Load the present key.

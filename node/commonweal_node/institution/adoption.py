@@ -1,6 +1,6 @@
 """What a node decides on a release, and on what that rests: this community's own held-out rows, and its charter's bars.
 
-It signs nothing and says nothing: anyone who holds the institution's turn does.
+It signs nothing and says nothing: the institution does.
 """
 
 from collections.abc import Callable

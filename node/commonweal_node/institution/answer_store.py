@@ -49,7 +49,7 @@ class Kept(Closed):
 
 
 class Answers:
-    """Files below a node's home; owned by the one thread that holds the institution's turn."""
+    """Files below a node's home; owned by the institution's thread."""
 
     def __init__(self, home: Path, spec: AdapterSpec) -> None:
         self._home = NodeHome(home)

@@ -47,7 +47,7 @@ def _described(consortium: Digest | None) -> str:
 
 
 class Delegate:
-    """A learner (``institution``) in the name of a consortium; owned by anyone who holds the institution's turn."""
+    """A learner (``institution``) in the name of a consortium; owned by the institution's thread."""
 
     def __init__(
         self,

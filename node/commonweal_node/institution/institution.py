@@ -235,7 +235,7 @@ class Institution:
 
     def _improves(self, state: State, answers: Answers, start: GridTensors) -> bool | None:
         """Whether a round's start is better here than every release before it; None where nobody wants to know it."""
-        blobs = [x.release.release.adapter for x in state.rounds if x.release is not None and x.release.is_ratified]
+        blobs = [logged.release.adapter for logged in self._releases(state).values()]
         if state.compact.stop_after is None or len(blobs) < 2:
             return None
         held = [self._release(answers, state, blob) for blob in blobs[-1 - MAX_RELEASES : -1]]
@@ -532,11 +532,7 @@ class Institution:
 
     def _pool(self, state: State, number: int, answers: Answers, kept: Kept | None) -> Pool:
         """What there is to choose from: of the releases the newest that count, and the one that serves."""
-        releases = {
-            r.round.round: r.release
-            for r in state.rounds[:number]
-            if r.release is not None and r.release.is_ratified and r.release.leaf not in self._objected
-        }
+        releases = {n: logged for n, logged in self._releases(state).items() if n <= number}
         wanted = set(sorted(releases)[-MAX_RELEASES:])
         if kept is not None and kept.release_leaf:
             wanted.add(kept.key.serving.round)
@@ -547,6 +543,14 @@ class Institution:
         held = {n: self._release(answers, state, releases[n].release.adapter) for n in sorted(wanted & releases.keys())}
         answers.forget_releases([releases[n].release.adapter for n in held])
         return Pool(self._adapter(state, state.compact.start), held, owns, updates)
+
+    def _releases(self, state: State) -> dict[int, LoggedRelease]:
+        """The releases that count, by round: ratified, not withdrawn, and not objected to here."""
+        return {
+            r.round.round: r.release
+            for r in state.rounds
+            if r.release is not None and r.release.is_ratified and r.release.leaf not in self._objected
+        }
 
     def _release(self, answers: Answers, state: State, blob: Blob) -> GridTensors:
         held = answers.load_release(blob)

@@ -44,7 +44,7 @@ class MaskedInput(Closed):
 
 
 class MaskedRound:
-    """This node's part in the open round, which is masked; owned by the thread that holds the institution's turn."""
+    """This node's part in the open round, which is masked; owned by the institution's thread."""
 
     def __init__(self, home: Path, r: RoundState, masking: Masking, name: Name) -> None:
         self._folder = NodeHome(home).masking / r.leaf

@@ -66,7 +66,7 @@ class Board(Protocol):
 
 
 class Learner:
-    """Owned by anyone who holds the institution's turn; not thread-safe."""
+    """Owned by the institution's thread; not thread-safe."""
 
     def __init__(
         self,
