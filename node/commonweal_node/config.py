@@ -62,6 +62,8 @@ class NodeConfig(BaseModel):
     witness_host: str = "127.0.0.1"
     witness_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Where this node cosigns its consortium's checkpoints; 0: it is no witness."""
+    unload_after_seconds: Annotated[int, Field(ge=0, le=30 * 86_400)] = 30
+    """How long the base and the rows stay in memory after the last work. Loading them again takes some seconds."""
     tensorboard: bool = False
     """Write each training's course as a TensorBoard event file below ``runs/`` too. Needs the extra ``tensorboard``."""
     trainer: Trainer = ""

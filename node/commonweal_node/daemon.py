@@ -33,9 +33,7 @@ from commonweal_node.institution.adoption import name_of
 from commonweal_node.institution.delegate import Delegate, check_speaks_for
 from commonweal_node.institution.institution import Institution
 from commonweal_node.probes.probe import load_probes
-from commonweal_node.training.jobs import ending
-from commonweal_node.training.learner import Learner
-from commonweal_node.training.team import ALONE, Team
+from commonweal_node.training.model_process import ModelProcess
 from commonweal_protocols.audit.audit import Progress
 from commonweal_protocols.base.errors import BaseModelError, CommonwealError, LocalError, PeerError, UnavailableError
 from commonweal_protocols.base.files import locked
@@ -59,10 +57,9 @@ _BASE_RETRY_SECONDS = 30.0
 class Node:
     """One node. ``run`` blocks until ``stop``."""
 
-    def __init__(self, home: Path, config: NodeConfig, passphrase: bytes | None, team: Team = ALONE) -> None:
+    def __init__(self, home: Path, config: NodeConfig, passphrase: bytes | None) -> None:
         self._home = home
         self._config = config
-        self._team = team
         self._keys = KeyRing(home, passphrase)
         self._witness = NodeWitness(home, config, passphrase) if config.witness_port else None
         self._charter: Charter = load_charter(config.charter)
@@ -130,8 +127,8 @@ class Node:
         self._tell_who_waits(follower.state)
         compact = follower.state.compact
         check_speaks_for(self._config, compact)
-        learner = self._load_learner(compact)
-        if learner is None:
+        model = self._load_model(compact)
+        if model is None:
             return
         institution = Institution(
             self._config.institution,
@@ -143,21 +140,22 @@ class Node:
             max_membership_auc_millis=self._config.max_membership_auc_millis,
             follower=follower,
             consortium=self._link,
-            learner=self._delegate(learner, compact) or learner,
+            learner=self._delegate(model, compact) or model,
             on_phase=self._board.phase,
         )
         try:
             invite = None
             while not self._stopping.is_set():
                 # Without its workers a node can never train again; started anew, all of them can.
-                self._team.check()
+                model.check()
                 if self._link.invite is not invite:
                     invite = self._link.invite
                     institution.offer_again()
                     self._board.set(phase="waiting", doing="for a round", trouble="")
                     self._show_serving(institution)
-                self._tend(institution, follower, learner)
+                self._tend(institution, follower, model)
         finally:
+            model.end()
             self._board.set(phase="stopped")
 
     def stop(self) -> None:
@@ -181,8 +179,8 @@ class Node:
         """Whether the log knows this institution. One whose key has ended is no newcomer: it is told what happened."""
         return state.key(self._config.institution) is not None or public_hex(self._keys.present) in state.retired
 
-    def _load_learner(self, compact: Compact) -> Learner | None:
-        """Load base and rows; None once told to stop. Without its base a node stays up, answers nothing and says why.
+    def _load_model(self, compact: Compact) -> ModelProcess | None:
+        """Have base and rows loaded; None once told to stop. Without its base a node stays up and says why.
 
         Raises:
             ConfigError: The rows are not as they must be.
@@ -191,14 +189,14 @@ class Node:
             self._board.phase("starting", 0, "loading the base model")
             try:
                 weights, home = self._charter.objectives, self._home
-                return Learner(compact, self._config, weights, home, self._board, self._stopping, self._team)
+                return ModelProcess(compact, self._config, weights, home, self._board, self._stopping)
             except BaseModelError as e:
                 log.error("%s", e)
                 self._board.set(trouble=str(e))
                 self._stopping.wait(_BASE_RETRY_SECONDS)
         return None
 
-    def _delegate(self, learner: Learner, compact: Compact) -> Delegate | None:
+    def _delegate(self, model: ModelProcess, compact: Compact) -> Delegate | None:
         """Return who answers in the place of rows, where this node speaks for a consortium."""
         whose, name, home = self._config.speaks_for, self._config.institution, self._home
         if whose is None:
@@ -210,14 +208,14 @@ class Node:
             self._board.set(doing=f"verifying {p.stage} of {whose.consortium}: {p.done} of {p.total}")
 
         source = open_source(whose.records, whose.ca)
-        return Delegate(learner, name, whose.consortium, source, ours=compact, home=home, on_progress=tell)
+        return Delegate(model, name, whose.consortium, source, ours=compact, home=home, on_progress=tell)
 
     def _show_serving(self, institution: Institution) -> None:
         if (kept := institution.serving()) is not None:
             mean, low, high = (x / 1e6 for x in kept.over_alone_micros)
             self._board.set(serves=name_of(kept.key), over_alone=(mean, low, high))
 
-    def _tend(self, institution: Institution, follower: Follower, learner: Learner) -> None:
+    def _tend(self, institution: Institution, follower: Follower, model: ModelProcess) -> None:
         """Do what is due; where nothing was, wait for the log to grow.
 
         A decision waits until the log has been quiet for a while: the next round may open as soon as a release is
@@ -240,9 +238,8 @@ class Node:
             if follower.size != before:
                 self._grown, self._is_resting = time.monotonic(), False
             else:
-                if quiet > _QUIET_SECONDS and not self._is_resting:
-                    self._is_resting = True
-                    learner.rest()
+                self._is_resting = quiet > _QUIET_SECONDS
+                model.rest()
                 self._link.wait_for_checkpoint(follower.size, _REST_SECONDS if self._is_resting else _QUIET_SECONDS)
         except UnavailableError as e:
             self._board.set(trouble=str(e))
@@ -261,8 +258,8 @@ class Node:
         self._board.await_answer(r.round.round if r is not None and is_awaited else 0)
 
 
-def run(home: Path, config: NodeConfig, passphrase: bytes | None, team: Team = ALONE) -> None:
-    """Run a node until SIGTERM or SIGINT, with the workers of its team.
+def run(home: Path, config: NodeConfig, passphrase: bytes | None) -> None:
+    """Run a node until SIGTERM or SIGINT.
 
     Raises:
         StorageError: Another daemon has this home.
@@ -270,8 +267,7 @@ def run(home: Path, config: NodeConfig, passphrase: bytes | None, team: Team = A
     """
     # Before anything is read: two daemons of one home would sign two chains under one key.
     with locked(NodeHome(home).daemon_lock, f"the node of {config.institution}"):
-        node = Node(home, config, passphrase, team)
+        node = Node(home, config, passphrase)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: node.stop())
-        with ending(team):
-            node.run()
+        node.run()

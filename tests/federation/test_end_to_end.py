@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from commonweal_coordinator.log.object_storage import open_s3
@@ -26,6 +27,7 @@ from tests.kit.processes import CANARY, NAMES, PROGRAM, Processes
 from tests.kit.s3 import CREDENTIALS, serve_s3
 
 pytestmark = pytest.mark.slow
+MAX_AT_REST_BYTES = 250 << 20
 DEMO = Path(__file__).parents[2] / "deploy/demo"
 
 
@@ -200,6 +202,8 @@ def test_a_stopped_log_is_mended_while_its_daemon_runs_and_ctrl_c_ends_that(
     with Processes(tmp_path, rounds=0) as p:
         p.start("coordinator")
         for name in NAMES:
+            with (p.node(name) / "node.toml").open("a") as f:
+                f.write("unload_after_seconds = 1\n")
             p.command("node", "join", p.coordinator / "invite.json", "--home", p.node(name), "--yes")
         for name in ("clinic", "coop"):
             p.start(name)
@@ -216,8 +220,9 @@ def test_a_stopped_log_is_mended_while_its_daemon_runs_and_ctrl_c_ends_that(
         assert json.loads(audit(p, "--dir", p.public))["entries"] == {"compact": 1, "identity": 3}
         p.wait("everybody to wait", lambda: all(p.status(n).get("doing") == "for a round" for n in NAMES))
         p.wait("the coordinator to rest", lambda: p.status("coordinator").get("step") == "rest")
-        started = [pid for process in p.running.values() for pid in descendants(process.pid)]
-        assert started == [], "a daemon is one process"
+        running = [process.pid for process in p.running.values()]
+        p.wait("one process a daemon, since the models are unloaded", lambda: not any(map(descendants, running)))
+        assert [pid for pid in running if psutil.Process(pid).memory_info().rss > MAX_AT_REST_BYTES] == []
         for process in p.running.values():
             process.send_signal(signal.SIGINT)
         assert [process.wait(30) for process in p.running.values()] == [0, 0, 0, 0]

@@ -11,7 +11,7 @@ from commonweal_node.config import NodeConfig
 from commonweal_node.connection.status import StatusBoard
 from commonweal_node.model.base_model import detect_adapter_spec, folder_digest
 from commonweal_node.training.learner import Learner
-from commonweal_protocols.statements.compact import BaseModelRef, Recipe
+from commonweal_protocols.statements.compact import BaseModelRef, Compact, Recipe
 from tests.kit.federation import Federation
 from tests.kit.tiny_model import save_tiny_base, tiny_base
 
@@ -19,8 +19,8 @@ BASE = tiny_base()
 SPEC = detect_adapter_spec(BASE, rank=4, alpha=8)
 
 
-def learner(home: Path, train_rows: int, board: StatusBoard, **settings: object) -> Learner:
-    """A whole model side over a tiny base, with so many training rows and eight held-out ones to report on."""
+def terms_and_settings(home: Path, train_rows: int, **settings: object) -> tuple[Compact, NodeConfig]:
+    """A compact of a tiny base, and a node's settings with so many training rows and sixteen held-out ones."""
     save_tiny_base(home / "base")
     rows = [
         {
@@ -34,5 +34,10 @@ def learner(home: Path, train_rows: int, board: StatusBoard, **settings: object)
     config = NodeConfig.model_validate(given | {"threads": torch.get_num_threads()} | settings)
     base = BaseModelRef(reference=f"path:{home / 'base'}", sha256=folder_digest(home / "base"))
     recipe = Recipe(steps=3, batch_size=2, learning_rate_micros=5000, max_tokens=160)
-    terms = Federation().compact.model_copy(update={"base": base, "adapter": SPEC, "recipe": recipe})
-    return Learner(terms, config, ObjectiveWeights(), home, board, threading.Event())
+    return Federation().compact.model_copy(update={"base": base, "adapter": SPEC, "recipe": recipe}), config
+
+
+def learner(home: Path, train_rows: int, board: StatusBoard, **settings: object) -> Learner:
+    """A whole model side over a tiny base, with so many training rows and eight held-out ones to report on."""
+    compact, config = terms_and_settings(home, train_rows, **settings)
+    return Learner(compact, config, ObjectiveWeights(), home, board, threading.Event())

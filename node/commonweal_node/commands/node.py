@@ -225,18 +225,19 @@ def run(home: Home = DEFAULT_HOME, passphrase_file: PassphraseFile = None) -> No
     Started by accelerate launch, several processes train together; those but the first do nothing else.
     """
     from commonweal_node import daemon
-    from commonweal_node.training.jobs import work
-    from commonweal_node.training.team import join_team
+    from commonweal_node.training.launch import launched_rank
 
     config = load_config(NodeHome(home).settings)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # It tells of every request of the hub's client.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    team = join_team()
-    if team.rank:
-        work(team, config)
+    if launched_rank():
+        from commonweal_node.training.jobs import work
+        from commonweal_node.training.team import join_team
+
+        work(join_team(), config)
     else:
-        daemon.run(home.resolve(), config, load_passphrase(passphrase_file), team)
+        daemon.run(home.resolve(), config, load_passphrase(passphrase_file))
 
 
 @app.command()

@@ -238,14 +238,6 @@ class AdaptedModel:
         return hidden.reshape(-1, hidden.shape[-1])[torch.from_numpy(batch.predictors).to(device)]
 
 
-def give_back_memory() -> None:
-    """Give back what freed memory is kept: what a step needed is of no use to a node at rest, and is to others."""
-    torch.cuda.empty_cache()
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if malloc_trim is not None:
-        malloc_trim(0)
-
-
 def _keep_freed_memory() -> None:
     """Ask glibc to keep freed memory: giving megabytes back and faulting them in again costs a fifth of a CPU step."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

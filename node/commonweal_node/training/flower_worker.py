@@ -5,11 +5,8 @@ is the node's process ID. It sends the app one message of type "train" and write
 a second argument it only imports that.
 """
 
-import ctypes
 import json
 import math
-import os
-import signal
 import sys
 import time
 import traceback
@@ -32,6 +29,7 @@ from flwr.app import (
 from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file, save_file
 
+from commonweal_node.training.child import die_with
 from commonweal_node.training.flower_trainer import (
     EXAMPLES,
     MAX_REQUEST_BYTES,
@@ -44,16 +42,7 @@ from commonweal_node.training.flower_trainer import (
 )
 from commonweal_protocols.base.files import read_bounded
 
-_PR_SET_PDEATHSIG = 1
 _NODE, _SERVER = 1, 0
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when the thread that started it ends, which waits for it. Only Linux can."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            sys.exit("the node has ended")
 
 
 def _load_app(name: str) -> ClientApp | None:
@@ -140,7 +129,7 @@ def _train(app: ClientApp, request: Request) -> None:
 
 def main(parent: int, name: str = "") -> int:
     """Import the app of this name, or train with the one that is asked for; return the exit status."""
-    _die_with(parent)
+    die_with(parent)
     if name:
         return NOT_FOUND if _load_app(name) is None else 0
     request = Request.model_validate_json(read_bounded(Path(REQUEST), MAX_REQUEST_BYTES, "a request"))

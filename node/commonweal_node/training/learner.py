@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -27,13 +27,13 @@ from commonweal_node.config import NodeConfig
 from commonweal_node.home import NodeHome
 from commonweal_node.model.blend import BlendWeights, blend, export_peft
 from commonweal_node.model.heldout import heldout_batches, row_losses
-from commonweal_node.model.lora import give_back_memory
 from commonweal_node.model.row_losses import RowLosses
 from commonweal_node.model.tensors import AdapterTensors, Factor, adapter_digest
 from commonweal_node.probes.membership_attack import MIN_ROWS, MembershipAttack
 from commonweal_node.probes.probe import Probe
 from commonweal_node.probes.score import PackedProbe, measure_probe, pack_probe
 from commonweal_node.rows.manifest import load_manifest
+from commonweal_node.training.board import Board
 from commonweal_node.training.checkpoints import CheckpointFile, Course
 from commonweal_node.training.flower_trainer import FlowerTrainer, check_trainer
 from commonweal_node.training.inputs import Terms, load_material, shuffled_seed
@@ -47,7 +47,6 @@ from commonweal_node.training.train import Progress
 from commonweal_node.training.training_rows import load_training_rows
 from commonweal_protocols.base.errors import ConfigError, UnavailableError
 from commonweal_protocols.base.files import show_folder
-from commonweal_protocols.fold.state import State
 from commonweal_protocols.statements.compact import Recipe
 
 if TYPE_CHECKING:
@@ -58,15 +57,8 @@ log = logging.getLogger(__name__)
 MICRO = 1_000_000
 
 
-class Board(Protocol):
-    """Who is told what happens: fields of ``NodeStatus``, by name."""
-
-    def set(self, **fields: object) -> None:
-        """Change fields."""
-
-
 class Learner:
-    """Owned by the institution's thread; not thread-safe."""
+    """Not thread-safe."""
 
     def __init__(
         self,
@@ -133,18 +125,6 @@ class Learner:
     def num_examples(self) -> int:
         """How many training rows the community has, of all kinds that its objectives train on."""
         return len(self._rows.conversations) + len(self._rows.texts) + len(self._rows.pairs)
-
-    @property
-    def release(self) -> None:
-        """None: what is given was trained here."""
-
-    def objection(self, state: State, start: GridTensors, frozen: Factor | None) -> str:
-        """Return nothing: these rows can train from any start."""
-        return ""
-
-    def rest(self) -> None:
-        """Give back the memory that only work needs; the next work takes it again."""
-        give_back_memory()
 
     def train(self, start: GridTensors, recipe: Recipe, what: str, frozen: Factor | None = None) -> GridTensors:
         """Train from ``start`` and return the trained adapter, on the grid. A report of it is kept for the operator.

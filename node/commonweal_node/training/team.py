@@ -22,6 +22,7 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch import nn
 
+from commonweal_node.training.launch import launched_size
 from commonweal_protocols.base.errors import ConfigError, UnavailableError
 
 STEP_TIMEOUT = timedelta(minutes=30)
@@ -37,7 +38,7 @@ def join_team() -> "Team":
     Raises:
         UnavailableError: The others cannot be met.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = launched_size()
     # The launcher says so to whatever it starts, with one process or several.
     if "ACCELERATE_MIXED_PRECISION" not in os.environ and size == 1:
         return ALONE
