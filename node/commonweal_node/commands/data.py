@@ -15,7 +15,6 @@ from rich.table import Table
 
 from commonweal_node.charter.charter import Charter, load_charter
 from commonweal_node.charter.data_policy import Revise
-from commonweal_node.commands.options import AsJson, Home, PassphraseFile
 from commonweal_node.config import load_config
 from commonweal_node.connection.keyring import KeyRing
 from commonweal_node.home import DEFAULT_HOME, NodeHome
@@ -28,6 +27,7 @@ from commonweal_protocols.base import canonical
 from commonweal_protocols.base.canonical import Json
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.keys import load_passphrase
+from commonweal_protocols.base.options import AsJson, DryRun, Home, PassphraseFile
 from commonweal_protocols.statements.data_manifest import DataManifest
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 data_app = typer.Typer(
     no_args_is_help=True, help="This community's rows: add, inspect, curate, report. They never leave."
 )
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and say what would be done; write nothing.")]
 Base = Annotated[Path | None, typer.Option(help="A base model's folder, as fetch-base prints it.")]
 
 

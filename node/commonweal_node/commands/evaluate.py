@@ -9,11 +9,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from commonweal_node.commands.options import AsJson, Home
 from commonweal_node.commands.train import Terms
 from commonweal_node.config import NodeConfig, load_config
 from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.base.options import AsJson, Home
 from commonweal_protocols.base.settings import load_toml
 from commonweal_protocols.base.text import printable
 
