@@ -321,7 +321,7 @@ def test_check_says_what_is_in_a_charter_and_what_is_missing(program: Terminal, 
         "probes": {"autonomy": ["ask-first", "no-harm"], "safety-floor": ["no-harm"]},
     }
     assert program("charter", "check", valley) == 0
-    assert "autonomy shows ask-first, no-harm" in program.out
+    assert "autonomy: ask-first, no-harm; safety-floor: no-harm" in program.out
 
 
 def test_diff_prints_a_line_for_what_differs(program: Terminal, valley: Path, tmp_path: Path) -> None:

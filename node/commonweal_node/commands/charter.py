@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import Field
 
 from commonweal_node.charter.charter import Charter, load_charter
 from commonweal_node.charter.edit import Kind, add_clause, load_text, new_charter, next_version, parse_charter
@@ -17,6 +18,7 @@ from commonweal_protocols.base.errors import ConfigError, MalformedError, PeerEr
 from commonweal_protocols.base.files import read_bounded, write_atomic
 from commonweal_protocols.base.keys import read_private, write_private
 from commonweal_protocols.base.options import AsJson, Ca, Home, PassphraseFile, Place
+from commonweal_protocols.base.report import Report, print_report
 from commonweal_protocols.base.text import printable
 from commonweal_protocols.fold.charters import MAX_OPENING_BYTES, SECRET_BYTES, open_part, parse_opening, publish
 from commonweal_protocols.fold.state import LoggedCharter, State
@@ -38,6 +40,20 @@ FileOrPlace = Annotated[
     ),
 ]
 Institution = Annotated[str | None, typer.Option(help="Of public records: whose charter.")]
+
+
+class CharterReport(Report):
+    """What a charter has, and which probes show whether its clauses are kept."""
+
+    digest: Digest
+    community: str
+    version: int
+    clauses: int
+    safety_items: int
+    public: tuple[str, ...]
+    without_provenance: tuple[Name, ...] = Field(title="clauses without provenance")
+    without_probe: tuple[Name, ...] = Field(title="clauses without a probe")
+    probes: dict[Name, tuple[Name, ...]] = Field(title="probes of clauses")
 
 
 def _is_place(given: str) -> bool:
@@ -92,27 +108,18 @@ def check(file: File, as_json: AsJson = False) -> None:
     """Say whether a file is a charter, what it has, and which evaluations it asks for."""
     charter = load_charter(file)
     clauses = list(charter.clauses())
-    said: dict[str, canonical.Json] = {
-        "digest": charter.digest(),
-        "community": charter.community,
-        "version": charter.version,
-        "clauses": len(clauses),
-        "safety_items": len(charter.safety),
-        "public": list(charter.public),
-        "without_provenance": [c.id for c in clauses if not c.provenance],
-        "without_probe": [c.id for c in clauses if not c.probes],
-        "probes": {probe: list(ids) for probe, ids in charter.probed_by().items()},
-    }
-    if as_json:
-        typer.echo(canonical.encode(said).decode())
-        return
-    for name, value in said.items():
-        shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
-        if isinstance(value, dict):
-            shown = (
-                "; ".join(f"{p} shows {', '.join(map(str, ids))}" for p, ids in charter.probed_by().items()) or "none"
-            )
-        typer.echo(f"{name.replace('_', ' '):<20}{shown}")
+    found = CharterReport(
+        digest=charter.digest(),
+        community=charter.community,
+        version=charter.version,
+        clauses=len(clauses),
+        safety_items=len(charter.safety),
+        public=charter.public,
+        without_provenance=tuple(c.id for c in clauses if not c.provenance),
+        without_probe=tuple(c.id for c in clauses if not c.probes),
+        probes={probe: tuple(ids) for probe, ids in charter.probed_by().items()},
+    )
+    print_report(found, as_json)
 
 
 @app.command()

@@ -30,9 +30,9 @@ class Report(BaseModel):
 
 
 def print_report(report: BaseModel | Sequence[BaseModel], as_json: bool) -> None:
-    """Print a model, or several of one kind as a table. JSON has null for a number that is not finite."""
+    """Print a model, or several of one kind as a table. JSON is one line, with null for a number that is not finite."""
     if as_json:
-        typer.echo(to_json(report, indent=2, inf_nan_mode="null").decode())
+        typer.echo(to_json(report, inf_nan_mode="null").decode())
         return
     for line in _lines(report) if isinstance(report, BaseModel) else _table([_row(r) for r in report]):
         typer.echo(line)
@@ -85,6 +85,8 @@ def _text(value: object, unit: str = "") -> str:
             return ", ".join(_text(v, unit) for v in value)
         case BaseModel():
             return ", ".join(f"{label} {_text(v, u)}" for label, u, v in _fields(value) if v is not None)
+        case Mapping() if any(isinstance(v, tuple | list) for v in value.values()):
+            return "; ".join(f"{printable(str(k))}: {_text(v, unit)}" for k, v in value.items())
         case Mapping():
             return ", ".join(f"{printable(str(k))} {_text(v, unit)}" for k, v in value.items())
         case _:
