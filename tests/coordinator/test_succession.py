@@ -38,7 +38,7 @@ def make_standby(p: Processes) -> Path:
     settings: list[str | Path] = ["--home", home, "--name", "heir"]
     p.command("coordinator", "standby", *settings, "--base-port", str(p.spare_ports), "--rounds", "2")
     p.launch(
-        "heir", "coordinator", "standby", *settings, "--follow", invite["records"],
+        "heir", "coordinator", "standby", *settings, invite["records"],
         "--ca", p.coordinator / "tls/ca.pem", "--consortium", invite["consortium"],
     )  # fmt: skip
     return home
@@ -46,7 +46,7 @@ def make_standby(p: Processes) -> Path:
 
 def succeed(p: Processes, heir: Path) -> str:
     """Draft the succession from the standby's own mirror and every member's copy."""
-    copies: list[str | Path] = [x for name in NAMES for x in ("--records", p.node(name) / "records")]
+    copies: list[str | Path] = [p.node(name) / "records" for name in NAMES]
     return p.command("coordinator", "succeed", "--home", heir, "--consortium", invite_of(p)["consortium"], *copies)
 
 
@@ -193,7 +193,7 @@ def test_a_history_that_lacks_what_a_node_has_seen_is_not_signed(after: Succeede
     try:
         p.command("coordinator", "standby", "--home", home, "--name", "late", "--base-port", str(p.spare_ports + 3))
         consortium, copy = invite_of(p)["consortium"], after.heir / "mirror"
-        p.command("coordinator", "succeed", "--home", home, "--consortium", consortium, "--records", copy)
+        p.command("coordinator", "succeed", "--home", home, "--consortium", consortium, copy)
         (p.home / "late").mkdir()
         p.launch("late", "coordinator", "run", "--home", home)
         p.wait("it to answer", lambda: (home / "status.json").exists())
@@ -218,7 +218,7 @@ def test_two_members_fork_from_the_first_release(after: Succeeded, tmp_path: Pat
         p.command("node", "init", "--home", tmp_path / name, "--institution", name, "--data", rows)
         cards += ["--card", tmp_path / name / "card.json"]
     p.command(
-        "coordinator", "fork", "--from", p.public, "--at", str(at), "--name", "spring", "--home", home, *cards,
+        "coordinator", "fork", p.public, "--at", str(at), "--name", "spring", "--home", home, *cards,
         "--base-port", str(p.spare_ports + 3),
     )  # fmt: skip
     (p.home / "spring").mkdir()
