@@ -160,15 +160,15 @@ def test_no_entry_is_lost_and_every_receipt_holds_in_the_new_history(after: Succ
 def test_the_successors_log_audits_from_a_folder_and_over_https_and_names_the_old_one(after: Succeeded) -> None:
     p, old = after.p, after.p.home / "coordinator/public/checkpoint"
     invite = invite_of(p)
-    by_folder = audit(p, "--dir", p.public)
-    assert by_folder == audit(p, "--url", invite["records"], "--ca", p.coordinator / "tls/ca.pem")
+    by_folder = audit(p, p.public)
+    assert by_folder == audit(p, invite["records"], "--ca", p.coordinator / "tls/ca.pem")
     assert by_folder["verdict"] == "pass"
     assert list(by_folder["carried_over"].values()) == [len(after.carried)]
     receipts = [x for path in (p.node(NAMES[0]) / "receipts").iterdir() for x in ("--against", path)]
-    assert audit(p, "--dir", p.public, *receipts, "--against", after.heir / "mirror/checkpoint")["verdict"] == "pass"
+    assert audit(p, p.public, *receipts, "--against", after.heir / "mirror/checkpoint")["verdict"] == "pass"
     # The disk of the one that is gone may have one entry more, which nobody else has seen.
     left_behind = len(after.old) > len(after.carried)
-    report = audit(p, "--dir", p.public, "--against", old, code=1 if left_behind else 0)
+    report = audit(p, p.public, "--against", old, code=1 if left_behind else 0)
     assert ("left behind" in str(report["findings"])) == left_behind
 
 
@@ -230,7 +230,7 @@ def test_two_members_fork_from_the_first_release(after: Succeeded, tmp_path: Pat
         p.command("node", "join", invite, "--home", tmp_path / name, "--yes", "--fork-source", p.public)
     p.wait("its log", (home / "public/tile/entries").exists)
     p.wait("its first entry", lambda: len(entries_of(home / "public")) == 1)
-    report = audit(p, "--dir", home / "public")
+    report = audit(p, home / "public")
     assert (report["verdict"], report["forked_from"]["release_leaf"]) == ("pass", first.leaf)
     p.command("coordinator", "lint-compact", home / "founding/compact.json", code=1)
     p.stop("spring")

@@ -52,7 +52,7 @@ def test_the_same_command_again_mirrors_under_the_same_keys(program: Terminal, h
     assert program(*args, "--consortium", consortium_of(public)) == 0, program.err
     assert "mirrored: 26 entries, 0 blobs are missing" in program.out
     assert (home / "coordinator-card.json").read_bytes() == card
-    assert program("audit", "run", "--dir", CoordinatorHome(home).mirror, "--no-memory") == 0, "with its blobs"
+    assert program("audit", "run", CoordinatorHome(home).mirror, "--no-memory") == 0, "with its blobs"
 
 
 def test_without_any_history_there_is_no_succession(program: Terminal, home: Path) -> None:
