@@ -41,9 +41,9 @@ found = [m for m in ("numpy", "torch", "grpc", "flwr", "safetensors") if importl
 sys.exit(f"an auditor's install holds {found}" if found else 0)
 PY
 "$bin/python" -m tests.kit.make_records "$fresh/records"
-"$fresh/auditor/bin/commonweal" audit run --dir "$fresh/records/public" --no-memory --no-recompute
+"$fresh/auditor/bin/commonweal" audit run "$fresh/records/public" --no-memory --no-recompute
 code=0
-"$fresh/auditor/bin/commonweal" audit run --dir "$fresh/records/public" --no-memory || code=$?
+"$fresh/auditor/bin/commonweal" audit run "$fresh/records/public" --no-memory || code=$?
 [ "$code" = 3 ] || { echo "wanted exit code 3 for a missing extra, got $code" >&2; exit 1; }
 
 step "a plain install of the wheel: the newest of everything that the metadata allows"
@@ -67,7 +67,7 @@ for group in audit witness; do plain 0 "$group" --help; done
 # The help of some groups needs their extra; the others' needs none.
 for group in adapter charter coordinator motion node vote; do plain "0 3" "$group" --help; done
 plain 2 nonsense
-plain 0 audit run --dir "$fresh/records/public" --no-memory --no-recompute
+plain 0 audit run "$fresh/records/public" --no-memory --no-recompute
 
 step "base model (the one download)"
 "$bin/commonweal" node fetch-base --compact deploy/demo/compact.toml --cache .demo/cache

@@ -45,9 +45,7 @@ def test_a_missing_extra_exits_3_and_names_the_command_that_fixes_it(args: list[
 
 
 def test_an_audit_without_the_arithmetic_says_what_to_install(tmp_path: object) -> None:
-    done = run_blocked(
-        f"from commonweal_protocols.cli import run; sys.exit(run(['audit', 'run', '--dir', {str(tmp_path)!r}]))"
-    )
+    done = run_blocked(f"from commonweal_protocols.cli import run; sys.exit(run(['audit', 'run', {str(tmp_path)!r}]))")
     assert done.returncode == 3
     assert "pip install 'commonweal[recompute]'" in done.stderr
     assert "--no-recompute" in done.stderr

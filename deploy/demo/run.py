@@ -320,7 +320,7 @@ def result(plan: Plan, state: State | None) -> None:
 def audit(plan: Plan) -> int:
     """Audit over the public address only; return the auditor's exit code."""
     records = json.loads((plan.coordinator / "invite.json").read_text())["records"]
-    args = ["audit", "run", "--url", records, "--ca", str(plan.coordinator / "tls/ca.pem")]
+    args = ["audit", "run", records, "--ca", str(plan.coordinator / "tls/ca.pem")]
     args += ["--report", str(plan.home / "audit.json"), "--html", str(plan.home / "audit.html")]
     args += ["--memory", str(plan.home / "auditor.json")]
     console.print(f"[dim]$ commonweal {' '.join(args)}[/]", soft_wrap=True, highlight=False)

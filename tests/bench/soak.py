@@ -61,7 +61,7 @@ def soak(home: Path, rounds: int, seed: int, minutes: float) -> None:
                 markup=False,
             )
         console.print(summary(watch, outcomes))
-        report = json.loads(p.command("audit", "run", "--dir", p.public, "--no-memory", "--json"))
+        report = json.loads(p.command("audit", "run", p.public, "--no-memory", "--json"))
         console.print(f"audit: {report['verdict']}, {len(watch.entries)} entries")
         assert report["verdict"] == "pass"
 

@@ -38,7 +38,7 @@ def make_standby(p: Processes) -> Path:
     settings: list[str | Path] = ["--home", home, "--name", "heir"]
     p.command("coordinator", "standby", *settings, "--base-port", str(p.spare_ports), "--rounds", "2")
     p.launch(
-        "heir", "coordinator", "standby", *settings, "--follow", invite["records"],
+        "heir", "coordinator", "standby", *settings, invite["records"],
         "--ca", p.coordinator / "tls/ca.pem", "--consortium", invite["consortium"],
     )  # fmt: skip
     return home
@@ -46,7 +46,7 @@ def make_standby(p: Processes) -> Path:
 
 def succeed(p: Processes, heir: Path) -> str:
     """Draft the succession from the standby's own mirror and every member's copy."""
-    copies: list[str | Path] = [x for name in NAMES for x in ("--records", p.node(name) / "records")]
+    copies: list[str | Path] = [p.node(name) / "records" for name in NAMES]
     return p.command("coordinator", "succeed", "--home", heir, "--consortium", invite_of(p)["consortium"], *copies)
 
 
@@ -160,15 +160,15 @@ def test_no_entry_is_lost_and_every_receipt_holds_in_the_new_history(after: Succ
 def test_the_successors_log_audits_from_a_folder_and_over_https_and_names_the_old_one(after: Succeeded) -> None:
     p, old = after.p, after.p.home / "coordinator/public/checkpoint"
     invite = invite_of(p)
-    by_folder = audit(p, "--dir", p.public)
-    assert by_folder == audit(p, "--url", invite["records"], "--ca", p.coordinator / "tls/ca.pem")
+    by_folder = audit(p, p.public)
+    assert by_folder == audit(p, invite["records"], "--ca", p.coordinator / "tls/ca.pem")
     assert by_folder["verdict"] == "pass"
     assert list(by_folder["carried_over"].values()) == [len(after.carried)]
     receipts = [x for path in (p.node(NAMES[0]) / "receipts").iterdir() for x in ("--against", path)]
-    assert audit(p, "--dir", p.public, *receipts, "--against", after.heir / "mirror/checkpoint")["verdict"] == "pass"
+    assert audit(p, p.public, *receipts, "--against", after.heir / "mirror/checkpoint")["verdict"] == "pass"
     # The disk of the one that is gone may have one entry more, which nobody else has seen.
     left_behind = len(after.old) > len(after.carried)
-    report = audit(p, "--dir", p.public, "--against", old, code=1 if left_behind else 0)
+    report = audit(p, p.public, "--against", old, code=1 if left_behind else 0)
     assert ("left behind" in str(report["findings"])) == left_behind
 
 
@@ -193,7 +193,7 @@ def test_a_history_that_lacks_what_a_node_has_seen_is_not_signed(after: Succeede
     try:
         p.command("coordinator", "standby", "--home", home, "--name", "late", "--base-port", str(p.spare_ports + 3))
         consortium, copy = invite_of(p)["consortium"], after.heir / "mirror"
-        p.command("coordinator", "succeed", "--home", home, "--consortium", consortium, "--records", copy)
+        p.command("coordinator", "succeed", "--home", home, "--consortium", consortium, copy)
         (p.home / "late").mkdir()
         p.launch("late", "coordinator", "run", "--home", home)
         p.wait("it to answer", lambda: (home / "status.json").exists())
@@ -218,7 +218,7 @@ def test_two_members_fork_from_the_first_release(after: Succeeded, tmp_path: Pat
         p.command("node", "init", "--home", tmp_path / name, "--institution", name, "--data", rows)
         cards += ["--card", tmp_path / name / "card.json"]
     p.command(
-        "coordinator", "fork", "--from", p.public, "--at", str(at), "--name", "spring", "--home", home, *cards,
+        "coordinator", "fork", p.public, "--at", str(at), "--name", "spring", "--home", home, *cards,
         "--base-port", str(p.spare_ports + 3),
     )  # fmt: skip
     (p.home / "spring").mkdir()
@@ -230,7 +230,7 @@ def test_two_members_fork_from_the_first_release(after: Succeeded, tmp_path: Pat
         p.command("node", "join", invite, "--home", tmp_path / name, "--yes", "--fork-source", p.public)
     p.wait("its log", (home / "public/tile/entries").exists)
     p.wait("its first entry", lambda: len(entries_of(home / "public")) == 1)
-    report = audit(p, "--dir", home / "public")
+    report = audit(p, home / "public")
     assert (report["verdict"], report["forked_from"]["release_leaf"]) == ("pass", first.leaf)
     p.command("coordinator", "lint-compact", home / "founding/compact.json", code=1)
     p.stop("spring")

@@ -46,13 +46,13 @@ def test_a_standby_has_a_card_that_a_compact_can_name(home: Path) -> None:
 
 def test_the_same_command_again_mirrors_under_the_same_keys(program: Terminal, home: Path, public: Path) -> None:
     card = (home / "coordinator-card.json").read_bytes()
-    args = ("coordinator", "standby", "--home", home, "--follow", public, "--once")
+    args = ("coordinator", "standby", "--home", home, public, "--once")
     assert program(*args) == 2
-    assert "wanted --consortium SHA256 with --follow, or any log would do" in program.err
+    assert "wanted --consortium SHA256 with PLACE, or any log would do" in program.err
     assert program(*args, "--consortium", consortium_of(public)) == 0, program.err
     assert "mirrored: 26 entries, 0 blobs are missing" in program.out
     assert (home / "coordinator-card.json").read_bytes() == card
-    assert program("audit", "run", "--dir", CoordinatorHome(home).mirror, "--no-memory") == 0, "with its blobs"
+    assert program("audit", "run", CoordinatorHome(home).mirror, "--no-memory") == 0, "with its blobs"
 
 
 def test_without_any_history_there_is_no_succession(program: Terminal, home: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_succession_is_drafted_from_a_copy_and_again_until_it_has_begun(
     lost = two_rounds().state.rounds[1].release
     assert lost is not None
     (public / "blob" / lost.release.adapter.sha256).unlink()
-    assert program(*args, "--records", public) == 0, program.err
+    assert program(*args, public) == 0, program.err
     assert "history: 26 entries of log log.test/three" in program.out
     assert f"missing: blob {lost.release.adapter.sha256}" in program.out
     assert "warning: this coordinator is not the first that the compact names as a successor" in program.out
@@ -81,7 +81,7 @@ def test_a_succession_is_drafted_from_a_copy_and_again_until_it_has_begun(
     assert [m.institution for m in draft_in(home).members] == ["clinic", "school"]
     assert program("coordinator", "lint-compact", "--home", home) == 1
     assert "successors: none" in program.out
-    mirroring = ("coordinator", "standby", "--home", home, "--follow", public, "--consortium", consortium_of(public))
+    mirroring = ("coordinator", "standby", "--home", home, public, "--consortium", consortium_of(public))
     assert program(*mirroring) == 2
     assert "a succession is drafted here" in program.err
     (home / "lock.db").touch()

@@ -134,5 +134,5 @@ def test_what_members_vote_for_the_coordinator_carries_and_an_exit_is_whole(p: P
 
 
 def test_the_whole_of_it_audits(p: Processes) -> None:
-    out = p.command("audit", "run", "--dir", p.public, "--no-memory")
+    out = p.command("audit", "run", p.public, "--no-memory")
     assert "verdict    pass" in out

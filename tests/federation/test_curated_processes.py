@@ -64,7 +64,7 @@ def test_an_update_trained_on_curated_rows_names_the_logged_manifest_and_no_row_
         ]
         updates = [u for u in opened.values() if isinstance(u, Update)]
         assert {(u.data_leaf, u.num_examples) for u in updates} == {(state.manifests["clinic"].leaf, 16), (None, 16)}
-        report = json.loads(p.command("audit", "run", "--dir", p.public, "--no-memory", "--json"))
+        report = json.loads(p.command("audit", "run", p.public, "--no-memory", "--json"))
         assert report["rounds"][0]["data_leaves"] == {"clinic": state.manifests["clinic"].leaf}
         assert not any(CANARY.encode() in e for e in entries)
         store = p.node("clinic") / "data"

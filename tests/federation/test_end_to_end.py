@@ -81,7 +81,7 @@ def test_rounds_end_although_a_node_and_the_coordinator_were_killed(survivors: P
 
 def test_two_auditors_in_two_places_hold_equal_bytes(survivors: Processes, tmp_path: Path) -> None:
     invite = json.loads((survivors.coordinator / "invite.json").read_text())
-    over_https = audit(survivors, "--url", invite["records"], "--ca", survivors.coordinator / "tls/ca.pem")
+    over_https = audit(survivors, invite["records"], "--ca", survivors.coordinator / "tls/ca.pem")
     elsewhere = tmp_path / "usb stick"
     # Exactly what is served, so the copy proves that nothing else is needed.
     for part in ("checkpoint", "tile", "blob"):
@@ -91,14 +91,14 @@ def test_two_auditors_in_two_places_hold_equal_bytes(survivors: Processes, tmp_p
         else:
             elsewhere.mkdir(exist_ok=True)
             shutil.copy(source, elsewhere / part)
-    assert audit(survivors, "--dir", elsewhere, cwd=tmp_path) == over_https
+    assert audit(survivors, elsewhere, cwd=tmp_path) == over_https
     report = json.loads(over_https)
     assert report["verdict"] == "pass"
     assert [r["release"]["check"] for r in report["rounds"]] == ["recomputed", "recomputed"]
 
 
 def test_an_auditor_who_expects_another_consortium_is_told(survivors: Processes) -> None:
-    out = survivors.command("audit", "run", "--dir", survivors.public, "--consortium", "0" * 64, "--no-memory", code=1)
+    out = survivors.command("audit", "run", survivors.public, "--consortium", "0" * 64, "--no-memory", code=1)
     assert "verdict    fail" in out
 
 
@@ -217,7 +217,7 @@ def test_a_stopped_log_is_mended_while_its_daemon_runs_and_ctrl_c_ends_that(
         p.wait("the entry, under the same daemon", lambda: p.status("coordinator").get("size") == 4)
         p.wait("no trouble", lambda: not p.trouble("coordinator"))
         assert p.status("coordinator")["pid"] == p.running["coordinator"].pid
-        assert json.loads(audit(p, "--dir", p.public))["entries"] == {"compact": 1, "identity": 3}
+        assert json.loads(audit(p, p.public))["entries"] == {"compact": 1, "identity": 3}
         p.wait("everybody to wait", lambda: all(p.status(n).get("doing") == "for a round" for n in NAMES))
         p.wait("the coordinator to rest", lambda: p.status("coordinator").get("step") == "rest")
         running = [process.pid for process in p.running.values()]
@@ -259,7 +259,7 @@ def test_a_log_in_a_bucket_is_founded_killed_recovered_and_audited_over_https(
             p.start("school")
             p.wait("the third identity", lambda: size() == 4)
             invite = json.loads((p.coordinator / "invite.json").read_text())
-            report = json.loads(audit(p, "--url", invite["records"], "--ca", p.coordinator / "tls/ca.pem"))
+            report = json.loads(audit(p, invite["records"], "--ca", p.coordinator / "tls/ca.pem"))
             assert (report["verdict"], report["entries"]) == ("pass", {"compact": 1, "identity": 3})
             assert {path.name for path in p.public.iterdir()} <= {"blob", ".partial"}, "no tile lies on this disk"
             storage = open_s3(bucket, endpoint=s3.endpoint)
@@ -286,7 +286,7 @@ def test_one_round_on_the_real_model_and_the_demos_own_rows(tmp_path: Path) -> N
         p.start_all()
         # Two trainings and two choices over two dozen rows, on cores that other tests are using.
         state = p.wait("a ratified release and both decisions", lambda: p.finished(1), seconds=800)
-        assert json.loads(audit(p, "--dir", p.public))["rounds"][0]["release"]["check"] == "recomputed"
+        assert json.loads(audit(p, p.public))["rounds"][0]["release"]["check"] == "recomputed"
         newest = state.ratified()
         assert newest is not None
         assert sorted(newest.ratified_by) == sorted(rows)

@@ -38,7 +38,7 @@ def test_who_is_killed_after_its_masked_input_stands_in_the_release_and_the_audi
     assert r.release is not None
     assert [i.institution for i in r.release.release.inputs] == list(NAMES)
     three.wait("everybody's decision", lambda: three.finished(1))
-    out = three.command("audit", "run", "--dir", three.public, "--no-memory", "--json")
+    out = three.command("audit", "run", three.public, "--no-memory", "--json")
     (report,) = json.loads(out)["rounds"]
     assert report["release"]["check"] == "recomputed"
     assert any("not provable" in line for line in report["masked"])

@@ -112,7 +112,7 @@ def test_a_node_adopts_the_others_release_while_it_runs_and_an_auditor_of_both_f
     (check,) = json.loads(audited)
     assert (check["verdict"], check["named"]["institution"], check["withdrawn"]) == ("holds", "clinic", False)
     for p in (both.three, both.ring):
-        both.three.command("audit", "run", "--dir", p.public, "--no-memory")
+        both.three.command("audit", "run", p.public, "--no-memory")
     assert CANARY.encode() not in entries(both.three)
 
 
@@ -144,4 +144,4 @@ def test_a_delegates_daemon_gives_its_consortiums_release_and_an_auditor_of_both
     (check,) = json.loads(union.command("audit", "foreign", union.public, "--other", both.ring.public, "--json"))
     assert (check["verdict"], check["named"]["institution"]) == ("holds", "delta")
     assert check["sentence"].endswith("start and delta make it, byte for byte")
-    union.command("audit", "run", "--dir", union.public, "--no-memory")
+    union.command("audit", "run", union.public, "--no-memory")

@@ -28,6 +28,6 @@ def test_five_rounds_with_a_fault_in_each_all_end_and_everybody_takes_part_again
             # A round without a release says who was missing.
             assert len(o.answered) >= 2 or o.reason, o
             assert back_after(watch, o) is not None
-        report = json.loads(p.command("audit", "run", "--dir", p.public, "--no-memory", "--json"))
+        report = json.loads(p.command("audit", "run", p.public, "--no-memory", "--json"))
         assert report["verdict"] == "pass"
         assert not any(map(p.trouble, (*NAMES, "coordinator")))

@@ -66,7 +66,7 @@ def told(logs: tuple[Path, Path]) -> list[dict[str, Any]]:
     """What the program prints of the two logs."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        assert run(["audit", "story", "--json", *(f"--dir={path}" for path in logs)]) == 0
+        assert run(["audit", "story", "--json", *map(str, logs)]) == 0
     logs_told: list[dict[str, Any]] = json.loads(out.getvalue())["logs"]
     return logs_told
 
@@ -138,11 +138,11 @@ def test_people_read_what_is_no_routine_and_a_page_has_the_proofs(
     logs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "story.html"
-    assert run(["audit", "story", f"--dir={logs[0]}", f"--html={page}"]) == 0
+    assert run(["audit", "story", f"{logs[0]}", f"--html={page}"]) == 0
     printed = capsys.readouterr().out
     assert "museum leaves" in printed
     assert "contributes to round" not in printed
-    assert run(["audit", "story", f"--dir={logs[0]}", "--all"]) == 0
+    assert run(["audit", "story", f"{logs[0]}", "--all"]) == 0
     assert "contributes to round" in capsys.readouterr().out
     assert page.read_text().count("c2sp.org/tlog-proof@v1") > 50
 
@@ -152,7 +152,7 @@ def test_a_log_that_breaks_its_compact_is_not_told(tmp_path: Path, capsys: pytes
     stranger = Federation(terms={"consortium": "four"})
     stranger.announce()
     public = f.publish(tmp_path, [*f.entries, stranger.entries[1]])
-    assert run(["audit", "story", f"--dir={public}"]) == 1
+    assert run(["audit", "story", f"{public}"]) == 1
     assert "wanted consortium" in capsys.readouterr().err
 
 
@@ -161,7 +161,7 @@ def test_a_checkpoint_of_another_log_lets_nothing_be_told(tmp_path: Path, capsys
     public = f.publish(tmp_path)
     f.log_key = key_of("stranger")
     (public / "checkpoint").write_bytes(f.note())
-    assert run(["audit", "story", f"--dir={public}"]) == 1
+    assert run(["audit", "story", f"{public}"]) == 1
     assert "wanted a signature of log.test/three" in capsys.readouterr().err
 
 

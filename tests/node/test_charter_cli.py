@@ -18,7 +18,7 @@ from commonweal_coordinator.serving.tls import load_or_create_tls
 from commonweal_coordinator.serving.web import RecordsServer
 from commonweal_node.charter.charter import Charter, load_charter
 from commonweal_node.charter.edit import add_clause, clause_toml, new_charter, next_version, parse_charter
-from commonweal_node.institution.voice import speak
+from commonweal_node.institution.opened_home import OpenedHome
 from commonweal_protocols.base.errors import ConfigError, RuleError
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.statements.charter import (
@@ -321,7 +321,7 @@ def test_check_says_what_is_in_a_charter_and_what_is_missing(program: Terminal, 
         "probes": {"autonomy": ["ask-first", "no-harm"], "safety-floor": ["no-harm"]},
     }
     assert program("charter", "check", valley) == 0
-    assert "autonomy shows ask-first, no-harm" in program.out
+    assert "autonomy: ask-first, no-harm; safety-floor: no-harm" in program.out
 
 
 def test_diff_prints_a_line_for_what_differs(program: Terminal, valley: Path, tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_an_imported_clause_keeps_its_provenance_and_dissent_and_says_where_it_i
 ) -> None:
     ours = tmp_path / "ours.toml"
     ours.write_text(new_charter("Harbour"))
-    assert program("charter", "import", ours, "--from", valley, "--clause", "ask-first", "--as", "asking") == 0
+    assert program("charter", "import", ours, valley, "--clause", "ask-first", "--as", "asking") == 0
     source = charter().principles[0]
     assert load_charter(ours).principles[1] == source.model_copy(
         update={
@@ -349,9 +349,9 @@ def test_an_imported_clause_keeps_its_provenance_and_dissent_and_says_where_it_i
             ),
         }
     )
-    assert program("charter", "import", ours, "--from", valley, "--clause", "humility-first") == 0
+    assert program("charter", "import", ours, valley, "--clause", "humility-first") == 0
     assert load_charter(ours).addenda[0].role == "tutor", "it stays an addendum"
-    assert program("charter", "import", ours, "--from", valley, "--clause", "humour") == 2
+    assert program("charter", "import", ours, valley, "--clause", "humour") == 2
     assert "--clause: wanted one of ask-first, be-brief, no-harm, humility-first, got humour" in program.err
 
 
@@ -425,7 +425,7 @@ def test_a_weight_that_changes_between_rounds_is_an_entry(place: Place, program:
     assert two.objectives is not None
     assert two.objectives["supervised_millis"] == 500
     assert one.sealed == two.sealed, "and nothing else has changed"
-    assert program("charter", "show", "--dir", place.hub.public, "--institution", "clinic") == 0
+    assert program("charter", "show", place.hub.public, "--institution", "clinic") == 0
     assert program.out.splitlines()[-1].strip() == "~ objectives: supervised_millis: 1000 -> 500"
 
 
@@ -458,7 +458,7 @@ def test_a_sealed_part_is_opened_to_whom_the_community_likes(place: Place, progr
     assert program("charter", "reveal", "be-brief", "--home", place.home) == 0
     opening = tmp_path / "opening.json"
     opening.write_text(program.out)
-    records = ("--dir", place.hub.public, "--institution", "clinic")
+    records = (place.hub.public, "--institution", "clinic")
     assert program("charter", "verify", opening, *records) == 0
     assert "Be brief." in program.out
     assert "in version 1 (entry 1)" in program.out
@@ -471,7 +471,7 @@ def test_a_clause_is_imported_from_a_log_with_its_consortium(place: Place, progr
     assert program("charter", "publish", "--home", place.home) == 0
     ours = tmp_path / "ours.toml"
     ours.write_text(new_charter("Harbour"))
-    records = ("--dir", place.hub.public, "--institution", "clinic")
+    records = (place.hub.public, "--institution", "clinic")
     assert program("charter", "import", ours, "--clause", "be-brief", *records) == 2, "it is not public"
     assert program("charter", "import", ours, "--clause", "ask-first", *records) == 0
     assert load_charter(ours).principles[1].provenance[-1] == Imported(
@@ -485,7 +485,7 @@ def test_a_clause_is_imported_from_a_log_with_its_consortium(place: Place, progr
 
 def test_whoever_has_published_nothing_is_told_who_has(place: Place, program: Terminal) -> None:
     assert program("charter", "publish", "--home", place.home) == 0
-    assert program("charter", "show", "--dir", place.hub.public, "--institution", "school") == 2
+    assert program("charter", "show", place.hub.public, "--institution", "school") == 2
     assert "wanted one that has published a charter (clinic), got school" in program.err
 
 
@@ -498,7 +498,7 @@ def test_a_statement_that_the_daemon_was_faster_with_is_made_anew_for_its_next_p
             place.hub.say("clinic", Identity(institution="clinic", transport_key="A" * 44))
         return Identity(institution="clinic", transport_key="B" * 44)
 
-    speak(place.home, None, make)
+    OpenedHome(place.home).submit(make)
     place.hub.catch_up()
     assert seen == [1, 2]
     assert place.hub.f.state.identities["clinic"].transport_key == "B" * 44
@@ -512,7 +512,7 @@ def test_what_the_log_does_not_take_is_not_tried_again(place: Place) -> None:
         return Identity(institution="school", transport_key="A" * 44)
 
     with pytest.raises(RuleError, match="identity: wanted institution clinic"):
-        speak(place.home, None, make)
+        OpenedHome(place.home).submit(make)
     assert len(seen) == 1
 
 
@@ -528,5 +528,5 @@ def test_only_the_class_of_a_refusal_asks_for_another_try(place: Place, monkeypa
 
     monkeypatch.setattr(Admission, "check", refuse)
     with pytest.raises(RuleError, match="wanted number"):
-        speak(place.home, None, make)
+        OpenedHome(place.home).submit(make)
     assert len(seen) == 1

@@ -4,17 +4,16 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from commonweal_node.config import load_config
 from commonweal_node.institution.departure import write_departure
-from commonweal_node.institution.motions import follow
+from commonweal_node.institution.opened_home import OpenedHome
 from commonweal_protocols.base.canonical import digest_of, encode
 from commonweal_protocols.base.errors import ConfigError, LogError, PeerError, RuleError, SignatureError
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.records.departure import Departure, check_departure, check_whole
+from commonweal_protocols.records.follower import Follower
 from commonweal_protocols.statements.compact import Quorum
 from commonweal_protocols.statements.governance import Exit
 from commonweal_protocols.statements.statement import open_entry
@@ -108,7 +107,7 @@ def test_who_is_still_a_member_has_no_departure(town: Town) -> None:
     town.hub.announce()
     home = town.home("coop")
     with pytest.raises(RuleError, match="wanted an institution that has left, got coop"):
-        write_departure(home, load_config(home / "node.toml"), town.folder / "departure")
+        write_departure(OpenedHome(home), town.folder / "departure")
     assert not (town.folder / "departure").exists()
 
 
@@ -117,12 +116,9 @@ def test_a_log_that_shows_another_history_while_one_leaves_is_caught(
 ) -> None:
     town, _ = left
     home, seen = town.home("coop"), Seen(origin=ORIGIN, size=4, root="0" * 64)
-    _, source = follow(home)
-    monkeypatch.setattr(
-        "commonweal_node.institution.departure.follow", lambda _: (SimpleNamespace(seen=(seen,)), source)
-    )
+    monkeypatch.setattr(Follower, "seen", (seen,))
     with pytest.raises(LogError, match="forked: at size 4"):
-        write_departure(home, load_config(home / "node.toml"), tmp_path / "another")
+        write_departure(OpenedHome(home), tmp_path / "another")
 
 
 # -- a folder that somebody has changed

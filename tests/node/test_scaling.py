@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from commonweal_adapters.commands.inspect_job import diff_files, inspect_file
-from commonweal_adapters.commands.inspection import module_norms
+from commonweal_adapters.commands.inspection import diff_files, inspect_file, module_norms
 from commonweal_adapters.files.delta import GridTensors, to_grid
 from commonweal_adapters.files.peft_files import load_adapter, save_adapter
 from commonweal_adapters.files.source import Delta, Held
@@ -93,6 +92,7 @@ def test_a_saved_adapter_keeps_its_scaling_for_peft_and_for_us(tmp_path: Path) -
 def test_norms_and_likeness_are_told_of_the_scaled_products(tmp_path: Path) -> None:
     plain, root = (module_norms(spec, SHARED) for spec in (SPEC, ROOT))
     for one, other in zip(plain, root, strict=True):
+        assert one.norm_product is not None
         assert other.norm_product == pytest.approx(one.norm_product * 3**0.5, rel=1e-12)
         assert other.share == one.share
     for spec in (SPEC, ROOT):

@@ -552,14 +552,14 @@ def test_the_command_passes_fails_and_remembers(tmp_path: Path, capsys: pytest.C
     memory, out = tmp_path / "memory", tmp_path / "report.json"
     whole, short = f.publish(tmp_path / "whole"), f.publish(tmp_path / "short", f.entries[:-3])
     options = ["--memory", str(memory), "--report", str(out)]
-    assert run(["audit", "run", "--dir", str(short), *options]) == 0
-    assert run(["audit", "run", "--dir", str(whole), *options, "--json"]) == 0
+    assert run(["audit", "run", str(short), *options]) == 0
+    assert run(["audit", "run", str(whole), *options, "--json"]) == 0
     assert capsys.readouterr().out.endswith(out.read_text())
-    assert run(["audit", "run", "--dir", str(short), *options]) == 1
+    assert run(["audit", "run", str(short), *options]) == 1
     assert "rolled back" in capsys.readouterr().out
     # A failed audit is not remembered as the truth.
-    assert run(["audit", "run", "--dir", str(whole), *options]) == 0
-    assert run(["audit", "run", "--dir", str(whole), *options, "--full"]) == 0
+    assert run(["audit", "run", str(whole), *options]) == 0
+    assert run(["audit", "run", str(whole), *options, "--full"]) == 0
 
 
 def test_the_command_writes_evidence_and_a_checkpoint_that_others_can_compare(
@@ -570,9 +570,9 @@ def test_the_command_writes_evidence_and_a_checkpoint_that_others_can_compare(
     g.run_round()
     ours, theirs = f.publish(tmp_path / "ours"), g.publish(tmp_path / "theirs")
     seen, folder = tmp_path / "seen", tmp_path / "evidence"
-    assert run(["audit", "run", "--dir", str(theirs), "--no-memory", "--checkpoint", str(seen)]) == 0
+    assert run(["audit", "run", str(theirs), "--no-memory", "--checkpoint", str(seen)]) == 0
     assert seen.read_bytes() == (theirs / "checkpoint").read_bytes()
-    against = ["audit", "run", "--dir", str(ours), "--no-memory", "--against", str(seen)]
+    against = ["audit", "run", str(ours), "--no-memory", "--against", str(seen)]
     assert run(against) == 1
     assert "--evidence-dir FOLDER" in capsys.readouterr().err
     assert run([*against, "--evidence-dir", str(folder)]) == 1
@@ -590,7 +590,7 @@ def test_an_authors_receipt_is_gossip_too(tmp_path: Path, capsys: pytest.Capture
     receipt = tmp_path / "receipt.tlog-proof"
     receipt.write_bytes(format_proof(15, tree.inclusion_path(15, tree.size), note_of(g, g.entries)))
     ours = f.publish(tmp_path / "ours")
-    assert run(["audit", "run", "--dir", str(ours), "--no-memory", "--against", str(receipt)]) == 1
+    assert run(["audit", "run", str(ours), "--no-memory", "--against", str(receipt)]) == 1
     assert "forked: at size 25" in capsys.readouterr().out
 
 
@@ -602,8 +602,8 @@ def test_a_memory_names_the_log_that_evidence_is_checked_against(
     g.run_round()
     memory, folder = tmp_path / "memory", tmp_path / "evidence"
     options = ["--memory", str(memory), "--evidence-dir", str(folder)]
-    assert run(["audit", "run", "--dir", str(f.publish(tmp_path / "one")), *options]) == 0
-    assert run(["audit", "run", "--dir", str(g.publish(tmp_path / "two")), *options]) == 1
+    assert run(["audit", "run", str(f.publish(tmp_path / "one")), *options]) == 0
+    assert run(["audit", "run", str(g.publish(tmp_path / "two")), *options]) == 1
     (file,) = folder.iterdir()
     capsys.readouterr()
     assert run(["audit", "evidence", str(file), "--memory", str(memory)]) == 1
@@ -611,15 +611,15 @@ def test_a_memory_names_the_log_that_evidence_is_checked_against(
 
 
 USAGE: list[tuple[list[str], int, str]] = [
-    ([], 2, "wanted one of --url and --dir"),
-    (["--dir", "/nowhere/at/all"], 2, "wanted a folder of public records"),
-    (["--url", "ftp://x"], 2, "wanted an http:// or https:// address"),
-    (["--url", "https://127.0.0.1:1", "--no-memory"], 4, "does not answer"),
-    (["--dir", ".", "--sign", "key.pem"], 2, "wanted both of --sign and --verdict"),
-    (["--dir", ".", "--webhook", "https://127.0.0.1:1"], 2, "wanted --follow with --webhook"),
-    (["--dir", ".", "--follow", "--webhook", "http://example.org/"], 2, "wanted https://, or http:// to this machine"),
+    ([], 2, "Missing argument 'PLACE'"),
+    (["/nowhere/at/all"], 2, "wanted a folder of public records"),
+    (["ftp://x"], 2, "wanted an http:// or https:// address"),
+    (["https://127.0.0.1:1", "--no-memory"], 4, "does not answer"),
+    ([".", "--sign", "key.pem"], 2, "wanted both of --sign and --verdict"),
+    ([".", "--webhook", "https://127.0.0.1:1"], 2, "wanted --follow with --webhook"),
+    ([".", "--follow", "--webhook", "http://example.org/"], 2, "wanted https://, or http:// to this machine"),
     (
-        ["--dir", ".", "--against", "/nowhere/at/all"],
+        [".", "--against", "/nowhere/at/all"],
         2,
         "/nowhere/at/all: wanted a signed checkpoint, got no such file",
     ),

@@ -352,7 +352,7 @@ def test_the_command_tells_the_webhook_and_exits_1(
     f = two_rounds()
     public = f.publish(tmp_path)
     (public / "blob" / f.compact.start.sha256).unlink()
-    follow = ["audit", "run", "--dir", str(public), "--no-memory", "--follow", "--webhook", hook.url]
+    follow = ["audit", "run", str(public), "--no-memory", "--follow", "--webhook", hook.url]
     assert run(follow) == 1
     assert "finding: entry 0" in capsys.readouterr().out
     (body,) = hook.bodies
@@ -362,7 +362,7 @@ def test_the_command_tells_the_webhook_and_exits_1(
 
 def test_sigterm_ends_the_command_with_0(tmp_path: Path) -> None:
     public = two_rounds().publish(tmp_path)
-    args = ["audit", "run", "--dir", str(public), "--no-memory", "--follow", "--interval-seconds", "3600"]
+    args = ["audit", "run", str(public), "--no-memory", "--follow", "--interval-seconds", "3600"]
     code = f"import sys; from commonweal_protocols.cli import run; sys.exit(run({args!r}))"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

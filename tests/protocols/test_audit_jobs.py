@@ -128,6 +128,6 @@ def test_a_memory_that_was_made_with_processes_is_the_one_made_without() -> None
 
 @pytest.mark.parametrize("jobs", ["0", "-1", "x"])
 def test_jobs_are_a_number_from_one_on(jobs: str) -> None:
-    done = CliRunner().invoke(audit_cli.app, ["run", "--dir", ".", "--jobs", jobs])
+    done = CliRunner().invoke(audit_cli.app, ["run", ".", "--jobs", jobs])
     assert done.exit_code == 2
     assert "--jobs" in done.output

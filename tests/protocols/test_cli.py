@@ -381,15 +381,16 @@ def test_an_invite_that_is_none_is_refused(program: Terminal, joining: Joining, 
     assert "nothing.json" in program.err
 
 
-@pytest.mark.parametrize("said", ["n\n", ""])
+@pytest.mark.parametrize(("said", "code"), [("n\n", 0), ("", 130)], ids=["a no", "no answer"])
 def test_nothing_is_signed_without_a_yes_to_what_is_shown(
-    program: Terminal, joining: Joining, monkeypatch: pytest.MonkeyPatch, said: str
+    program: Terminal, joining: Joining, monkeypatch: pytest.MonkeyPatch, said: str, code: int
 ) -> None:
     f = Federation()
     monkeypatch.setattr(founding, "check_draft", lambda *_: (b"payload", f.compact))
     monkeypatch.setattr(founding, "sign_draft", lambda *_: pytest.fail("signed"))
     monkeypatch.setattr(sys, "stdin", io.StringIO(said))
-    assert program(*joining.args) == 130
+    assert program(*joining.args) == code
+    assert ("nothing was signed" in program.out) == (code == 0)
     for shown in (f.compact.base.reference, f.compact.rule.name, "2 updates, 2 ratifications", *NAMES):
         assert shown in program.out
     assert not (joining.home / "invite.json").exists()
@@ -409,7 +410,7 @@ def test_masks_noise_and_encoding_are_shown_before_signing(
         compact = changed(Federation().compact, terms)
         monkeypatch.setattr(founding, "check_draft", lambda *_, compact=compact: (b"payload", compact))
         monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
-        assert program(*joining.args) == 130
+        assert program(*joining.args) == 0
         assert wanted in program.out
 
 
@@ -437,7 +438,7 @@ def test_what_is_shown_before_signing_is_shown_as_it_is(
         compact = f.compact.model_copy(update={"base": base})
         monkeypatch.setattr(founding, "check_draft", lambda *_, compact=compact: (b"payload", compact))
         monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
-        assert program(*joining.args) == 130
+        assert program(*joining.args) == 0
         assert shown in program.out
 
 

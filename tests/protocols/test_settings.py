@@ -105,6 +105,23 @@ def test_a_bad_line_is_refused_by_file_key_and_value(tmp_path: Path, load: Load,
         load(path)
 
 
+def test_everything_that_is_wrong_is_said_at_once_and_unknown_keys_name_the_known(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text('threads = -1\nthread = 2\ndata = "rows.jsonl"\n[speaks_for]\nrecord = "x"\nrecords = "y"\n')
+    with pytest.raises(ConfigError) as refused:
+        load_node(path)
+    lines = str(refused.value).splitlines()
+    assert all(line.startswith(f"{path}: ") for line in lines)
+    said = [line.removeprefix(f"{path}: ") for line in lines]
+    assert sorted(line.split(":")[0] for line in said) == [
+        "institution", "speaks_for.consortium", "speaks_for.record", "thread", "threads",
+    ]  # fmt: skip
+    assert "institution: Field required" in said, "and not the whole file as what was got"
+    assert "speaks_for.record: Extra inputs are not permitted, got 'x'; wanted one of ca, consortium, records" in said
+    (thread,) = (line for line in said if line.startswith("thread:"))
+    assert thread.endswith(f"; wanted one of {', '.join(sorted(NodeConfig.model_fields))}")
+
+
 @pytest.mark.parametrize("name", ["Clinic", "-clinic", "a clinic", "", "c" * 64, "a/b", "..", "klinik\u00e4"])
 def test_a_name_that_could_be_no_file_or_no_members_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / "node.toml"

@@ -188,7 +188,7 @@ def test_an_auditor_makes_a_key_signs_a_verdict_and_others_check_it(
     assert run(["audit", "keygen", str(key)]) == 0
     auditor = capsys.readouterr().out.strip()
     assert key.stat().st_mode & 0o777 == 0o600
-    audit = ["audit", "run", "--dir", str(public), "--no-memory", "--report", str(report)]
+    audit = ["audit", "run", str(public), "--no-memory", "--report", str(report)]
     assert run([*audit, "--sign", str(key), "--verdict", str(verdict)]) == 0
     check = ["audit", "verify-verdict", str(verdict), "--key"]
     capsys.readouterr()

@@ -1,4 +1,4 @@
-"""What can be said of an adapter, and of two of them, for people: norms, fit to a grid, likeness. Pure, floating point.
+"""``commonweal adapter inspect`` and ``diff``: norms of adapters, their fit to a grid, their likeness. Floating point.
 
 The LoRA product of a layer is s B A with s = ``spec.scale``. Its norm and inner products are had without making it:
 
@@ -10,31 +10,38 @@ Factors alone mislead: B R and R⁻¹ A are the same adapter for every invertibl
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from commonweal_adapters.files.delta import LIMIT
 from commonweal_adapters.files.lora_file import Slot, slots
+from commonweal_adapters.files.peft_files import Adapter, Scaling, load_adapter
+from commonweal_protocols.base.errors import BlobError
+from commonweal_protocols.base.report import Report
 from commonweal_protocols.statements.compact import AdapterSpec
 
 Tensors = Mapping[str, NDArray[np.float32]]
+_ANY_BITS = 20
+"""Likeness depends on no grid."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleNorms:
-    """One module over all layers: Frobenius norms of its factors and of s B A, and its share of the whole ‖s B A‖²."""
+class ModuleNorms(Report):
+    """One module over all layers: Frobenius norms of its factors and of s B A, and its share of the whole ‖s B A‖².
+
+    Of a delta the last two are None: the product of two deltas is nothing that a model ever adds.
+    """
 
     module: str
-    norm_a: float
-    norm_b: float
-    norm_product: float
-    share: float
+    norm_a: float = Field(title="‖A‖")
+    norm_b: float = Field(title="‖B‖")
+    norm_product: float | None = Field(title="‖s·B·A‖")
+    share: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class GridFit:
+class GridFit(Report):
     """How values sit on a grid: the largest in units of the range, and what rounding to the grid would change."""
 
     grid_bits: int
@@ -47,16 +54,109 @@ class GridFit:
     """‖rounded - x‖ / ‖x‖ over all values; 0 where all are 0."""
 
 
-@dataclass(frozen=True, slots=True)
-class Likeness:
+class Likeness(Report):
     """Two adapters of one shape, in one module over all layers or in all: cosines, and ‖s B A - s' B' A'‖."""
 
     module: str
-    cosine_factors: float
-    cosine_product: float
-    distance_product: float
-    norm_first: float
-    norm_second: float
+    cosine_factors: float = Field(title="cos factors")
+    cosine_product: float = Field(title="cos B·A")
+    distance_product: float = Field(title="‖difference‖")
+    norm_first: float = Field(title="‖first‖")
+    norm_second: float = Field(title="‖second‖")
+
+
+class Inspection(Report):
+    """One adapter. What needs a spec is None or empty where no consortium could have such an adapter."""
+
+    path: str
+    size_bytes: int
+    dtypes: tuple[str, ...]
+    is_delta: bool
+    base: str | None
+    elements: int
+    rank: int | None
+    alpha: float | None
+    scaling: Scaling | None
+    layers: int | None
+    modules: tuple[ModuleNorms, ...]
+    fit: GridFit | None
+    problems: tuple[str, ...]
+
+
+def inspect_file(path: Path, grid_bits: int) -> Inspection:
+    """Look at an adapter or a delta, and say what is wrong with it.
+
+    Raises:
+        ConfigError: It cannot be read.
+        BlobError: It is no adapter at all.
+    """
+    adapter = load_adapter(path)
+    problems = list(adapter.problems)
+    tensors = adapter.values(grid_bits)
+    finite = all(np.isfinite(x).all() for x in tensors.values())
+    fit = grid_fit(tensors, grid_bits) if finite else None
+    if fit and fit.range_used > 1:
+        problems.append(f"values: wanted at most ±2^{24 - fit.grid_bits} for this grid, got {fit.largest}")
+    spec, norms = None, []
+    try:
+        spec = adapter.spec(grid_bits)
+        norms = module_norms(spec, tensors) if finite else []
+    except BlobError as e:
+        problems.append(str(e))
+    if spec and adapter.config and adapter.config.r != spec.rank:
+        problems.append(f"r: wanted {spec.rank}, which the tensors have, got {adapter.config.r} in the configuration")
+    return Inspection(
+        path=str(adapter.path),
+        size_bytes=adapter.size_bytes,
+        dtypes=adapter.dtypes,
+        is_delta=adapter.is_delta,
+        base=adapter.config.base_model_name_or_path if adapter.config else None,
+        elements=sum(x.size for x in tensors.values()),
+        rank=spec.rank if spec else None,
+        alpha=adapter.config.lora_alpha if adapter.config else None,
+        scaling=adapter.config.scaling if adapter.config else None,
+        layers=spec.layers if spec else None,
+        modules=tuple(
+            m.model_copy(update={"norm_product": None, "share": None}) if adapter.is_delta else m for m in norms
+        ),
+        fit=fit,
+        problems=tuple(problems),
+    )
+
+
+def diff_files(one: Path, other: Path) -> tuple[Likeness, ...]:
+    """Compare two adapters of the same layers and modules.
+
+    Raises:
+        ConfigError: One cannot be read.
+        BlobError: One is no adapter, has a value that is not finite, or their layers or modules differ.
+    """
+    first, second = (load_sound(path) for path in (one, other))
+    specs = first.spec(_ANY_BITS), second.spec(_ANY_BITS)
+    same = specs[1].model_copy(update={k: getattr(specs[0], k) for k in ("rank", "alpha", "scaling")})
+    if same != specs[0]:
+        raise BlobError(f"{other}: wanted the layers and modules of {shape_of(specs[0])}, got {shape_of(specs[1])}")
+    return tuple(compare(specs[0], first.values(_ANY_BITS), specs[1], second.values(_ANY_BITS)))
+
+
+def load_sound(path: Path) -> Adapter:
+    """Read an adapter that has no problems.
+
+    Raises:
+        ConfigError: It cannot be read.
+        BlobError: It is no adapter, or has a problem: the first is told.
+    """
+    adapter = load_adapter(path)
+    if adapter.problems:
+        raise BlobError(f"{adapter.path}: {adapter.problems[0]}")
+    return adapter
+
+
+def shape_of(spec: AdapterSpec) -> str:
+    """What distinguishes two specs, for an error's text."""
+    scaling = "" if spec.scaling == "lora" else f" ({spec.scaling})"
+    modules = ", ".join(m.name for m in spec.modules)
+    return f"rank {spec.rank}, alpha {spec.alpha}{scaling}, {spec.layers} layers of {modules}"
 
 
 def module_norms(spec: AdapterSpec, tensors: Tensors) -> list[ModuleNorms]:
@@ -70,7 +170,13 @@ def module_norms(spec: AdapterSpec, tensors: Tensors) -> list[ModuleNorms]:
         sums[2] += _inner(a, b, a, b)
     whole = sum(product for _, _, product in squares.values())
     return [
-        ModuleNorms(name, math.sqrt(a), math.sqrt(b), spec.scale * _root(product), product / whole if whole else 0.0)
+        ModuleNorms(
+            module=name,
+            norm_a=math.sqrt(a),
+            norm_b=math.sqrt(b),
+            norm_product=spec.scale * _root(product),
+            share=product / whole if whole else 0.0,
+        )
         for name, (a, b, product) in squares.items()
     ]
 
@@ -86,7 +192,13 @@ def grid_fit(tensors: Tensors, grid_bits: int) -> GridFit:
         off += int(np.count_nonzero(gap))
         error += float(np.sum(gap * gap))
         whole += float(np.sum(scaled * scaled))
-    return GridFit(grid_bits, largest / scale, largest / LIMIT, off, math.sqrt(error / whole) if whole else 0.0)
+    return GridFit(
+        grid_bits=grid_bits,
+        largest=largest / scale,
+        range_used=largest / LIMIT,
+        off_grid=off,
+        rounding_error=math.sqrt(error / whole) if whole else 0.0,
+    )
 
 
 def compare(one_spec: AdapterSpec, one: Tensors, other_spec: AdapterSpec, other: Tensors) -> list[Likeness]:

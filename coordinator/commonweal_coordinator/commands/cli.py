@@ -10,7 +10,16 @@ from rich.console import Console
 
 from commonweal_coordinator import daemon
 from commonweal_coordinator.commands.home import check_settings, make_home, save_settings, second_vkey
-from commonweal_coordinator.commands.options import BasePort, Home, Host, NewPassphraseFile, PublicHost
+from commonweal_coordinator.commands.options import (
+    BasePort,
+    Cards,
+    Host,
+    OtherTerms,
+    PublicHost,
+    Remove,
+    Revoke,
+    Rounds,
+)
 from commonweal_coordinator.commands.succession_cli import fork, lint_compact, print_warnings, standby, succeed
 from commonweal_coordinator.config import LogSettings, load_config
 from commonweal_coordinator.home import DEFAULT_HOME, CoordinatorHome
@@ -20,6 +29,8 @@ from commonweal_coordinator.status import CoordinatorStatus
 from commonweal_coordinator.succession.compact_draft import amend_compact, draft_compact, load_terms, parse_revocation
 from commonweal_coordinator.succession.draft_signatures import Draft
 from commonweal_protocols.base.keys import load_passphrase
+from commonweal_protocols.base.options import AsJson, DryRun, Home, PassphraseFile
+from commonweal_protocols.base.report import print_report
 from commonweal_protocols.base.status_file import load_status, now
 from commonweal_protocols.fold.amendment import describe_changes
 from commonweal_protocols.records.replay import replay
@@ -43,13 +54,13 @@ def init(
     host: Host = "127.0.0.1",
     public_host: PublicHost = None,
     base_port: BasePort = 7400,
-    rounds: Annotated[int, typer.Option(help="How many ratified releases to reach; 0: open no rounds.")] = 1,
+    rounds: Rounds = 1,
     successor: Successor = None,
     log_store: Annotated[str, typer.Option(help="s3://BUCKET/PREFIX for the log's tiles; a folder if not given.")] = "",
     log_endpoint: Annotated[str | None, typer.Option(help="The S3 server, where it is not Amazon's.")] = None,
     log_region: Annotated[str | None, typer.Option(help="Its region, where it is not in the environment.")] = None,
     post_quantum: Annotated[bool, typer.Option(help="Sign checkpoints with an ML-DSA-44 key too.")] = False,
-    passphrase_file: NewPassphraseFile = None,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
     """Draft the founding compact and make this coordinator's keys, certificate and settings.
 
@@ -79,17 +90,12 @@ def init(
 @app.command()
 def amend(
     home: Home = DEFAULT_HOME,
-    compact: Annotated[Path | None, typer.Option(help="Other terms (TOML); those in force if not given.")] = None,
-    card: Annotated[
-        list[Path] | None, typer.Option(help="The card of one who joins, or who has a new key or witness.")
-    ] = None,
-    remove: Annotated[list[str] | None, typer.Option(help="An institution that leaves.")] = None,
-    revoke: Annotated[
-        list[str] | None,
-        typer.Option(help="INSTITUTION@INDEX:REASON. Its key ends; what it signed from that entry on is suspect."),
-    ] = None,
+    compact: OtherTerms = None,
+    card: Cards = None,
+    remove: Remove = None,
+    revoke: Revoke = None,
     successor: Successor = None,
-    dry_run: Annotated[bool, typer.Option(help="Say what would change, and draft nothing.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Draft the next version of the compact. It is in force once the thresholds of both versions have signed it.
 
@@ -124,7 +130,7 @@ def amend(
 @app.command()
 def run(
     home: Home = DEFAULT_HOME,
-    passphrase_file: Annotated[Path | None, typer.Option(help="The file with the keys' passphrase.")] = None,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C: found the consortium, keep its log, run its rounds."""
     config = load_config(CoordinatorHome(home).settings)
@@ -135,13 +141,13 @@ def run(
 @app.command()
 def status(
     home: Home = DEFAULT_HOME,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what a coordinator is doing: which round, who is awaited, what is in the way."""
     found = load_status(home, CoordinatorStatus, "coordinator")
     alive = found.phase != "stopped" and _alive(found.pid)
     if as_json:
-        typer.echo(found.model_dump_json())
+        print_report(found, as_json)
         return
     console = Console(highlight=False)
     console.print(f"consortium  {found.consortium}")

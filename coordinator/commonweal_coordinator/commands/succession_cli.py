@@ -8,7 +8,16 @@ import typer
 
 from commonweal_coordinator.commands.home import check_settings, make_home, save_settings
 from commonweal_coordinator.commands.lint import choke_points
-from commonweal_coordinator.commands.options import BasePort, Home, Host, NewPassphraseFile, PublicHost
+from commonweal_coordinator.commands.options import (
+    BasePort,
+    Cards,
+    Host,
+    OtherTerms,
+    PublicHost,
+    Remove,
+    Revoke,
+    Rounds,
+)
 from commonweal_coordinator.config import LogSettings, load_config
 from commonweal_coordinator.home import DEFAULT_HOME, CoordinatorHome
 from commonweal_coordinator.serving.blobs import BlobStore
@@ -25,6 +34,7 @@ from commonweal_coordinator.succession.succession import (
 from commonweal_protocols.base.errors import ConfigError, MalformedError
 from commonweal_protocols.base.files import read_bounded
 from commonweal_protocols.base.keys import load_passphrase
+from commonweal_protocols.base.options import Ca, Home, PassphraseFile, Place, Places
 from commonweal_protocols.fold.amendment import describe_changes
 from commonweal_protocols.records.replay import replay, replay_at
 from commonweal_protocols.records.source import DirectorySource, Source, open_source, read_blob
@@ -32,9 +42,6 @@ from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.invite import Card, CoordinatorCard
 from commonweal_protocols.statements.statement import parse_statement
 from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
-
-Rounds = Annotated[int, typer.Option(help="How many ratified releases to reach, the old ones too; 0: open no rounds.")]
-Ca = Annotated[Path | None, typer.Option(help="A PEM of the authority behind the records' addresses.")]
 
 
 def print_warnings(compact: Compact) -> bool:
@@ -46,6 +53,9 @@ def print_warnings(compact: Compact) -> bool:
 
 
 def standby(
+    place: Annotated[
+        str | None, typer.Argument(metavar="PLACE", help="The records of the coordinator in office: whom to mirror.")
+    ] = None,
     home: Home = DEFAULT_HOME,
     name: Annotated[str, typer.Option(help="This coordinator's short name, unlike the one's in office.")] = "standby",
     host: Host = "127.0.0.1",
@@ -53,15 +63,14 @@ def standby(
     base_port: BasePort = 7400,
     rounds: Rounds = 1,
     consortium: Annotated[str, typer.Option(help="Whose log to mirror: the digest of its founding compact.")] = "",
-    follow: Annotated[str, typer.Option(help="The records of the one in office: an address, or a folder.")] = "",
     ca: Ca = None,
     once: Annotated[bool, typer.Option("--once", help="Mirror what is there now, and end.")] = False,
-    passphrase_file: NewPassphraseFile = None,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make a coordinator that waits, and mirror the log and blobs of the one in office until SIGTERM or Ctrl-C.
 
     The first time, keys, certificate and coordinator-card.json are made: the consortium names that card as a successor
-    (commonweal coordinator amend --successor). Without --follow that is all.
+    (commonweal coordinator amend --successor). Without PLACE that is all.
     """
     files = CoordinatorHome(home)
     if not files.settings.exists():
@@ -69,14 +78,14 @@ def standby(
         card, config = make_home(home, settings, name, load_passphrase(passphrase_file))
         save_settings(home, config)
         typer.echo(f"coordinator {name}, key {card.coordinator.key}; its card: {files.card}")
-    if not follow:
+    if place is None:
         return
     if not consortium:
-        raise ConfigError("standby: wanted --consortium SHA256 with --follow, or any log would do")
+        raise ConfigError("standby: wanted --consortium SHA256 with PLACE, or any log would do")
     if files.succession.exists():
         raise ConfigError(f"{home}: a succession is drafted here; run: commonweal coordinator run --home {home}")
     config = load_config(files.settings)
-    mirroring = core.Standby(home, open_source(follow, ca), consortium, config.min_free_bytes)
+    mirroring = core.Standby(home, open_source(place, ca), consortium, config.min_free_bytes)
     if once:
         mirroring.step()
         typer.echo(f"mirrored: {mirroring.size} entries, {len(mirroring.missing)} blobs are missing")
@@ -88,18 +97,17 @@ def standby(
 def succeed(
     consortium: Annotated[str, typer.Option(help="Which consortium: the digest of its founding compact.")],
     home: Home = DEFAULT_HOME,
-    records: Annotated[
-        list[str] | None, typer.Option(help="A copy of the records: a member's, an auditor's; an address or a folder.")
-    ] = None,
+    places: Places = None,
     ca: Ca = None,
-    compact: Annotated[Path | None, typer.Option(help="Other terms (TOML); those in force if not given.")] = None,
-    card: Annotated[list[Path] | None, typer.Option(help="The card of one who joins, or has a new key.")] = None,
-    remove: Annotated[list[str] | None, typer.Option(help="An institution that leaves.")] = None,
-    revoke: Annotated[list[str] | None, typer.Option(help="INSTITUTION@INDEX:REASON. Its key ends.")] = None,
+    compact: OtherTerms = None,
+    card: Cards = None,
+    remove: Remove = None,
+    revoke: Revoke = None,
 ) -> None:
     """Draft the version of the compact under which this standby follows the coordinator that is gone.
 
-    It continues from the longest history that it finds, in its own mirror and in the copies given. Members sign with
+    It continues from the longest history that it finds, in its own mirror and in the copies given: a member's, an
+    auditor's. Members sign with
     `commonweal node amend --invite INVITE`, while `commonweal coordinator run` serves the draft; with enough signatures
     the new log begins, with all that was in the old one.
     """
@@ -107,11 +115,11 @@ def succeed(
     if files.lock.exists():
         raise ConfigError(f"{home}: a log has begun here already; a coordinator succeeds once")
     own = CoordinatorCard.load(files.card)
-    sources: dict[str, Source] = {place: open_source(place, ca) for place in records or ()}
+    sources: dict[str, Source] = {place: open_source(place, ca) for place in places or ()}
     if (files.mirror / "checkpoint").exists():
         sources[str(files.mirror)] = DirectorySource(files.mirror)
     if not sources:
-        raise ConfigError(f"succeed: wanted a history, got none: {files.mirror} is empty; give --records")
+        raise ConfigError(f"succeed: wanted a history, got none: {files.mirror} is empty; give the PLACE of a copy")
     history = longest({place: read_history(source, consortium) for place, source in sources.items()})
     state = history.replica.state
     made = amend_compact(
@@ -144,22 +152,22 @@ def succeed(
 
 
 def fork(
-    source: Annotated[str, typer.Option("--from", help="The old log's records: an address, or a folder.")],
+    place: Place,
     name: Annotated[str, typer.Option(help="What the new consortium is called.")],
     home: Home = DEFAULT_HOME,
     at: Annotated[
         int | None, typer.Option(help="How many of its entries are common history; all if not given.")
     ] = None,
     member: Annotated[list[str] | None, typer.Option(help="A member that goes along, with its old key.")] = None,
-    card: Annotated[list[Path] | None, typer.Option(help="The card of one that goes along with a new key.")] = None,
-    compact: Annotated[Path | None, typer.Option(help="Other terms (TOML); the old ones if not given.")] = None,
+    card: Cards = None,
+    compact: OtherTerms = None,
     coordinator: Annotated[str, typer.Option(help="This coordinator's short name.")] = "coordinator",
     host: Host = "127.0.0.1",
     public_host: PublicHost = None,
     base_port: BasePort = 7400,
     rounds: Rounds = 1,
     ca: Ca = None,
-    passphrase_file: NewPassphraseFile = None,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
     """Draft the founding compact of a consortium that goes its own way from a place in an old log.
 
@@ -167,7 +175,7 @@ def fork(
     each from a home of its own for this consortium, and thereby check that the old log says the same.
     """
     files = CoordinatorHome(home)
-    records = open_source(source, ca)
+    records = open_source(place, ca)
     replica = replay(records) if at is None else replay_at(records, at)[0]
     settings = check_settings(coordinator, host, public_host, base_port, rounds, LogSettings())
     own, config = make_home(home, settings, name, load_passphrase(passphrase_file))

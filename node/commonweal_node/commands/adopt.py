@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from commonweal_node.commands.options import AsJson, Home, PassphraseFile
 from commonweal_node.commands.train import Screen
-from commonweal_node.config import NodeConfig, load_config
+from commonweal_node.config import NodeConfig
 from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_protocols.audit.vocabulary import describe_foreign
 from commonweal_protocols.base.errors import ConfigError
-from commonweal_protocols.base.keys import load_passphrase
+from commonweal_protocols.base.options import AsJson, Ca, DryRun, Home, PassphraseFile, Place
 from commonweal_protocols.base.text import printable
 from commonweal_protocols.records.source import open_source
 
@@ -25,17 +24,15 @@ if TYPE_CHECKING:
 
 
 def adopt(
-    records: Annotated[str, typer.Argument(help="The other consortium's public records: an address, or a folder.")],
+    records: Place,
     consortium: Annotated[
         str, typer.Option(help="Which consortium that must be: 64 hex digits, from people whom you trust.")
     ],
-    ca: Annotated[
-        Path | None, typer.Option(help="PEM of the authority behind the address; the system's if not given.")
-    ] = None,
+    ca: Ca = None,
     number: Annotated[
         int | None, typer.Option("--round", min=1, help="The round whose release is meant; the newest if not given.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Evaluate it; keep and say nothing.")] = False,
+    dry_run: DryRun = False,
     again: Annotated[bool, typer.Option("--again", help="Also if it was decided on already.")] = False,
     home: Home = DEFAULT_HOME,
     as_json: AsJson = False,
@@ -48,13 +45,12 @@ def adopt(
     newer releases; what was recalled there is put away here.
     """
     from commonweal_node.institution.foreign_adoption import Adopter, withdraw
-    from commonweal_node.institution.motions import follow
+    from commonweal_node.institution.opened_home import OpenedHome
     from commonweal_node.institution.other_consortium import verify_release
-    from commonweal_node.institution.voice import speak
 
-    config, passphrase = load_config(NodeHome(home).settings), load_passphrase(passphrase_file)
     home = home.resolve()
-    state = follow(home)[0].state
+    opened = OpenedHome(home, passphrase_file)
+    config, state = opened.config, opened.state()
     if consortium == state.consortium:
         raise ConfigError("node adopt: wanted another consortium, got our own, whose releases the daemon decides on")
     console = Console(stderr=True, markup=False, highlight=False)
@@ -73,9 +69,8 @@ def adopt(
         if decided and not again:
             _print(decided[-1], None, as_json)
             return
-        adopter = Adopter(
-            home, _deciding(home, config, state.compact, screen), lambda said: speak(home, passphrase, lambda _: said)
-        )
+        deciding = _deciding(home, config, state.compact, screen)
+        adopter = Adopter(home, deciding, lambda adoption: opened.submit(lambda _: adoption))
         if dry_run:
             adoption, entry = adopter.decide(found, state.compact), None
         else:

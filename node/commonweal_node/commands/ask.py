@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from commonweal_node.commands.options import AsJson, Home
 from commonweal_node.config import load_config
 from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.base.options import AsJson, Home
 from commonweal_protocols.base.text import printable
 
 

@@ -6,22 +6,24 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import Field
 
 from commonweal_node.charter.charter import Charter, load_charter
 from commonweal_node.charter.edit import Kind, add_clause, load_text, new_charter, next_version, parse_charter
-from commonweal_node.commands.options import AsJson, Home, PassphraseFile
 from commonweal_node.commands.voices import draft, voices
 from commonweal_node.config import load_config
 from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.errors import ConfigError, MalformedError, PeerError, StorageError
 from commonweal_protocols.base.files import read_bounded, write_atomic
-from commonweal_protocols.base.keys import load_passphrase, read_private, write_private
+from commonweal_protocols.base.keys import read_private, write_private
+from commonweal_protocols.base.options import AsJson, Ca, Home, PassphraseFile, Place
+from commonweal_protocols.base.report import Report, print_report
 from commonweal_protocols.base.text import printable
 from commonweal_protocols.fold.charters import MAX_OPENING_BYTES, SECRET_BYTES, open_part, parse_opening, publish
 from commonweal_protocols.fold.state import LoggedCharter, State
 from commonweal_protocols.records.replay import replay
-from commonweal_protocols.records.source import DirectorySource, HttpSource, Source
+from commonweal_protocols.records.source import is_address, open_source
 from commonweal_protocols.statements.charter import TERMS, Addendum, Change, Clause, Imported, describe, diff
 from commonweal_protocols.statements.governance import Charter as PublishedCharter
 from commonweal_protocols.statements.values import Digest, Name
@@ -31,17 +33,31 @@ app.command()(voices)
 app.command()(draft)
 
 File = Annotated[Path, typer.Argument(help="A charter (TOML).")]
-Url = Annotated[str | None, typer.Option(help="Where a consortium's public records are served, https://HOST:PORT.")]
-Directory = Annotated[Path | None, typer.Option("--dir", help="A folder of public records.")]
-Ca = Annotated[Path | None, typer.Option(help="PEM of the authority behind --url; the system's if not given.")]
-Institution = Annotated[str | None, typer.Option(help="Whose published charter.")]
+FileOrPlace = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE|PLACE", help="A charter (TOML); or public records, an address or a folder: a published one."
+    ),
+]
+Institution = Annotated[str | None, typer.Option(help="Of public records: whose charter.")]
 
 
-def _replay(url: str | None, directory: Path | None, ca: Path | None) -> State:
-    if (url is None) == (directory is None):
-        raise ConfigError("records: wanted one of --url and --dir")
-    source: Source = HttpSource(url, ca) if url else DirectorySource(directory or Path())
-    return replay(source).state
+class CharterReport(Report):
+    """What a charter has, and which probes show whether its clauses are kept."""
+
+    digest: Digest
+    community: str
+    version: int
+    clauses: int
+    safety_items: int
+    public: tuple[str, ...]
+    without_provenance: tuple[Name, ...] = Field(title="clauses without provenance")
+    without_probe: tuple[Name, ...] = Field(title="clauses without a probe")
+    probes: dict[Name, tuple[Name, ...]] = Field(title="probes of clauses")
+
+
+def _is_place(given: str) -> bool:
+    return is_address(given) or Path(given).is_dir()
 
 
 def _published(state: State, institution: str | None) -> tuple[LoggedCharter, ...]:
@@ -92,48 +108,37 @@ def check(file: File, as_json: AsJson = False) -> None:
     """Say whether a file is a charter, what it has, and which evaluations it asks for."""
     charter = load_charter(file)
     clauses = list(charter.clauses())
-    said: dict[str, canonical.Json] = {
-        "digest": charter.digest(),
-        "community": charter.community,
-        "version": charter.version,
-        "clauses": len(clauses),
-        "safety_items": len(charter.safety),
-        "public": list(charter.public),
-        "without_provenance": [c.id for c in clauses if not c.provenance],
-        "without_probe": [c.id for c in clauses if not c.probes],
-        "probes": {probe: list(ids) for probe, ids in charter.probed_by().items()},
-    }
-    if as_json:
-        typer.echo(canonical.encode(said).decode())
-        return
-    for name, value in said.items():
-        shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
-        if isinstance(value, dict):
-            shown = (
-                "; ".join(f"{p} shows {', '.join(map(str, ids))}" for p, ids in charter.probed_by().items()) or "none"
-            )
-        typer.echo(f"{name.replace('_', ' '):<20}{shown}")
+    found = CharterReport(
+        digest=charter.digest(),
+        community=charter.community,
+        version=charter.version,
+        clauses=len(clauses),
+        safety_items=len(charter.safety),
+        public=charter.public,
+        without_provenance=tuple(c.id for c in clauses if not c.provenance),
+        without_probe=tuple(c.id for c in clauses if not c.probes),
+        probes={probe: tuple(ids) for probe, ids in charter.probed_by().items()},
+    )
+    print_report(found, as_json)
 
 
 @app.command()
 def show(
-    file: Annotated[Path | None, typer.Argument(help="A charter (TOML); without it, a published one.")] = None,
-    url: Url = None,
-    directory: Directory = None,
+    given: FileOrPlace,
     ca: Ca = None,
     institution: Institution = None,
     as_json: AsJson = False,
 ) -> None:
     """Print a charter in its canonical form; of a published one, every version and what each changed."""
-    if file is not None:
-        record = load_charter(file).record()
+    if not _is_place(given):
+        record = load_charter(Path(given)).record()
         said = canonical.encode(record.model_dump(mode="json")).decode()
         typer.echo(said if as_json else f"version {record.version}, digest {record.digest()}")
         if not as_json:
             for change in diff({}, record.parts()):
                 _print(change)
         return
-    versions = _published(_replay(url, directory, ca), institution)
+    versions = _published(replay(open_source(given, ca)).state, institution)
     if as_json:
         listed = [{"entry": v.index, "charter": v.charter.model_dump(mode="json")} for v in versions]
         typer.echo(canonical.encode(listed).decode())  # type: ignore[arg-type]  # a model's JSON
@@ -161,21 +166,19 @@ def diff_command(before: File, after: File, as_json: AsJson = False) -> None:
 @app.command(name="import")
 def import_clause(
     into: Annotated[Path, typer.Argument(help="The charter (TOML) that gets the clause.")],
+    given: FileOrPlace,
     clause: Annotated[str, typer.Option(help="The clause's id there.")],
-    source: Annotated[Path | None, typer.Option("--from", help="Another charter (TOML); or a published one.")] = None,
     name: Annotated[str | None, typer.Option("--as", help="The id that it gets here; the same if not given.")] = None,
-    url: Url = None,
-    directory: Directory = None,
     ca: Ca = None,
     institution: Institution = None,
 ) -> None:
     """Add a clause of another charter, with where it comes from, and with the dissent that stands beside it there."""
-    if source is not None:
-        charter: Charter = load_charter(source)
+    if not _is_place(given):
+        charter = load_charter(Path(given))
         kinds = _kinds(charter.principles, charter.safety, charter.addenda)
         origin = Imported(kind="import", charter=charter.digest(), clause=clause)
     else:
-        state = _replay(url, directory, ca)
+        state = replay(open_source(given, ca)).state
         logged = _published(state, institution)[-1].charter
         kinds = _kinds(logged.principles, logged.safety, logged.addenda)
         origin = Imported(
@@ -228,7 +231,7 @@ def publish_command(
 
     What seals the others is made once and kept in HOME/keys/charter.secret: without it nothing can be opened.
     """
-    from commonweal_node.institution.voice import speak
+    from commonweal_node.institution.opened_home import OpenedHome
 
     charter, institution, secret = _own(home)
     if not secret.exists():
@@ -238,7 +241,7 @@ def publish_command(
         before = state.charters.get(institution, ())
         return publish(charter.record(), institution, before[-1].charter.digest() if before else None, _secret(secret))
 
-    leaf = speak(home, load_passphrase(passphrase_file), make)
+    leaf = OpenedHome(home, passphrase_file).submit(make)
     typer.echo(f"version {charter.version} of the charter of {institution} is logged: entry {leaf}")
 
 
@@ -255,9 +258,8 @@ def reveal(part: Annotated[str, typer.Argument(help="A clause's id, or a term.")
 @app.command()
 def verify(
     opening: Annotated[Path, typer.Argument(help="What was handed over.")],
+    place: Place,
     institution: Institution = None,
-    url: Url = None,
-    directory: Directory = None,
     ca: Ca = None,
 ) -> None:
     """Say which published versions of an institution's charter an opening belongs to. Exit 1: to none."""
@@ -266,7 +268,7 @@ def verify(
     )
     said = parse_opening(data.rstrip(b"\n"))
     seal: Digest = said.seal()
-    versions = _published(_replay(url, directory, ca), institution)
+    versions = _published(replay(open_source(place, ca)).state, institution)
     held = [v for v in versions if seal in v.charter.sealed]
     if not held:
         raise PeerError(f"{opening}: wanted a sealed part of a charter of {institution}, got one that none has")

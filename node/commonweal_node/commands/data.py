@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import Field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from commonweal_node.charter.charter import Charter, load_charter
 from commonweal_node.charter.data_policy import Revise
-from commonweal_node.commands.options import AsJson, Home, PassphraseFile
 from commonweal_node.config import load_config
 from commonweal_node.connection.keyring import KeyRing
 from commonweal_node.home import DEFAULT_HOME, NodeHome
@@ -24,25 +23,49 @@ from commonweal_node.rows.manifest import load_curation_key
 from commonweal_node.rows.row import Row, Split
 from commonweal_node.rows.sources import format_of, parse_mapping
 from commonweal_node.rows.store import Store
-from commonweal_protocols.base import canonical
-from commonweal_protocols.base.canonical import Json
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.keys import load_passphrase
+from commonweal_protocols.base.options import AsJson, DryRun, Home, PassphraseFile
+from commonweal_protocols.base.report import Report, print_report
 from commonweal_protocols.statements.data_manifest import DataManifest
 
 if TYPE_CHECKING:
-    from commonweal_node.rows.curate import Report
+    from commonweal_node.rows.curate import Report as Reporting
     from commonweal_node.rows.revise import Reviser
 
 data_app = typer.Typer(
     no_args_is_help=True, help="This community's rows: add, inspect, curate, report. They never leave."
 )
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and say what would be done; write nothing.")]
 Base = Annotated[Path | None, typer.Option(help="A base model's folder, as fetch-base prints it.")]
 
 
+class SourceReport(Report):
+    """A source of rows, as it was added, or could be."""
+
+    source: str
+    new: bool
+    """Whether it was added now; False of one that is here already, and of a dry run."""
+    rows: int
+    kinds: dict[str, int]
+
+
+class PlannedStage(Report):
+    """A stage of a curation, and whether the newest one has it."""
+
+    stage: str
+    done: bool
+
+
+class StageReport(Report):
+    """What a stage of a curation left."""
+
+    stage: str
+    rows_in: int = Field(title="rows before")
+    rows_out: int = Field(title="rows after")
+
+
 @contextlib.contextmanager
-def _progress(as_json: bool) -> "Iterator[Report]":
+def _progress(as_json: bool) -> "Iterator[Reporting]":
     """A bar for each stage on a terminal; nothing for machines."""
     stderr = Console(stderr=True)
     bars = Progress(
@@ -84,15 +107,10 @@ def add(
                 with store.locked():
                     added = store.add(path, mapping, side, tell)
                 kinds, new = added.source.kinds, added.new
-        if as_json:
-            said: dict[str, Json] = {"source": path.name, "new": new, "rows": sum(kinds.values())}
-            typer.echo(canonical.encode(said | {"kinds": {**kinds}}))
-        else:
-            word = "could be added" if dry_run else "added" if new else "here already"
-            typer.echo(f"{path}: {word}: {', '.join(f'{n:,} {kind}s' for kind, n in kinds.items())}")
+        print_report(SourceReport(source=path.name, new=new, rows=sum(kinds.values()), kinds={**kinds}), as_json)
 
 
-def _tell(report: "Report", name: str, total: int | None, size: int) -> None:
+def _tell(report: "Reporting", name: str, total: int | None, size: int) -> None:
     report(name, size if total is None else min(size, total), total)
 
 
@@ -120,7 +138,8 @@ def remove(
 def inspect(home: Home = DEFAULT_HOME, base: Base = None, as_json: AsJson = False) -> None:
     """Say what the rows are made of: kinds, splits, groups, lengths, languages, copies.
 
-    Lengths are in tokens of --base, and in characters without it.
+    Lengths are in tokens of --base, and in characters without it. Languages need the extra: pip install
+    'commonweal[node,data]'.
     """
     from commonweal_node.rows.survey import load_token_counter, survey
 
@@ -139,29 +158,7 @@ def inspect(home: Home = DEFAULT_HOME, base: Base = None, as_json: AsJson = Fals
             load_token_counter(base) if base else None,
             load_identifier() if find_spec("py3langid") else None,
         )
-    if as_json:
-        typer.echo(found.model_dump_json())
-        return
-    lengths = found.lengths
-    facts = [
-        ("rows", f"{found.rows:,} in {len(sources)} sources"),
-        ("kinds", _counted(found.kinds)),
-        ("splits, as given", _counted(found.splits)),
-        ("groups", f"{found.groups:,}"),
-        ("written by a model", f"{found.synthetic:,}"),
-        (lengths.unit, f"{lengths.total:,}; a row has {lengths.least:,} to {lengths.most:,}, half of them up to "
-         f"{lengths.median:,}, nine of ten up to {lengths.p90:,}"),
-        ("languages", _counted(found.languages or {}) or "not told: pip install 'commonweal[node,data]'"),
-        ("copies", f"{found.exact_copies:,} exact, {found.near_copies:,} near"),
-    ]  # fmt: skip
-    table = Table("", "found")
-    for name, what in facts:
-        table.add_row(name, what)
-    Console().print(table)
-
-
-def _counted(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {n:,}" for name, n in counts.items())
+    print_report(found, as_json)
 
 
 @data_app.command()
@@ -183,10 +180,7 @@ def curate(
     if dry_run:
         steps = plan(charter, reviser)
         done = is_current(store, charter, steps, home)
-        if as_json:
-            typer.echo(canonical.encode([{"stage": s.stage.stage, "done": done} for s in steps]))
-        else:
-            typer.echo("\n".join(f"{s.stage.stage}: {'done' if done else 'to do'}" for s in steps))
+        print_report([PlannedStage(stage=s.stage.stage, done=done) for s in steps], as_json)
         return
     signer = Signer(
         config.institution,
@@ -222,9 +216,6 @@ def _print(manifest: DataManifest, folder: Path, as_json: bool) -> None:
     if as_json:
         typer.echo(manifest.to_bytes())
         return
-    table = Table("stage", "rows before", "rows after")
-    for s in manifest.stages:
-        table.add_row(s.stage, f"{s.rows_in:,}", f"{s.rows_out:,}")
-    Console().print(table)
+    print_report([StageReport(stage=s.stage, rows_in=s.rows_in, rows_out=s.rows_out) for s in manifest.stages], False)
     left = manifest.left
     typer.echo(f"{left.train_rows:,} rows for training, {left.heldout_rows:,} held out; see {folder}/report.html")

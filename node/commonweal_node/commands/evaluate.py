@@ -1,6 +1,5 @@
 """``commonweal node evaluate``: the charter's probes, under every adapter that this node has."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,11 +8,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from commonweal_node.commands.options import AsJson, Home
 from commonweal_node.commands.train import Terms
 from commonweal_node.config import NodeConfig, load_config
 from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.base.options import AsJson, Home
+from commonweal_protocols.base.report import print_report
 from commonweal_protocols.base.settings import load_toml
 from commonweal_protocols.base.text import printable
 
@@ -105,7 +105,7 @@ def evaluate(
     with Progress(*columns, console=console, transient=True) as bars:
         reports = [report_probe(charter, p, _measure(model, p, adapters, bars)) for p in probes]
     if as_json:
-        typer.echo(json.dumps([r.model_dump(mode="json") for r in reports]))
+        print_report(reports, as_json)
         return
     for line in describe_reports(charter, reports):
         typer.echo(printable(line))

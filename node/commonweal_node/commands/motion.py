@@ -9,16 +9,14 @@ from typing import Annotated
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from commonweal_node.commands.options import AsJson, Home, PassphraseFile
-from commonweal_node.config import load_config
-from commonweal_node.home import DEFAULT_HOME, NodeHome
+from commonweal_node.home import DEFAULT_HOME
 from commonweal_node.institution import motions
-from commonweal_node.institution.voice import speak
+from commonweal_node.institution.opened_home import OpenedHome
 from commonweal_protocols.audit.vocabulary import describe_choice, describe_proposal
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.canonical import Json
 from commonweal_protocols.base.errors import ConfigError
-from commonweal_protocols.base.keys import load_passphrase
+from commonweal_protocols.base.options import AsJson, Home, PassphraseFile
 from commonweal_protocols.base.settings import describe, load_toml
 from commonweal_protocols.base.text import printable
 from commonweal_protocols.fold.amendment import describe_changes
@@ -26,7 +24,7 @@ from commonweal_protocols.fold.motions import awaited, due_at, standing
 from commonweal_protocols.fold.state import MotionState, State
 from commonweal_protocols.statements.governance import Proposal, Question, Recall, Resolution
 from commonweal_protocols.statements.invite import CoordinatorCard
-from commonweal_protocols.statements.values import Digest, Name
+from commonweal_protocols.statements.values import Digest
 
 motion_app = typer.Typer(no_args_is_help=True, help="Propose what a consortium is to decide, and see what is proposed.")
 vote_app = typer.Typer(no_args_is_help=True, help="Vote on motions, and see how they are counted.")
@@ -69,7 +67,7 @@ def new(
         raise ConfigError("motion new: wanted one of --resolution, --question, --terms, --successor and --recall")
     if (question is None) != (not alternative) or (recall is None and institution is not None):
         raise ConfigError("motion new: wanted --alternative with --question, and --institution with --recall only")
-    passphrase = load_passphrase(passphrase_file)
+    opened = OpenedHome(home, passphrase_file)
     try:
         proposal: Proposal
         if resolution is not None:
@@ -79,32 +77,32 @@ def new(
         elif recall is not None:
             proposal = Recall(kind="recall", round=recall, institution=institution)
         elif terms is not None:
-            proposal = _amendment(home, passphrase, load_toml(terms, _Terms).model_dump(mode="json"))
+            proposal = _amendment(opened, load_toml(terms, _Terms).model_dump(mode="json"))
         else:
             cards = [CoordinatorCard.load(path) for path in successor or ()]
             heirs = [card.coordinator.model_dump(mode="json") for card in cards]
-            proposal = _amendment(home, passphrase, {"successors": heirs})
+            proposal = _amendment(opened, {"successors": heirs})
     except ValidationError as e:
         raise ConfigError(f"motion new: {describe(e)}") from e
     closes_at = int(time.time()) + motions.parse_duration(closes_in)
     opens_until = closes_at + motions.parse_duration(opens_for) if secret else None
     motion = motions.make_motion(title, reasons, proposal, closes_at=closes_at, opens_until=opens_until)
-    leaf = speak(home, passphrase, lambda _: motion)
+    leaf = opened.submit(lambda _: motion)
     typer.echo(f"motion {leaf[:16]} is logged; next: commonweal vote cast {leaf[:16]} yes")
 
 
-def _amendment(home: Path, passphrase: bytes | None, terms: Mapping[str, object]) -> Proposal:
-    state = motions.follow(home)[0].state
+def _amendment(opened: OpenedHome, terms: Mapping[str, object]) -> Proposal:
+    state = opened.state()
     compact = motions.next_compact(state, terms)
     for line in describe_changes(state.compact, compact):
         typer.echo(f"  {printable(line)}", err=True)
-    return motions.propose_compact(home, passphrase, compact)
+    return motions.propose_compact(opened, compact)
 
 
 @motion_app.command(name="list")
 def list_motions(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
     """List every motion, the oldest first, and what became of it."""
-    state = motions.follow(home)[0].state
+    state = OpenedHome(home).state()
     if as_json:
         listed: list[Json] = [_said(state, leaf, m) for leaf, m in state.motions.items()]
         typer.echo(canonical.encode(listed).decode())
@@ -117,7 +115,7 @@ def list_motions(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
 @motion_app.command()
 def show(motion: Which, home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
     """Show one motion: what it proposes, every ballot that counts, and who is awaited until when."""
-    state = motions.follow(home)[0].state
+    state = OpenedHome(home).state()
     leaf, m = motions.find(state, motion)
     if as_json:
         typer.echo(canonical.encode(_said(state, leaf, m)).decode())
@@ -171,11 +169,6 @@ def _said(state: State, leaf: Digest, m: MotionState) -> Json:
     }
 
 
-def _open(home: Path, motion: str) -> tuple[Name, Digest, MotionState]:
-    name = load_config(NodeHome(home).settings).institution
-    return name, *motions.find(motions.follow(home)[0].state, motion)
-
-
 @vote_app.command()
 def cast(
     motion: Which,
@@ -185,28 +178,31 @@ def cast(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Vote, or vote again: the newest ballot before the end counts. On a secret motion it is sealed."""
-    name, leaf, m = _open(home, motion)
+    opened = OpenedHome(home, passphrase_file)
+    leaf, m = motions.find(opened.state(), motion)
     chosen = motions.parse_choice(choice, m.motion.proposal)
     secret = m.motion.is_secret
-    entry = motions.vote(home, load_passphrase(passphrase_file), leaf, name, chosen, reason, secret=secret)
+    entry = motions.vote(opened, leaf, chosen, reason, secret=secret)
     sealed = f", sealed; once voting is over: commonweal vote open {leaf[:16]}" if secret else ""
-    typer.echo(f"ballot {entry[:16]} of {name} is logged{sealed}")
+    typer.echo(f"ballot {entry[:16]} of {opened.config.institution} is logged{sealed}")
 
 
 @vote_app.command(name="open")
 def open_command(motion: Which, home: Home = DEFAULT_HOME, passphrase_file: PassphraseFile = None) -> None:
     """Open the ballot that this institution has sealed."""
-    name, leaf, _ = _open(home, motion)
-    entry = motions.open_ballot(home, load_passphrase(passphrase_file), leaf, name)
-    typer.echo(f"ballot {entry[:16]} of {name} is open")
+    opened = OpenedHome(home, passphrase_file)
+    leaf, _ = motions.find(opened.state(), motion)
+    entry = motions.open_ballot(opened, leaf)
+    typer.echo(f"ballot {entry[:16]} of {opened.config.institution} is open")
 
 
 @vote_app.command()
 def close(motion: Which, home: Home = DEFAULT_HOME, passphrase_file: PassphraseFile = None) -> None:
     """End a motion, or its voting where ballots are secret. The coordinator does so too; anybody may."""
-    _, leaf, _ = _open(home, motion)
-    motions.end(home, load_passphrase(passphrase_file), leaf)
-    m = motions.follow(home)[0].state.motions[leaf]
+    opened = OpenedHome(home, passphrase_file)
+    leaf, _ = motions.find(opened.state(), motion)
+    motions.end(opened, leaf)
+    m = opened.state().motions[leaf]
     typer.echo(f"motion {leaf[:16]}: {m.outcome.result if m.outcome else m.stage}")
 
 
@@ -218,7 +214,7 @@ def tally(
     as_json: AsJson = False,
 ) -> None:
     """Count a motion from the log as this host verifies it; of an open one, as if it ended now."""
-    leaf, m = motions.find(motions.follow(home)[0].state, motion)
+    leaf, m = motions.find(OpenedHome(home).state(), motion)
     outcome = standing(m)
     if as_json:
         steps: list[Json] = list(outcome.steps)

@@ -18,14 +18,14 @@ from commonweal_node.commands.compact_text import describe_terms
 from commonweal_node.commands.data import data_app
 from commonweal_node.commands.evaluate import evaluate
 from commonweal_node.commands.leave import leave
-from commonweal_node.commands.options import AsJson, Home, PassphraseFile
 from commonweal_node.commands.train import train
 from commonweal_node.config import NodeConfig, SpeaksFor, format_config, load_config
 from commonweal_node.connection.status import NodeStatus, describe_gap
 from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_protocols.base.errors import ConfigError, RuleError, UnavailableError
 from commonweal_protocols.base.files import write_atomic
-from commonweal_protocols.base.keys import load_key_file, load_or_create_key_file, load_passphrase, public_hex
+from commonweal_protocols.base.keys import load_or_create_key_file, load_passphrase, public_hex
+from commonweal_protocols.base.options import AsJson, Ca, Home, PassphraseFile, Yes
 from commonweal_protocols.base.settings import describe
 from commonweal_protocols.base.status_file import load_status, now
 from commonweal_protocols.base.text import printable
@@ -77,9 +77,7 @@ def init(
         str | None, typer.Option(help="A consortium (64 hex digits) to speak for in another.")
     ] = None,
     speaks_for_records: Annotated[str | None, typer.Option(help="Its public records: an address, or a folder.")] = None,
-    speaks_for_ca: Annotated[
-        Path | None, typer.Option(help="PEM of the authority behind that address; the system's if not given.")
-    ] = None,
+    speaks_for_ca: Ca = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make this institution's keys, card and settings. Then send card.json to anyone who drafts the compact."""
@@ -124,30 +122,30 @@ def join(
     fork_source: Annotated[
         str | None, typer.Option(help="The records that a fork comes from: an address, or a folder.")
     ] = None,
-    fork_ca: Annotated[Path | None, typer.Option(help="A PEM of the authority behind that address.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Sign without asking.")] = False,
+    fork_ca: Ca = None,
+    yes: Yes = False,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Read the consortium's compact, check it, and sign it."""
     from commonweal_node.institution.delegate import check_speaks_for
     from commonweal_node.institution.join import check_draft, sign_draft
+    from commonweal_node.institution.opened_home import OpenedHome
 
-    files = NodeHome(home)
-    config = load_config(files.settings)
-    terms = Invite.load(invite)
-    key = load_key_file(files.key, load_passphrase(passphrase_file))
+    opened = OpenedHome(home, passphrase_file, Invite.load(invite))
+    config, key = opened.config, opened.keys.present
     source = open_source(fork_source, fork_ca) if fork_source else None
-    payload, compact = check_draft(home, terms, config.institution, public_hex(key), source)
+    payload, compact = check_draft(opened, source)
     check_speaks_for(config, compact)
     console = Console(highlight=False, markup=False)
-    console.print(f"compact of {compact.consortium}, {terms.consortium}")
+    console.print(f"compact of {compact.consortium}, {opened.invite.consortium}")
     for name, what in describe_terms(compact):
         console.print(f"  {name:<12} {what}", soft_wrap=True)
-    if not yes:
-        typer.confirm(f"Sign this compact as {config.institution}?", abort=True)
-    signatures, wanted = sign_draft(terms, payload, key)
-    write_atomic(files.compact, payload)
-    terms.save(files.invite)
+    if not (yes or typer.confirm(f"Sign this compact as {config.institution}?")):
+        typer.echo("nothing was signed")
+        return
+    signatures, wanted = sign_draft(opened, payload, key)
+    write_atomic(opened.files.compact, payload)
+    opened.invite.save(opened.files.invite)
     typer.echo(f"signed: {signatures} of {wanted}; next: commonweal node run --home {home}")
 
 
@@ -157,7 +155,7 @@ def amend(
     invite: Annotated[
         Path | None, typer.Option(help="The invite of a coordinator that is to succeed ours; ours if not given.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Sign without asking.")] = False,
+    yes: Yes = False,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Read the draft of the compact's next version, see what it changes, and sign it.
@@ -166,37 +164,39 @@ def amend(
     signed. With the invite of a successor this node, running or not, says and cosigns nothing more under the old
     coordinator.
     """
-    from commonweal_node.connection.keyring import KeyRing
     from commonweal_node.institution.join import change_over, check_amendment_draft, sign_draft, succeeded_by
+    from commonweal_node.institution.opened_home import OpenedHome
 
-    config = load_config(NodeHome(home).settings)
     own = Invite.load(NodeHome(home).invite)
-    terms = Invite.load(invite) if invite else own
-    if terms.consortium != own.consortium:
-        raise ConfigError(f"{invite}: wanted an invite to consortium {own.consortium}, got one to {terms.consortium}")
-    if invite and (following := succeeded_by(home, terms)) is not None:
-        if not yes:
-            typer.confirm(f"Enough have signed: take {following.coordinator.name} as the coordinator?", abort=True)
-        change_over(home, terms, following)
+    opened = OpenedHome(home, passphrase_file, Invite.load(invite) if invite else own)
+    if (got := opened.invite.consortium) != own.consortium:
+        raise ConfigError(f"{invite}: wanted an invite to consortium {own.consortium}, got one to {got}")
+    institution = opened.config.institution
+    if invite and (following := succeeded_by(opened)) is not None:
+        if not (yes or typer.confirm(f"Enough have signed: take {following.coordinator.name} as the coordinator?")):
+            typer.echo("nothing was changed")
+            return
+        change_over(opened, following)
         typer.echo(f"in force already: version {following.version}; coordinator {following.coordinator.name}")
         return
-    ring = KeyRing(home, load_passphrase(passphrase_file))
-    payload, compact, state = check_amendment_draft(home, terms)
+    ring = opened.keys
+    payload, compact, state = check_amendment_draft(opened)
     named = {m.key for m in compact.members} | signing_keys(state.compact, compact, state.size).keys()
     keys = [key for key in (ring.present, ring.next()) if key is not None and public_hex(key) in named]
     if not keys:
-        raise RuleError(f"amend: wanted a key of {config.institution} in one of the two versions, got none")
+        raise RuleError(f"amend: wanted a key of {institution} in one of the two versions, got none")
     console = Console(highlight=False, markup=False)
     console.print(f"version {compact.version} of the compact of {compact.consortium}")
     for line in describe_changes(state.compact, compact):
         console.print(f"  {printable(line)}")
     if (last := compact.succeeds) is not None:
         console.print(f"  another log: all {last.size} entries of {printable(last.origin)} are carried over to it")
-    if not yes:
-        typer.confirm(f"Sign this version as {config.institution}?", abort=True)
-    signed = [sign_draft(terms, payload, key) for key in keys]
+    if not (yes or typer.confirm(f"Sign this version as {institution}?")):
+        typer.echo("nothing was signed")
+        return
+    signed = [sign_draft(opened, payload, key) for key in keys]
     if compact.succeeds is not None:
-        change_over(home, terms, compact)
+        change_over(opened, compact)
     typer.echo(f"signed: {signed[-1][0]} signatures so far")
 
 
@@ -284,12 +284,12 @@ def doctor(
     """
     from commonweal_node.commands.doctor import examine
     from commonweal_node.institution.join import known_compact
+    from commonweal_node.institution.opened_home import OpenedHome
 
-    files = NodeHome(home)
-    config = load_config(files.settings)
-    invite = Invite.load(files.invite) if files.invite.exists() else None
-    compact = known_compact(home, invite) if invite else None
-    checks = list(examine(home, config, invite, compact, load_passphrase(passphrase_file)))
+    opened = OpenedHome(home, passphrase_file)
+    invite = opened.invite if opened.files.invite.exists() else None
+    compact = known_compact(opened) if invite else None
+    checks = list(examine(home, opened.config, invite, compact, load_passphrase(passphrase_file)))
     if as_json:
         from dataclasses import asdict
 
@@ -314,13 +314,14 @@ def fetch_base(
 ) -> None:
     """Fetch the base model that the compact names, check its digest, and keep it. Done once; again costs nothing."""
     from commonweal_node.institution.join import known_compact, read_base
+    from commonweal_node.institution.opened_home import OpenedHome
     from commonweal_node.model.base_model import fetch_base as fetch
 
     base: BaseModelRef
     if compact is not None:
         base = read_base(compact)
     else:
-        found = known_compact(home, Invite.load(NodeHome(home).invite))
+        found = known_compact(OpenedHome(home))
         if found is None:
             raise UnavailableError("base model: the consortium's log does not answer; give --compact TERMS.toml")
         base = found.base

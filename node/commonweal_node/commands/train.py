@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 
 from commonweal_node.charter.objective_weights import OBJECTIVES, ObjectiveName
-from commonweal_node.commands.options import Home
 from commonweal_node.config import load_config
 from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.base.options import Home
 from commonweal_protocols.base.settings import load_toml
 from commonweal_protocols.statements.compact import AdapterSpec, BaseModelRef, Recipe
 

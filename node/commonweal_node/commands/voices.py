@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from commonweal_node.commands.options import AsJson
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.files import write_atomic
+from commonweal_protocols.base.options import AsJson
 from commonweal_protocols.base.text import printable
 
 Export = Annotated[Path, typer.Argument(help="A Polis export: its folder, or a file NAME.votes.csv.")]

@@ -8,10 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from commonweal_node.config import NodeConfig
-from commonweal_node.connection.keyring import KeyRing
-from commonweal_node.institution.motions import follow
-from commonweal_node.institution.voice import speak
+from commonweal_node.institution.opened_home import OpenedHome
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import ConfigError, RuleError, StorageError
 from commonweal_protocols.base.files import sync_directory, write_atomic
@@ -57,20 +54,19 @@ lead from it to the root of the signed checkpoint at that file's end (RFC 6962, 
 """
 
 
-def leave(home: Path, config: NodeConfig, passphrase: bytes | None, reason: str) -> Digest | None:
+def leave(home: OpenedHome, reason: str) -> Digest | None:
     """Have the exit logged; returns its entry, or None where this institution has left already.
 
     Raises:
-        PeerError, LocalError: See :func:`speaking.speak`.
+        PeerError, LocalError: It is not logged.
     """
-    state = follow(home)[0].state
-    known = state.retired.get(public_hex(KeyRing(home, passphrase).present))
+    known = home.state().retired.get(public_hex(home.keys.present))
     if known is not None and known.reason == LEFT:
         return None
-    return speak(home, passphrase, lambda _: Exit(institution=config.institution, reason=reason))
+    return home.submit(lambda _: Exit(institution=home.config.institution, reason=reason))
 
 
-def write_departure(home: Path, config: NodeConfig, directory: Path) -> Checked:
+def write_departure(home: OpenedHome, directory: Path) -> Checked:
     """Write the folder, from the log as it is verified here, and check it.
 
     Raises:
@@ -80,14 +76,15 @@ def write_departure(home: Path, config: NodeConfig, directory: Path) -> Checked:
     """
     if directory.exists():
         raise ConfigError(f"{directory}: exists already; give another --out")
-    follower, source = follow(home)  # so that the log is checked against what was seen of it before
-    replica, note, said = _said(source, config.institution)
-    replica.check_seen(follower.seen[0])
+    home.state()  # so that the log is checked against what was seen of it before
+    institution = home.config.institution
+    replica, note, said = _said(home.source, institution)
+    replica.check_seen(home.follower.seen[0])
     partial = directory.with_name(f".{directory.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        files = _copy_own(home, config, partial)
+        files = _copy_own(home, partial)
     except OSError as e:
         raise StorageError(f"{partial}: cannot be written: {e.strerror}") from e
     for index, data in said.items():
@@ -95,9 +92,9 @@ def write_departure(home: Path, config: NodeConfig, directory: Path) -> Checked:
         write_atomic(partial / entry_path(index, "dsse"), data, durable=False)
         write_atomic(partial / entry_path(index, "tlog-proof"), proof, durable=False)
     files[COMPACT] = _put(partial / COMPACT, replica.state.compact.model_dump_json(indent=1).encode())
-    files["README.md"] = _put(partial / "README.md", _readme(config.institution, replica, said).encode())
+    files["README.md"] = _put(partial / "README.md", _readme(institution, replica, said).encode())
     departure = Departure(
-        consortium=replica.state.consortium, institution=config.institution, entries=tuple(said), files=files
+        consortium=replica.state.consortium, institution=institution, entries=tuple(said), files=files
     )
     _put(partial / MANIFEST, departure.to_bytes())
     checked = check_departure(partial, replica.policy)
@@ -147,12 +144,15 @@ def _readme(institution: Name, replica: Replica, said: dict[int, bytes]) -> str:
     )
 
 
-def _copy_own(home: Path, config: NodeConfig, partial: Path) -> dict[str, Digest]:
+def _copy_own(home: OpenedHome, partial: Path) -> dict[str, Digest]:
     """Copy the charter and the own adapters; returns each file's digest, by its path below the folder."""
     files: dict[str, Digest] = {}
-    sources = [(path, f"{name}/{path.name}") for name in _OWN_FOLDERS for path in sorted((home / name).glob("*"))]
-    if config.charter is not None and config.charter.is_file():
-        sources.append((config.charter, "charter.toml"))
+    sources = [
+        (path, f"{name}/{path.name}") for name in _OWN_FOLDERS for path in sorted((home.files.root / name).glob("*"))
+    ]
+    charter = home.config.charter
+    if charter is not None and charter.is_file():
+        sources.append((charter, "charter.toml"))
     for path, name in sources:
         if path.is_file() and not path.name.startswith("."):
             (partial / name).parent.mkdir(exist_ok=True)

@@ -7,28 +7,25 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from commonweal_adapters.recompute import recompute_start
-from commonweal_node.connection.client import CoordinatorClient
-from commonweal_node.connection.records import open_records
 from commonweal_node.connection.witness import signed_compact
-from commonweal_node.home import NodeHome
+from commonweal_node.institution.opened_home import OpenedHome
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import CommonwealError, ConfigError, RuleError
 from commonweal_protocols.base.files import read_bounded, write_atomic
+from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.base.settings import MAX_TOML_BYTES
 from commonweal_protocols.fold.amendment import check_amendment
 from commonweal_protocols.fold.state import State
-from commonweal_protocols.records.follower import Follower
 from commonweal_protocols.records.fork import check_fork
 from commonweal_protocols.records.source import Source
 from commonweal_protocols.statements.compact import BaseModelRef, Compact
 from commonweal_protocols.statements.envelope import sign_envelope
-from commonweal_protocols.statements.invite import Invite
 from commonweal_protocols.statements.statement import Statement, parse_statement
 from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 
 
-def _fetch_draft(invite: Invite) -> tuple[bytes, Compact]:
-    with CoordinatorClient(invite.exchange, invite.ca_pem) as client:
+def _fetch_draft(home: OpenedHome) -> tuple[bytes, Compact]:
+    with home.client() as client:
         payload = client.get_draft()
     compact = parse_statement(payload).predicate
     if not isinstance(compact, Compact):
@@ -36,13 +33,7 @@ def _fetch_draft(invite: Invite) -> tuple[bytes, Compact]:
     return payload, compact
 
 
-def _follow(home: Path, invite: Invite) -> Follower:
-    follower, _ = open_records(home, invite)
-    follower.sync()
-    return follower
-
-
-def check_amendment_draft(home: Path, invite: Invite) -> tuple[bytes, Compact, State]:
+def check_amendment_draft(home: OpenedHome) -> tuple[bytes, Compact, State]:
     """Fetch the draft of the compact's next version; returns it with the state, verified here, that it would amend.
 
     Where it names another coordinator, the history that this one continues from must have all that was ever seen here.
@@ -51,61 +42,54 @@ def check_amendment_draft(home: Path, invite: Invite) -> tuple[bytes, Compact, S
         PeerError: There is no such draft, or it cannot follow the compact in force; or the log does not hold.
         UnavailableError: The coordinator does not answer.
     """
-    payload, compact = _fetch_draft(invite)
-    follower = _follow(home, invite)
-    state = follower.state
+    payload, compact = _fetch_draft(home)
+    state = home.state()
     check_amendment(state.compact, state.compact_sha256, compact, state.retired, state.size)
     if compact.succeeds is not None:
-        follower.check_carried(compact.succeeds)
+        home.follower.check_carried(compact.succeeds)
     return payload, compact, state
 
 
-def succeeded_by(home: Path, invite: Invite) -> Compact | None:
+def succeeded_by(home: OpenedHome) -> Compact | None:
     """Return the compact in force at another coordinator's, if enough others have signed its succession already.
 
     Raises:
         PeerError: Its log does not hold, or lacks what was seen here.
         UnavailableError: It does not answer.
     """
-    compact = _follow(home, invite).state.compact
-    return compact if compact.coordinator.log != signed_compact(home).coordinator.log else None
+    compact = home.state().compact
+    return compact if compact.coordinator.log != signed_compact(home.files.root).coordinator.log else None
 
 
-def change_over(home: Path, invite: Invite, compact: Compact) -> None:
+def change_over(home: OpenedHome, compact: Compact) -> None:
     """Take another coordinator for ours, as a succession says; a daemon that runs here does so by itself.
 
     The old invite and compact are kept beside the new ones, in case the others do not sign.
 
     Args:
-        home: The node's home.
-        invite: The successor's.
+        home: The node's home, opened with the successor's invite.
         compact: The version that names it.
 
     Raises:
         StorageError: A file cannot be read or written.
     """
     # The witness first: without it the new log cannot begin.
-    files = NodeHome(home)
-    for path, data in ((files.compact, Statement(None, compact).payload()), (files.invite, invite.to_bytes())):
+    files = home.files
+    for path, data in ((files.compact, Statement(None, compact).payload()), (files.invite, home.invite.to_bytes())):
         old = read_bounded(path, MAX_ENTRY_BYTES, "what this institution signed or was sent; join again")
         if old != data:
             write_atomic(path.with_suffix(".before.json"), old)
             write_atomic(path, data)
 
 
-def check_draft(
-    home: Path, invite: Invite, institution: str, key: str, fork_source: Source | None = None
-) -> tuple[bytes, Compact]:
+def check_draft(home: OpenedHome, fork_source: Source | None = None) -> tuple[bytes, Compact]:
     """Fetch the draft and check it: the invite's consortium, with us in it, and with the start that its seed makes.
 
     A draft of a later version is checked against the consortium's log, which is read and verified for that. One that
     forks off another consortium is checked against that one's log.
 
     Args:
-        home: The node's home.
-        invite: The coordinator's.
-        institution: Who we are.
-        key: Our public key.
+        home: The node's home, opened with the coordinator's invite.
         fork_source: The records that a fork says it comes from.
 
     Raises:
@@ -113,11 +97,12 @@ def check_draft(
         PeerError: It is another compact, or does not hold together.
         UnavailableError: The coordinator does not answer.
     """
-    payload, compact = _fetch_draft(invite)
+    institution, key, consortium = home.config.institution, public_hex(home.keys.present), home.invite.consortium
+    payload, compact = _fetch_draft(home)
     if compact.version > 1:
-        payload, compact, _ = check_amendment_draft(home, invite)
-    elif (got := digest_of(payload)) != invite.consortium:
-        raise RuleError(f"compact: wanted that of consortium {invite.consortium} (the invite), got {got}")
+        payload, compact, _ = check_amendment_draft(home)
+    elif (got := digest_of(payload)) != consortium:
+        raise RuleError(f"compact: wanted that of consortium {consortium} (the invite), got {got}")
     if key not in {m.key for m in compact.members if m.institution == institution}:
         raise RuleError(f"compact: wanted {institution} with key {key} among the members, got no such member")
     if compact.forked_from is not None:
@@ -132,21 +117,21 @@ def check_draft(
     return payload, compact
 
 
-def sign_draft(invite: Invite, payload: bytes, key: Ed25519PrivateKey) -> tuple[int, int]:
+def sign_draft(home: OpenedHome, payload: bytes, key: Ed25519PrivateKey) -> tuple[int, int]:
     """Sign the compact and hand the signature in; returns how many there are, and how many are wanted.
 
     Raises:
         PeerError: The coordinator does not take it.
         UnavailableError: The coordinator does not answer.
     """
-    with CoordinatorClient(invite.exchange, invite.ca_pem) as client:
+    with home.client() as client:
         return client.sign(sign_envelope(payload, key))
 
 
-def known_compact(home: Path, invite: Invite) -> Compact | None:
+def known_compact(home: OpenedHome) -> Compact | None:
     """Return the consortium's compact in force, or None while its log does not answer."""
     try:
-        return _follow(home, invite).state.compact
+        return home.state().compact
     except CommonwealError:
         return None
 

@@ -12,11 +12,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from commonweal_node.connection.client import CoordinatorClient
-from commonweal_node.connection.keyring import KeyRing
-from commonweal_node.connection.records import open_records
-from commonweal_node.home import NodeHome
-from commonweal_node.institution.voice import speak
+from commonweal_node.institution.opened_home import OpenedHome
 from commonweal_protocols.base.errors import ConfigError, RuleError, StorageError
 from commonweal_protocols.base.keys import read_private, write_private
 from commonweal_protocols.base.schema import Closed
@@ -24,8 +20,7 @@ from commonweal_protocols.base.settings import describe
 from commonweal_protocols.fold.amendment import check_amendment
 from commonweal_protocols.fold.motions import awaited, due_at, due_closing, sealed_in_time
 from commonweal_protocols.fold.state import MotionState, State
-from commonweal_protocols.records.follower import Follower
-from commonweal_protocols.records.source import HttpSource, read_checkpoint
+from commonweal_protocols.records.source import read_checkpoint
 from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.governance import (
     Amendment,
@@ -40,9 +35,8 @@ from commonweal_protocols.statements.governance import (
     SealedBallot,
     seal,
 )
-from commonweal_protocols.statements.invite import Invite
 from commonweal_protocols.statements.statement import Statement
-from commonweal_protocols.statements.values import Digest, Name, Reason
+from commonweal_protocols.statements.values import Digest, Reason
 
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"([1-9][0-9]{0,5})([mhd])")
@@ -105,18 +99,6 @@ def find(state: State, prefix: str) -> tuple[Digest, MotionState]:
     return found[0], state.motions[found[0]]
 
 
-def follow(home: Path) -> tuple[Follower, HttpSource]:
-    """Read and verify the consortium's log; returns it with its source.
-
-    Raises:
-        PeerError: The log does not hold.
-        LocalError: It cannot be read now.
-    """
-    follower, source = open_records(home, Invite.load(NodeHome(home).invite))
-    follower.sync()
-    return follower, source
-
-
 def next_compact(state: State, terms: Mapping[str, object]) -> Compact:
     """Return the compact in force with other terms, as its next version.
 
@@ -143,50 +125,43 @@ def next_compact(state: State, terms: Mapping[str, object]) -> Compact:
     return compact
 
 
-def propose_compact(home: Path, passphrase: bytes | None, compact: Compact) -> Amendment:
+def propose_compact(home: OpenedHome, compact: Compact) -> Amendment:
     """Put a compact's statement into the exchange, for everybody to read, and return the proposal of it.
 
     Raises:
         PeerError: The exchange does not take it.
         LocalError: No key, or no answer.
     """
-    invite, key = Invite.load(NodeHome(home).invite), KeyRing(home, passphrase).present
-    with CoordinatorClient(invite.exchange, invite.ca_pem) as client:
-        blob = client.put_blob(Statement(None, compact).payload(), key, invite.consortium)
+    key = home.keys.present
+    with home.client() as client:
+        blob = client.put_blob(Statement(None, compact).payload(), key, home.invite.consortium)
     return Amendment(kind="amendment", compact=blob)
 
 
-def vote(
-    home: Path,
-    passphrase: bytes | None,
-    motion: Digest,
-    voter: Name,
-    choice: Choice,
-    reason: str | None,
-    *,
-    secret: bool,
-) -> Digest:
+def vote(home: OpenedHome, motion: Digest, choice: Choice, reason: str | None, *, secret: bool) -> Digest:
     """Cast a ballot, sealed if the motion is secret; returns its entry.
 
     Raises:
-        PeerError, LocalError: See :func:`speaking.speak`.
+        StorageError: What opens a sealed ballot cannot be kept.
+        PeerError, LocalError: It is not logged.
     """
     if not secret:
-        return speak(home, passphrase, lambda _: Ballot(motion=motion, choice=choice, reason=reason))
+        return home.submit(lambda _: Ballot(motion=motion, choice=choice, reason=reason))
     salt = secrets.token_hex(32)
-    commitment = seal(motion, voter, choice, salt)
+    commitment = seal(motion, home.config.institution, choice, salt)
     kept = SealedChoice(motion=motion, choice=choice, salt=salt, reason=reason)
     write_private(_sealed(home, commitment), kept.model_dump_json().encode())
-    return speak(home, passphrase, lambda _: SealedBallot(motion=motion, commitment=commitment))
+    return home.submit(lambda _: SealedBallot(motion=motion, commitment=commitment))
 
 
-def open_ballot(home: Path, passphrase: bytes | None, motion: Digest, voter: Name) -> Digest:
+def open_ballot(home: OpenedHome, motion: Digest) -> Digest:
     """Open the ballot that was sealed last in time; returns the entry.
 
     Raises:
         StorageError: What opens it is not on this disk.
-        PeerError, LocalError: See :func:`speaking.speak`.
+        PeerError, LocalError: It is not logged.
     """
+    voter = home.config.institution
 
     def make(state: State) -> OpenedBallot:
         commitment = sealed_in_time(state.motions[motion]).get(voter)
@@ -195,27 +170,26 @@ def open_ballot(home: Path, passphrase: bytes | None, motion: Digest, voter: Nam
         kept = _load(_sealed(home, commitment))
         return OpenedBallot(motion=motion, choice=kept.choice, salt=kept.salt, reason=kept.reason)
 
-    return speak(home, passphrase, make)
+    return home.submit(make)
 
 
-def end(home: Path, passphrase: bytes | None, motion: Digest) -> Digest:
+def end(home: OpenedHome, motion: Digest) -> Digest:
     """End the present stage of a motion, by the newest checkpoint if not by everybody's having acted.
 
     Raises:
         RuleError: It is not over yet; says who is awaited, and until when.
-        PeerError, LocalError: See :func:`speaking.speak`.
+        PeerError, LocalError: It is not logged.
     """
-    _, source = follow(home)
 
     def make(state: State) -> Closing:
         m = state.motions[motion]
-        closing = due_closing(state, motion, read_checkpoint(source)) if m.is_open else None
+        closing = due_closing(state, motion, read_checkpoint(home.source)) if m.is_open else None
         if closing is None:
             who = ", ".join(awaited(state, m)) or "nobody"
             raise RuleError(f"close: wanted a motion whose time has come: log time {due_at(m)}; {who} may still act")
         return closing
 
-    return speak(home, passphrase, make)
+    return home.submit(make)
 
 
 def make_motion(title: str, reasons: str, proposal: Proposal, *, closes_at: int, opens_until: int | None) -> Motion:
@@ -230,8 +204,8 @@ def make_motion(title: str, reasons: str, proposal: Proposal, *, closes_at: int,
         raise ConfigError(f"motion: {describe(e)}") from e
 
 
-def _sealed(home: Path, commitment: Digest) -> Path:
-    return NodeHome(home).ballots / f"{commitment}.json"
+def _sealed(home: OpenedHome, commitment: Digest) -> Path:
+    return home.files.ballots / f"{commitment}.json"
 
 
 def _load(path: Path) -> SealedChoice:

@@ -1,4 +1,4 @@
-"""``commonweal audit``: the auditor's commands. No logic here; ``audit_job`` and the modules below it do the work."""
+"""``commonweal audit``: the auditor's commands. No logic here."""
 
 import contextlib
 import functools
@@ -15,7 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from commonweal_protocols.audit import audit as core
 from commonweal_protocols.audit.arithmetic import load_recompute
-from commonweal_protocols.audit.departure_cli import departure
 from commonweal_protocols.audit.evidence import (
     MAX_EVIDENCE_BYTES,
     ForkEvidence,
@@ -23,35 +22,35 @@ from commonweal_protocols.audit.evidence import (
     parse_evidence,
     verify_evidence,
 )
-from commonweal_protocols.audit.foreign_cli import foreign
+from commonweal_protocols.audit.foreign_job import ForeignCheck, check_foreign
 from commonweal_protocols.audit.job import Auditor, Job, Outputs, load_seen
 from commonweal_protocols.audit.memory import load_memory
 from commonweal_protocols.audit.monitor import Stopped, follow
-from commonweal_protocols.audit.story_cli import story
+from commonweal_protocols.audit.story_job import read_story, story_html, story_json
 from commonweal_protocols.audit.text import print_report
 from commonweal_protocols.audit.verdict import open_verdict
+from commonweal_protocols.audit.vocabulary import describe_foreign
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import ConfigError, MalformedError, PeerError, SignatureError
-from commonweal_protocols.base.files import read_bounded
+from commonweal_protocols.base.files import read_bounded, write_atomic
 from commonweal_protocols.base.keys import create_key_file, load_key_file, load_passphrase, public_hex
+from commonweal_protocols.base.options import AsJson, Ca, PassphraseFile, Place, Places
+from commonweal_protocols.base.report import print_report as print_model
+from commonweal_protocols.base.text import printable
 from commonweal_protocols.base.webhook import check_webhook, post_webhook
+from commonweal_protocols.records.departure import check_departure
 from commonweal_protocols.records.signature_pool import usable_cores
-from commonweal_protocols.records.source import DirectorySource, HttpSource, Source
+from commonweal_protocols.records.source import is_address, open_source
 from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.tlog.cosignature import CosignatureVerifier, parse_cosigner_vkey
 from commonweal_protocols.tlog.note import Verifier, parse_vkey
+from commonweal_protocols.tlog.policy import load_policy
 from commonweal_protocols.tlog.tiles import MAX_ENTRY_BYTES
 
 _MAX_REPORT_BYTES = 1 << 30
 
 app = typer.Typer(no_args_is_help=True, help="Re-check a consortium from its public records alone.")
-app.command()(story)
-app.command()(departure)
-app.command()(foreign)
 
-Url = Annotated[str | None, typer.Option(help="Where the public records are served, https://HOST:PORT.")]
-Directory = Annotated[Path | None, typer.Option("--dir", help="A folder of public records: a mirror, a disk.")]
-Ca = Annotated[Path | None, typer.Option(help="PEM of the authority behind --url; the system's if not given.")]
 Consortium = Annotated[
     str | None, typer.Option(help="The consortium you expect: 64 hex digits. Without it the log names itself.")
 ]
@@ -78,18 +77,17 @@ MaxAgeSeconds = Annotated[
     int | None, typer.Option(min=0, help="The oldest that the witnesses' word on the checkpoint may be.")
 ]
 KeyFile = Annotated[Path | None, typer.Option("--sign", help="Sign a verdict with this key.")]
-PassphraseFile = Annotated[Path | None, typer.Option(help="The file with the key's passphrase.")]
 VerdictFile = Annotated[Path | None, typer.Option("--verdict", help="Write the signed verdict here.")]
 Following = Annotated[bool, typer.Option("--follow", help="Stay up, and audit whenever the log changes.")]
 IntervalSeconds = Annotated[float, typer.Option(min=1, help="With --follow: between two looks.")]
 Webhook = Annotated[str | None, typer.Option(help="With --follow: POST findings here, as JSON.")]
 KeepGoing = Annotated[bool, typer.Option("--keep-going", help="With --follow: stay up after a finding.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")]
 
 
-def _memory_path(source: str) -> Path:
+def _memory_path(place: str) -> Path:
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
-    return state / "commonweal" / "audit" / f"{''.join(c if c.isalnum() else '-' for c in source)[-120:]}.memory"
+    name = place if is_address(place) else str(Path(place).resolve())
+    return state / "commonweal" / "audit" / f"{''.join(c if c.isalnum() else '-' for c in name)[-120:]}.memory"
 
 
 def _read_foreign(path: Path, max_bytes: int, wanted: str) -> bytes:
@@ -98,8 +96,7 @@ def _read_foreign(path: Path, max_bytes: int, wanted: str) -> bytes:
 
 @app.command()
 def run(
-    url: Url = None,
-    directory: Directory = None,
+    place: Place,
     ca: Ca = None,
     consortium: Consortium = None,
     report_file: ReportFile = None,
@@ -133,12 +130,11 @@ def run(
         raise ConfigError("audit run: wanted --follow with --webhook and --keep-going")
     if webhook:
         check_webhook(webhook)
-    source, name = _source(url, directory, ca)
     key = load_key_file(key_file, load_passphrase(passphrase_file)) if key_file else None
     job = Job(
-        source=source,
+        source=open_source(place, ca),
         consortium=consortium,
-        memory=None if no_memory else memory_file or _memory_path(name),
+        memory=None if no_memory else memory_file or _memory_path(place),
         full=full,
         against={str(path): load_seen(path) for path in against or []},
         recompute=None if no_recompute else load_recompute(),
@@ -147,15 +143,6 @@ def run(
         outputs=Outputs(report_file, html_file, checkpoint_file, evidence_dir, verdict_file, key),
     )
     raise typer.Exit(_follow(job, interval_seconds, webhook, keep_going) if following else _once(job, as_json))
-
-
-def _source(url: str | None, directory: Path | None, ca: Path | None) -> tuple[Source, str]:
-    """The records, and their name among this auditor's memories."""
-    if (url is None) == (directory is None):
-        raise ConfigError("audit run: wanted one of --url and --dir")
-    if directory is not None:
-        return DirectorySource(directory), str(directory.resolve())
-    return HttpSource(url or "", ca), url or ""
 
 
 def _now() -> datetime:
@@ -276,3 +263,97 @@ def verify_verdict(
     typer.echo(f"report {verdict.report_sha256}, {verdict.verified_at.isoformat()} by the auditor's clock")
     if not verdict.passed:
         raise typer.Exit(1)
+
+
+@app.command()
+def story(
+    places: Places = None,
+    ca: Ca = None,
+    whole: Annotated[bool, typer.Option("--all", help="Also what happens in every round.")] = False,
+    html_file: HtmlFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what happened, from the logs alone, each sentence with the entry that bears it out.
+
+    The page and the JSON have each claim with its entry and its tlog-proof. A log that breaks its compact is not told:
+    exit 1, and what is wrong. Give the log of a fork, or the one that a consortium had before, beside its own.
+    """
+    stories = [read_story(source) for source in [open_source(place, ca) for place in places or ()]]
+    if not stories:
+        raise ConfigError("audit story: wanted at least one PLACE")
+    if html_file is not None:
+        write_atomic(html_file, story_html(stories))
+    if as_json:
+        typer.echo(story_json(stories).decode(), nl=False)
+        return
+    for told in stories:
+        checkpoint = told.replica.checkpoint()
+        name = printable(told.replica.state.compact.consortium)
+        typer.echo(f"{name}, log {printable(checkpoint.origin)}, {checkpoint.size} entries")
+        for claim in told.claims:
+            if whole or not claim.is_routine:
+                typer.echo(f"{claim.index:>7}  {printable(claim.sentence)}")
+
+
+@app.command()
+def departure(
+    directory: Annotated[Path, typer.Argument(help="The folder that `commonweal node exit` has written.")],
+    policy_file: Annotated[
+        Path | None,
+        typer.Option("--policy", help="Whom to believe (C2SP tlog-policy); the folder's own compact if not given."),
+    ] = None,
+) -> None:
+    """Check a departure offline: every digest, signature and proof, and that nothing which was said is missing.
+
+    Exit 1: it does not hold.
+    """
+    checked = check_departure(directory, load_policy(policy_file) if policy_file else None)
+    said, tree = checked.departure, checked.checkpoint
+    typer.echo(f"{said.institution}: all {len(said.entries)} entries, from its first to its exit, and nothing else")
+    typer.echo(f"reason: {printable(checked.last.reason)}")
+    typer.echo(
+        f"consortium {said.consortium}, log {printable(tree.origin)}, {tree.size} entries, root {tree.root.hex()}"
+    )
+    if policy_file is None:
+        typer.echo(
+            "the log and its witnesses are those that the folder names; --policy FILE takes your own word for them"
+        )
+
+
+@app.command()
+def foreign(
+    place: Place,
+    other: Annotated[
+        list[str] | None, typer.Option(metavar="PLACE", help="Another consortium's records; may be repeated.")
+    ] = None,
+    ca: Ca = None,
+    no_recompute: NoRecompute = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hold what a log says of other consortia's releases to those consortia's own records.
+
+    Institutions adopt such releases, and a consortium that is a member of another gives its own. Exit 1: something is
+    not as it was said. What no records are given for is not checked. Whether those logs' own merges are right is for
+    `commonweal audit run`, for each log by itself.
+    """
+    sources = [open_source(p, ca) for p in other or ()]
+    checks = check_foreign(open_source(place, ca), sources, None if no_recompute else load_recompute())
+    if as_json:
+        print_model(checks, as_json)
+    else:
+        _print_foreign(checks)
+    if any(c.verdict == "fails" for c in checks):
+        raise typer.Exit(1)
+
+
+def _print_foreign(checks: tuple[ForeignCheck, ...]) -> None:
+    if not checks:
+        typer.echo("no entry names a release of another consortium")
+    for c in checks:
+        named, release = c.named, printable(describe_foreign(c.named.release))
+        typer.echo(f"{named.index:>7}  {named.institution}: {named.what} of {release}")
+        typer.echo(f"         {c.verdict}: {printable(c.sentence)}")
+        if c.withdrawn:
+            typer.echo("         its own consortium has withdrawn it since")
+        if c.in_both and named.what == "contribution":
+            typer.echo(f"         members of both by name, who may have a voice twice: {', '.join(c.in_both)}")

@@ -100,8 +100,8 @@ class HttpSource:
 
 
 def is_address(place: str) -> bool:
-    """Whether records are at an ``http://`` or ``https://`` address, and not in a folder."""
-    return place.startswith(("http://", "https://"))
+    """Whether records are at an address, and not in a folder."""
+    return "://" in place
 
 
 def open_source(place: str, ca_file: Path | None = None) -> Source:

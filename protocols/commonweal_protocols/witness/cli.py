@@ -13,6 +13,7 @@ import typer
 
 from commonweal_protocols.base.errors import ConfigError, MalformedError
 from commonweal_protocols.base.keys import create_ml_dsa_key_file, load_or_create_key_file, load_passphrase
+from commonweal_protocols.base.options import AsJson, Home, PassphraseFile
 from commonweal_protocols.tlog.cosignature import make_cosignature_verifier
 from commonweal_protocols.tlog.note import check_key_name
 from commonweal_protocols.witness.config import (
@@ -32,8 +33,6 @@ from commonweal_protocols.witness.store import WitnessStore
 from commonweal_protocols.witness.witness import Witness
 
 app = typer.Typer(no_args_is_help=True, help="Cosign the checkpoints of logs that keep their history.")
-Home = Annotated[Path, typer.Option(help="The witness's folder: settings, keys, and what it has cosigned.")]
-PassphraseFile = Annotated[Path | None, typer.Option(help="The file with the keys' passphrase.")]
 DEFAULT_HOME = Path("witness-home")
 
 
@@ -136,7 +135,7 @@ def run(
 @app.command()
 def status(
     home: Home = DEFAULT_HOME,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    as_json: AsJson = False,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Say who this witness is, and what it has cosigned last of each log. The witness may be running."""

@@ -1,45 +1,51 @@
 """``commonweal adapter compress``: a delta in fewer bytes and back, and what that costs in precision."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field, ValidationError
 
-from commonweal_adapters.commands.inspect_job import load_sound
+from commonweal_adapters.commands.inspection import load_sound
 from commonweal_adapters.files.delta import GridTensors, make_delta, write_delta
 from commonweal_adapters.files.encode import parse_encoding, payload_bytes, quantise, read_encoded, write_encoded
 from commonweal_adapters.files.lora_file import payload_bytes as float32_bytes
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import BlobError, ConfigError
 from commonweal_protocols.base.files import read_bounded, write_atomic
+from commonweal_protocols.base.report import Report
 from commonweal_protocols.statements.compact import AdapterSpec
 from commonweal_protocols.statements.delta_encoding import Encoding
 from commonweal_protocols.statements.values import MAX_BLOB_BYTES, Digest
 
 
-@dataclass(frozen=True, slots=True)
-class CompressReport:
+class CompressReport(Report):
     """A delta, encoded or decoded. The error is ‖decoded - delta‖ / ‖delta‖; None where the delta is not at hand."""
 
     bits: int
-    keep_millis: int
+    keep_millis: int = Field(title="share of elements kept")
     size_bytes: int
-    float32_bytes: int
+    float32_bytes: int = Field(title="size as float32")
     bits_per_element: float
     relative_error: float | None
-    largest_error_steps: int | None
+    largest_error_steps: int | None = Field(title="largest error, grid steps")
     sha256: Digest
 
 
-def encode_file(path: Path, start: Path | None, grid_bits: int, encoding: Encoding, out: Path) -> CompressReport:
+def encode_file(
+    path: Path, start: Path | None, grid_bits: int, bits: int, keep_millis: int, out: Path
+) -> CompressReport:
     """Encode a delta: a file of int32 as it is; or an adapter, of which ``start`` is taken away if it is given.
 
     Raises:
-        ConfigError: A file cannot be read.
+        ConfigError: A file cannot be read, or there is no encoding of so many bits.
         BlobError: One is no adapter, has problems, or another shape than the other.
         StorageError: The file cannot be written.
     """
+    try:
+        encoding = Encoding.model_validate({"bits": bits, "keep_millis": keep_millis})
+    except ValidationError as e:
+        raise ConfigError(f"--bits: wanted 4, 8 or 32, got {bits}") from e
     adapter = load_sound(path)
     spec = adapter.spec(grid_bits)
     delta = adapter.grid(grid_bits)

@@ -1,8 +1,9 @@
 """``commonweal adapter recompute``: a release recomputed from public records, and what it would be without a member."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from pydantic import Field, computed_field
 
 from commonweal_adapters.files.delta import read_adapter
 from commonweal_adapters.files.peft_files import save_adapter
@@ -10,6 +11,7 @@ from commonweal_adapters.recompute import merge_release, recompute_without
 from commonweal_adapters.rules.plural import distance_micros
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.base.report import Report
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.replay import replay
 from commonweal_protocols.records.source import Source, read_blob
@@ -17,8 +19,7 @@ from commonweal_protocols.statements.rounds import Release
 from commonweal_protocols.statements.values import Blob, Digest, Name
 
 
-@dataclass(frozen=True, slots=True)
-class RecomputeReport:
+class RecomputeReport(Report):
     """A release recomputed; and where somebody was left out, how far that moves it.
 
     Distances are L2 norms over all elements in millionths of an adapter's unit.
@@ -29,28 +30,29 @@ class RecomputeReport:
     institutions: tuple[Name, ...]
     logged_sha256: Digest
     recomputed_sha256: Digest
-    round_micros: int
+    round_micros: int = Field(title="the round moved the adapter by")
     """From the start to the release."""
-    error_micros: int | None
+    error_micros: int | None = Field(title="error against the exact merge")
     """How far the adapter recomputed is from the exact merge; None where that is 0 and the adapter is not.
 
     Of a masked round this and the next are None: they need single deltas.
     """
-    diversity_micros: int | None
-    counted_micros: tuple[int, ...]
+    diversity_micros: int | None = Field(title="diversity of the deltas")
+    counted_micros: tuple[int, ...] = Field(title="each counted")
     """How much each institution counted in the end, in their order."""
     without: Name | None = None
     without_sha256: Digest | None = None
-    moved_micros: int | None = None
+    moved_micros: int | None = Field(None, title="leaving it out moves it by")
     """From the published release to what it would be."""
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def holds(self) -> bool:
         """Whether the published adapter is the merge of its inputs."""
         return self.logged_sha256 == self.recomputed_sha256
 
 
-def run_recompute(source: Source, number: int | None, without: Name | None, out: Path | None) -> RecomputeReport:
+def recompute_release(source: Source, number: int | None, without: Name | None, out: Path | None) -> RecomputeReport:
     """Replay a log, and merge one release's inputs again.
 
     Args:
@@ -89,7 +91,9 @@ def run_recompute(source: Source, number: int | None, without: Name | None, out:
     )
     if without is not None:
         data, moved = recompute_without(spec, release, without, fetch)
-        report = replace(report, without=without, without_sha256=digest_of(data), moved_micros=moved)
+        report = report.model_copy(
+            update={"without": without, "without_sha256": digest_of(data), "moved_micros": moved}
+        )
     if out is not None:
         save_adapter(out, spec, read_adapter(data, spec), compact.base.reference)
     return report
