@@ -89,10 +89,15 @@ def test_too_little_memory_says_what_would_fit() -> None:
     assert lean.total_bytes(4096) < needed / 2
 
 
-def test_a_base_that_does_not_say_its_shape_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(SHAPE | {"another": 1}))
-    assert load_shape(tmp_path).hidden_size == 384
-    for text in ("{}", "[", '{"hidden_size": "large"}'):
+def test_a_shape_that_is_not_known_is_none_and_one_that_is_nested_is_found(tmp_path: Path) -> None:
+    for said in (SHAPE | {"another": 1}, {"text_config": SHAPE, "vision_config": {}}):
+        (tmp_path / "config.json").write_text(json.dumps(said))
+        shape = load_shape(tmp_path)
+        assert shape is not None
+        assert shape.hidden_size == 384
+    for text in ("{}", "[]", '{"n_embd": 32}'):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(BaseModelError, match=r"config.json: wanted a model's shape"):
-            load_shape(tmp_path)
+        assert load_shape(tmp_path) is None
+    (tmp_path / "config.json").write_text("[")
+    with pytest.raises(BaseModelError, match=r"config.json: wanted JSON"):
+        load_shape(tmp_path)

@@ -360,7 +360,7 @@ def detect_adapter_spec(base: LoadedBase, rank: int, alpha: int, grid_bits: int 
     """
     import torch
 
-    layers = int(base.model.config.num_hidden_layers)
+    layers = int(base.model.config.get_text_config().num_hidden_layers)
     stacks = [
         (name, module)
         for name, module in base.model.named_modules()
@@ -377,7 +377,12 @@ def detect_adapter_spec(base: LoadedBase, rank: int, alpha: int, grid_bits: int 
         )
         for block in blocks
     ]
-    if not shapes[0] or any(s != shapes[0] for s in shapes):
+    if not shapes[0]:
+        raise BaseModelError(
+            f"base model: {base.model.config.model_type}: wanted linear layers in each block, got none that is a plain "
+            "one; choose a base of another family"
+        )
+    if any(s != shapes[0] for s in shapes):
         raise BaseModelError("base model: wanted the same linear layers in every block, got blocks that differ")
     return AdapterSpec(
         rank=rank,

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from commonweal_node.model.attention import Reach, check_packing, longest_text, reaches
 from commonweal_node.model.base_model import LoadedBase
 from commonweal_node.model.losses import summed_base_kl, summed_cross_entropy, token_log_probabilities
-from commonweal_node.model.packing import Batch, attention_allowed
+from commonweal_node.model.packing import Batch
 from commonweal_node.model.tensors import PEFT_ROOT, AdapterTensors, Slot, check_adapter, slots
 from commonweal_protocols.base.errors import BaseModelError
 from commonweal_protocols.statements.compact import AdapterSpec
@@ -100,8 +101,9 @@ class AdaptedModel:
             numbers (arXiv 1604.06174).
 
     Raises:
-        BaseModelError: The base lacks a layer of the spec, a layer's size differs, or its logits are not a plain
-            linear map of its last hidden states (then the loss here would be a different one).
+        BaseModelError: The base lacks a layer of the spec, a layer's size differs, its logits are not a plain
+            linear map of its last hidden states (then the loss here would be a different one), or packed rows are not
+            what each row alone is.
     """
 
     def __init__(
@@ -118,7 +120,9 @@ class AdaptedModel:
         self._head = base.model.get_output_embeddings()
         self.computed_tokens = 0
         """How many tokens have gone forward so far, padding not counted."""
+        self._reaches = reaches(base.model.config)
         self._check_head()
+        self._check_packing()
         self._layers = [self._fit(slot) for slot in self._slots]
         if checkpointing:
             self._checkpoint_blocks()
@@ -154,10 +158,26 @@ class AdaptedModel:
         if not torch.equal(whole, ours):
             raise BaseModelError("base model: wanted logits = head(hidden states), got scaled or capped logits")
 
+    def _check_packing(self) -> None:
+        def alone(ids: Sequence[int]) -> Tensor:
+            logits: Tensor = self._model(input_ids=torch.tensor([ids], device=self.device), use_cache=False).logits[0]
+            return logits
+
+        config, dtype = self._model.config, self._head.weight.dtype
+        check_packing(
+            config.model_type, config.get_text_config().vocab_size, longest_text(config), alone, self.log_probabilities,
+            dtype,
+        )  # fmt: skip
+
     @property
     def device(self) -> torch.device:
         """Where the base's weights lie."""
         return torch.device(self._model.device)
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens the base reads at most."""
+        return int(getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or 1 << 31)
 
     def describe(self) -> str:
         """What rounds differently elsewhere: the base's dtype and device, and the threads."""
@@ -226,16 +246,26 @@ class AdaptedModel:
         """(N, H): the last hidden states from which the batch's targets are predicted."""
         device = self.device
         self.computed_tokens += batch.tokens
-        allowed = torch.from_numpy(attention_allowed(batch)).to(device)
-        dtype = self._head.weight.dtype
-        mask = torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill_(~allowed, torch.finfo(dtype).min)
+        found = self._reaches
+        masks = (
+            self._mask(found, batch)
+            if isinstance(found, Reach)
+            else {k: self._mask(r, batch) for k, r in found.items()}
+        )
         hidden: Tensor = self._inner(
             input_ids=torch.from_numpy(batch.ids).to(device),
             position_ids=torch.from_numpy(batch.positions).to(device),
-            attention_mask=mask[:, None],  # (R, 1, T, T), added to the attention scores
+            attention_mask=masks,
             use_cache=False,
         ).last_hidden_state
         return hidden.reshape(-1, hidden.shape[-1])[torch.from_numpy(batch.predictors).to(device)]
+
+    def _mask(self, reach: Reach, batch: Batch) -> Tensor:
+        """(R, 1, T, T), added to the attention scores."""
+        allowed = torch.from_numpy(reach.allowed(batch)).to(self.device)
+        dtype = self._head.weight.dtype
+        mask = torch.zeros(allowed.shape, dtype=dtype, device=self.device)
+        return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 
 
 def _keep_freed_memory() -> None:

@@ -4,6 +4,7 @@ The node has it, and so has every worker that trains with it: same base, same ro
 """
 
 import hashlib
+import logging
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,8 +27,10 @@ from commonweal_node.training.memory_estimate import Demand, check_memory, load_
 from commonweal_node.training.objectives import TrainingRows, choose_objectives
 from commonweal_node.training.team import Team
 from commonweal_node.training.training_rows import load_training_rows
-from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.base.errors import BaseModelError, ConfigError
 from commonweal_protocols.statements.compact import AdapterSpec, BaseModelRef, Recipe
+
+log = logging.getLogger(__name__)
 
 
 class Terms(Protocol):
@@ -58,7 +61,7 @@ class Material:
         rows: To train on.
         tune: Held-out rows by which a blend is chosen and a training may end early.
         report: Held-out rows for the figures that are told.
-        estimated_bytes: What a training was estimated to take, in this process.
+        estimated_bytes: What a training was estimated to take, in this process; None where nothing is known.
     """
 
     model: AdaptedModel
@@ -68,7 +71,7 @@ class Material:
     rows: TrainingRows
     tune: Sequence[Batch]
     report: tuple[Tokenised, ...]
-    estimated_bytes: int
+    estimated_bytes: int | None
 
     def agree(self, team: Team) -> None:
         """Hold all processes of a team to the same base, kind of machine, and rows.
@@ -116,6 +119,11 @@ def load_material(
         checkpointing=config.gradient_checkpointing,
     )
     data, max_tokens = config.data.resolve(), terms.recipe.max_tokens
+    if max_tokens > model.max_tokens:
+        raise BaseModelError(
+            f"base model: wanted one that reads {max_tokens} tokens, as the recipe's max_tokens has it, got "
+            f"{model.max_tokens}: lower max_tokens in the compact"
+        )
 
     def tokens(examples: tuple[Example, ...]) -> tuple[Tokenised, ...]:
         found = tokenise(examples, model.tokenizer, max_tokens).examples
@@ -129,9 +137,13 @@ def load_material(
     return Material(model, folder, data, weights, rows, tune, tokens(halves.report), estimated_bytes)
 
 
-def _check_memory(folder: Path, terms: Terms, config: NodeConfig, team: Team) -> int:
+def _check_memory(folder: Path, terms: Terms, config: NodeConfig, team: Team) -> int | None:
+    shape = load_shape(folder)
+    if shape is None:
+        log.info("memory: how much a training takes is not known, since %s/config.json has words of its own", folder)
+        return None
     demand = Demand(
-        load_shape(folder),
+        shape,
         terms.adapter,
         torch.finfo(native_dtype(team.device)).bits // 8,
         terms.recipe.max_tokens,

@@ -82,17 +82,22 @@ class Demand:
         return self.fixed_bytes() + batch_tokens * self.token_bytes()
 
 
-def load_shape(folder: Path) -> ModelShape:
-    """Read a base's shape.
+def load_shape(folder: Path) -> ModelShape | None:
+    """Read a base's shape; None where ``config.json`` does not say it in the words that most families use.
 
     Raises:
-        BaseModelError: ``config.json`` is missing or does not say.
+        BaseModelError: There is no ``config.json``, or it is not JSON.
     """
     data = read_bounded(folder / "config.json", _MAX_CONFIG_BYTES, "a model's shape", error=BaseModelError)
     try:
-        return ModelShape.model_validate(json.loads(data))
-    except (ValueError, ValidationError) as e:
-        raise BaseModelError(f"{folder}/config.json: wanted a model's shape, got {type(e).__name__}") from e
+        said = json.loads(data)
+    except ValueError as e:
+        raise BaseModelError(f"{folder}/config.json: wanted JSON, got {e}") from e
+    try:
+        # A model of several kinds of input has its text model's shape one level deeper.
+        return ModelShape.model_validate(said.get("text_config", said) if isinstance(said, dict) else said)
+    except ValidationError:
+        return None
 
 
 def check_memory(demand: Demand, batch_tokens: int, available_bytes: int, processes: int = 1) -> int:

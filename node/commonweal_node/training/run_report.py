@@ -39,7 +39,7 @@ class RunReport(BaseModel):
     recipe: dict[str, int]
     seed: int
     machine: str
-    estimated_bytes: int
+    estimated_bytes: int | None
     peak_bytes: int
     course: Course
     heldout_before: float
@@ -91,7 +91,7 @@ def render_report(report: RunReport) -> bytes:
             *_speed(report),
             (
                 "memory",
-                f"{report.estimated_bytes / _MIB:.0f} MiB estimated, {report.peak_bytes / _MIB:.0f} MiB at most",
+                f"{_estimate(report)}, {report.peak_bytes / _MIB:.0f} MiB at most",
             ),
         ),
     ]
@@ -150,3 +150,8 @@ def _membership(figure: MembershipFigure | None) -> Html:
         f"under its curve of {figure.auc:.3f} ± {figure.error:.3f} (0.5 is chance, 1 is certainty). It is one attack, "
         "and no proof that there is no better one.",
     )
+
+
+def _estimate(report: RunReport) -> str:
+    known = report.estimated_bytes
+    return f"{known / _MIB:.0f} MiB estimated" if known is not None else "no estimate for this family of models"
