@@ -37,7 +37,14 @@ from commonweal_node.training.jobs import ending
 from commonweal_node.training.learner import Learner
 from commonweal_node.training.team import ALONE, Team
 from commonweal_protocols.audit.audit import Progress
-from commonweal_protocols.base.errors import BaseModelError, CommonwealError, LocalError, PeerError, UnavailableError
+from commonweal_protocols.base.errors import (
+    BaseModelError,
+    CommonwealError,
+    ConfigError,
+    LocalError,
+    PeerError,
+    UnavailableError,
+)
 from commonweal_protocols.base.files import locked
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.state import State
@@ -182,17 +189,20 @@ class Node:
         return state.key(self._config.institution) is not None or public_hex(self._keys.present) in state.retired
 
     def _load_learner(self, compact: Compact) -> Learner | None:
-        """Load base and rows; None once told to stop. Without its base a node stays up, answers nothing and says why.
+        """Load base and rows; None once told to stop. Without them a node stays up, answers nothing and says why.
 
         Raises:
-            ConfigError: The rows are not as they must be.
+            ConfigError: The rows are not as they must be, and others train with this process.
         """
         while not self._stopping.is_set():
             self._board.phase("starting", 0, "loading the base model")
             try:
                 weights, home = self._charter.objectives, self._home
                 return Learner(compact, self._config, weights, home, self._board, self._stopping, self._team)
-            except BaseModelError as e:
+            except (BaseModelError, ConfigError) as e:
+                # Workers hear of it once; they and this process start anew together.
+                if isinstance(e, ConfigError) and self._team.size > 1:
+                    raise
                 log.error("%s", e)
                 self._board.set(trouble=str(e))
                 self._stopping.wait(_BASE_RETRY_SECONDS)

@@ -22,8 +22,10 @@ from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_node.rows.language import load_identifier
 from commonweal_node.rows.manifest import load_curation_key
 from commonweal_node.rows.row import Row, Split
+from commonweal_node.rows.shapes import Columns
 from commonweal_node.rows.sources import format_of, parse_mapping
 from commonweal_node.rows.store import Store
+from commonweal_node.rows.tables import csv_delimiter
 from commonweal_protocols.base import canonical
 from commonweal_protocols.base.canonical import Json
 from commonweal_protocols.base.errors import ConfigError
@@ -61,17 +63,24 @@ def _progress(as_json: bool) -> "Iterator[Report]":
 
 @data_app.command()
 def add(
-    sources: Annotated[list[Path], typer.Argument(help="JSONL, text, CSV, Parquet, or a saved datasets folder.")],
+    sources: Annotated[list[Path], typer.Argument(help="JSON, JSONL, text, CSV, Parquet, or a saved datasets folder.")],
     home: Home = DEFAULT_HOME,
     columns: Annotated[
-        list[str] | None, typer.Option("--map", help="FIELD=COLUMN of a table, like user=question; may be repeated.")
+        list[str] | None, typer.Option("--map", help="FIELD=COLUMN (or key), like group=patient; may be repeated.")
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="A column (or key) that means nothing for a row; may be repeated.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="train or heldout, for rows whose source does not say.")] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Copy rows into the node's own store, in one encoding. A row that breaks the schema is named by file and line."""
-    store, mapping = Store(home), parse_mapping(columns or [])
+    """Copy rows into the node's own store, in one encoding. A row that breaks the schema is named by file and line.
+
+    Conversations are read as messages, ShareGPT, Alpaca, prompt and completion, or user and assistant; preferences as
+    texts or messages. A key that is not known to be harmless is an error, unless --map or --ignore says what it is.
+    """
+    store, said = Store(home), Columns(parse_mapping(columns or []), frozenset(ignore or []))
     side = _split(split)
     for path in sources:
         with _progress(as_json) as report:
@@ -79,17 +88,23 @@ def add(
             total = path.stat().st_size if format_of(path) in ("jsonl", "text", "csv") else None
             tell = functools.partial(_tell, report, path.name, total)
             if dry_run:
-                kinds, new = store.check(path, mapping, side, tell), False
+                kinds, new = store.check(path, said, side, tell), False
             else:
                 with store.locked():
-                    added = store.add(path, mapping, side, tell)
+                    added = store.add(path, said, side, tell)
                 kinds, new = added.source.kinds, added.new
         if as_json:
-            said: dict[str, Json] = {"source": path.name, "new": new, "rows": sum(kinds.values())}
-            typer.echo(canonical.encode(said | {"kinds": {**kinds}}))
+            told: dict[str, Json] = {"source": path.name, "new": new, "rows": sum(kinds.values())}
+            typer.echo(canonical.encode(told | {"kinds": {**kinds}}))
         else:
             word = "could be added" if dry_run else "added" if new else "here already"
-            typer.echo(f"{path}: {word}: {', '.join(f'{n:,} {kind}s' for kind, n in kinds.items())}")
+            typer.echo(f"{path}: {word}: {', '.join(f'{n:,} {kind}s' for kind, n in kinds.items())}{_read_as(path)}")
+
+
+def _read_as(path: Path) -> str:
+    """What was taken for granted of a table and might be wrong."""
+    delimiter = csv_delimiter(path) if format_of(path) == "csv" else ","
+    return "" if delimiter == "," else f" (fields are divided by {'tabs' if delimiter == chr(9) else delimiter})"
 
 
 def _tell(report: "Report", name: str, total: int | None, size: int) -> None:
