@@ -33,9 +33,17 @@ from commonweal_node.institution.adoption import name_of
 from commonweal_node.institution.delegate import Delegate, check_speaks_for
 from commonweal_node.institution.institution import Institution
 from commonweal_node.probes.probe import load_probes
+from commonweal_node.training.launch import launched_size
 from commonweal_node.training.model_process import ModelProcess
 from commonweal_protocols.audit.audit import Progress
-from commonweal_protocols.base.errors import BaseModelError, CommonwealError, LocalError, PeerError, UnavailableError
+from commonweal_protocols.base.errors import (
+    BaseModelError,
+    CommonwealError,
+    ConfigError,
+    LocalError,
+    PeerError,
+    UnavailableError,
+)
 from commonweal_protocols.base.files import locked
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.state import State
@@ -180,17 +188,20 @@ class Node:
         return state.key(self._config.institution) is not None or public_hex(self._keys.present) in state.retired
 
     def _load_model(self, compact: Compact) -> ModelProcess | None:
-        """Have base and rows loaded; None once told to stop. Without its base a node stays up and says why.
+        """Have base and rows loaded; None once told to stop. Without them a node stays up and says why.
 
         Raises:
-            ConfigError: The rows are not as they must be.
+            LocalError: They cannot be loaded, and others train with this process.
         """
         while not self._stopping.is_set():
             self._board.phase("starting", 0, "loading the base model")
             try:
                 weights, home = self._charter.objectives, self._home
                 return ModelProcess(compact, self._config, weights, home, self._board, self._stopping)
-            except BaseModelError as e:
+            except (BaseModelError, ConfigError, UnavailableError) as e:
+                # Workers hear of it once; they and this process start anew together.
+                if launched_size() > 1:
+                    raise
                 log.error("%s", e)
                 self._board.set(trouble=str(e))
                 self._stopping.wait(_BASE_RETRY_SECONDS)

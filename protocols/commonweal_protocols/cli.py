@@ -5,9 +5,11 @@ bad, 2 wrong usage or configuration, 3 an extra is not installed, 4 it could not
 70 the program itself failed (a bug; its traceback is on stderr), 130 interrupted.
 """
 
+import contextlib
 import sys
 import traceback
 from importlib.metadata import entry_points, version
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -15,6 +17,7 @@ from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
 from commonweal_protocols.base.errors import ConfigError, LocalError, PeerError, UnavailableError
+from commonweal_protocols.base.text import printable
 
 GROUPS = {
     "adapter": "Look at adapters, compare, merge, re-compute and compress them.",
@@ -113,10 +116,22 @@ def _root(
 root = cast("TyperGroup", typer.main.get_command(_app))
 
 
+def _check_names(args: list[str]) -> None:
+    """Refuse names that are no text, before anything is made: settings and records name files in UTF-8."""
+    with contextlib.suppress(FileNotFoundError):  # a folder that is gone is met where it is needed
+        args = [*args, str(Path.cwd())]
+    for arg in args:
+        try:
+            arg.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"{printable(arg)}: wanted a name in UTF-8, got other bytes; rename it") from None
+
+
 def run(args: list[str]) -> int:
     """Run the program and return its exit code; errors are one sentence on stderr."""
     stderr = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
+        _check_names(args)
         code: object = root.main(args, prog_name="commonweal", standalone_mode=False)
         if code != INTERRUPTED:  # which a newer typer returns, where an older one raises Abort
             return code if isinstance(code, int) else 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from commonweal_node.charter.charter import Charter, load_charter
 
 CANARY = "zanzibarquokka"
-"""One word, so that nothing may have split it: in every text, group, licence and unknown key."""
+"""One word, so that nothing may have split it: in every text, group, licence, and in what is not kept."""
 EMAIL = "quokka@example.org"
 CHARTER = """\
 community = "Valley"
@@ -43,7 +43,7 @@ def rows(source: int, count: int) -> Iterator[dict[str, object]]:
     """One source's rows: one of eight is too short, one a copy, one nearly one, one has an address, two ask."""
     for i in range(count):
         topic = " ".join(f"{word}{source}x{i}" for word in ("tea", "rice", "rain", "bread", "salt", "wool", "clay"))
-        marks: dict[str, object] = {"license": f"license of {CANARY}", CANARY: CANARY, "meta": {CANARY: 1}}
+        marks: dict[str, object] = {"license": f"license of {CANARY}", "source": CANARY, "meta": {CANARY: CANARY}}
         said = f"{CANARY} says {topic}"
         match i % 8:
             case 0:

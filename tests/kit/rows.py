@@ -11,7 +11,9 @@ from commonweal_node.rows.row import (
     Text,
 )
 
-WORDS = st.text(min_size=1, max_size=12).filter(lambda t: t.strip() and t.encode(errors="ignore").decode() == t)
+WORDS = st.text(min_size=1, max_size=12).filter(
+    lambda t: t.strip() and "\0" not in t and t.encode(errors="ignore").decode() == t
+)
 TURNS = st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3)
 
 

@@ -36,6 +36,7 @@ from commonweal_node.rows.row import (
     read_rows,
     read_texts,
 )
+from commonweal_node.rows.shapes import AS_NAMED
 from commonweal_node.rows.stages import whole_text
 from commonweal_node.rows.store import Store
 from commonweal_node.rows.survey import load_token_counter, survey
@@ -58,7 +59,7 @@ def added(home: Path, sources: list[Path]) -> Store:
     store = Store(home)
     with store.locked():
         for path in sources:
-            store.add(path, {}, None, lambda _: None)
+            store.add(path, AS_NAMED, None, lambda _: None)
     return store
 
 
@@ -128,7 +129,7 @@ def test_the_same_rows_in_another_format_or_added_again_are_the_same_source(tmp_
     spelt.write_text("".join(json.dumps(json.loads(x), sort_keys=True) + "\n\n" for x in path.read_text().splitlines()))
     store = Store(tmp_path)
     with store.locked():
-        assert [store.add(p, {}, None, lambda _: None).new for p in (path, path, spelt)] == [True, False, False]
+        assert [store.add(p, AS_NAMED, None, lambda _: None).new for p in (path, path, spelt)] == [True, False, False]
     assert len(store.sources()) == 1
 
 
@@ -174,6 +175,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from commonweal_node.charter.charter import load_charter
 from commonweal_node.rows.curate import Signer, curate
+from commonweal_node.rows.shapes import AS_NAMED
 from commonweal_node.rows.stages import whole_text
 from commonweal_node.rows.store import Store
 
@@ -184,7 +186,7 @@ store = Store(Path(sys.argv[1]))
 signer = Signer("valley", Ed25519PrivateKey.from_private_bytes(b"\\1" * 32), b"\\2" * 32)
 with store.locked():
     if sys.argv[2] == "add":
-        store.add(Path(sys.argv[3]), {}, None, lambda size: report("add", 200 if size else 0, None))
+        store.add(Path(sys.argv[3]), AS_NAMED, None, lambda size: report("add", 200 if size else 0, None))
     else:
         curate(store, load_charter(Path(sys.argv[3])), None, signer, report)
 """

@@ -1,6 +1,6 @@
 """What a node makes of its rows: labels, order, halves."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -45,18 +45,24 @@ def test_a_template_that_rewrites_earlier_turns_is_refused() -> None:
         tokenise([EXAMPLES[2]], tiny_tokenizer(rewriting), 500)
 
 
-def test_a_token_across_the_border_of_a_turn_is_refused() -> None:
+def test_a_token_across_the_border_of_a_turn_is_made_apart_as_where_a_model_answers() -> None:
     class Greedy:
-        """One token for a whole conversation."""
+        """One token for whatever it is given."""
 
-        def apply_chat_template(self, conversation: list[dict[str, str]], **_: bool) -> str:
+        added_tokens_decoder: ClassVar[dict[int, Any]] = {}
+
+        def get_chat_template(self) -> str:
+            return ""
+
+        def apply_chat_template(self, conversation: list[dict[str, str]], **_: object) -> str:
             return "".join(f"{m['role']}:{m['content']};" for m in conversation)
 
         def __call__(self, text: str, **_: bool) -> dict[str, Any]:
-            return {"input_ids": [7], "offset_mapping": [(0, len(text))]}
+            return {"input_ids": [len(text)], "offset_mapping": [(0, len(text))]}
 
-    with pytest.raises(BaseModelError, match="token border where the assistant begins"):
-        tokenise([EXAMPLES[0]], Greedy(), 500)
+    (one,) = tokenise([EXAMPLES[0]], Greedy(), 500).examples
+    assert one.ids == (len("user:hello?;"), len("assistant:good day;"))
+    assert one.supervised == (False, True)
 
 
 def test_no_question_is_in_both_halves_and_none_ever_changes_its_half() -> None:

@@ -20,6 +20,7 @@ from tests.kit.federation import Federation, changed
 from tests.kit.https_clock import ahead, coordinator
 from tests.kit.launch import free_port
 from tests.kit.rows import ROW
+from tests.kit.tiny_model import TEMPLATE, save_tiny_base, tiny_tokenizer
 
 
 @dataclass
@@ -353,6 +354,7 @@ def test_a_base_that_is_absent_is_ill_until_it_is_fetched_and_again_when_it_is_s
     source.mkdir()
     (source / "config.json").write_text("{}")
     (source / "model.safetensors").write_bytes(b"weights")
+    tiny_tokenizer().save_pretrained(source)
     patient.compact = on_base(f"path:{source}", folder_digest(source))
     with coordinator(patient.tls, ahead(0)) as port:
         patient.joined(port)
@@ -363,3 +365,25 @@ def test_a_base_that_is_absent_is_ill_until_it_is_fetched_and_again_when_it_is_s
         assert patient.checks()["base model"].ok
         (folder / "model.safetensors").write_bytes(b"wights")
         assert "the disk has changed it; remove that folder" in ill(patient, "base model")[0]
+
+
+def test_a_row_that_the_bases_chat_template_refuses_is_named_before_anything_is_trained(
+    patient: Patient, tmp_path: Path
+) -> None:
+    source = tmp_path / "model"
+    save_tiny_base(source)
+    tiny_tokenizer(
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
+    ).save_pretrained(source)
+    patient.compact = on_base(f"path:{source}", folder_digest(source))
+    fetch_base(patient.compact.base, patient.config.cache, lambda _: None)
+    system = {"messages": [{"role": "system", "content": "be brief"}, *ROW["messages"]]}
+    with coordinator(patient.tls, ahead(0)) as port:
+        patient.joined(port)
+        assert patient.checks()["rows as tokens"].ok
+        with patient.config.data.open("a") as rows:
+            rows.write(json.dumps(system) + "\n")
+        found, fix = ill(patient, "rows as tokens")
+    assert f"{patient.config.data}, line 4: " in found
+    assert "no system role" in found
+    assert fix.startswith("change the named row")

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from commonweal_node.rows.row import Example, Message, Pair, Row, Text
+from commonweal_node.rows.shapes import Columns
 from commonweal_node.rows.sources import MAX_TEXT_CHARACTERS, format_of, parse_mapping, read_source
 from commonweal_protocols.base.errors import ConfigError
 
@@ -70,25 +71,25 @@ def saved_dataset(folder: Path, table: dict[str, list[Any]] = TABLE) -> Path:
 
 @pytest.mark.parametrize("make", [jsonl, csv_file, parquet, saved_dataset])
 def test_every_format_gives_the_same_row(tmp_path: Path, make: Any) -> None:  # noqa: ANN401 (one of four functions)
-    assert list(read_source(make(tmp_path), {})) == [ROW]
+    assert list(read_source(make(tmp_path))) == [ROW]
 
 
 def test_a_mapping_names_the_columns_of_a_table(tmp_path: Path) -> None:
     table: dict[str, list[Any]] = {"question": ["who?"], "answer": ["me"], "thread": [7], "text": ["not asked for"]}
     mapping = parse_mapping(["user=question", "assistant=answer", "group=thread"])
-    with pytest.raises(ConfigError, match="got messages and text"):
-        list(read_source(parquet(tmp_path, table), mapping))
+    with pytest.raises(ConfigError, match="got text and user"):
+        list(read_source(parquet(tmp_path, table), Columns(mapping)))
     del table["text"]
-    (row,) = read_source(parquet(tmp_path, table), mapping)
+    (row,) = read_source(parquet(tmp_path, table), Columns(mapping))
     assert row == Row(Example((Message("user", "who?"), Message("assistant", "me")), "7"))
 
 
 def test_preferences_and_messages_are_read_from_tables(tmp_path: Path) -> None:
     pairs = {"prompt": ["p"], "chosen": ["good"], "rejected": ["bad"]}
-    assert [r.body for r in read_source(parquet(tmp_path, pairs), {})] == [Pair("p", "good", "bad", "p")]
+    assert [r.body for r in read_source(parquet(tmp_path, pairs))] == [Pair("p", "good", "bad", "p")]
     turns = [{"role": "user", "content": "who?"}, {"role": "assistant", "content": "me"}]
     for messages in ([turns], [json.dumps(turns)]):
-        (row,) = read_source(parquet(tmp_path, {"messages": messages}), {})
+        (row,) = read_source(parquet(tmp_path, {"messages": messages}))
         assert row.body == Example((Message("user", "who?"), Message("assistant", "me")), "who?")
 
 
@@ -99,7 +100,7 @@ def test_a_dictionary_of_splits_is_read_whole(tmp_path: Path) -> None:
         (tmp_path / name).rmdir()
         (tmp_path / f"{name}-moved").rename(tmp_path / name)
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    read = [(r.body.content, r.split) for r in read_source(tmp_path, {}) if isinstance(r.body, Text)]
+    read = [(r.body.content, r.split) for r in read_source(tmp_path) if isinstance(r.body, Text)]
     assert read == [("a", "train"), ("aa", "train"), ("b", "heldout"), ("bb", "heldout")]
 
 
@@ -107,7 +108,7 @@ def test_a_document_is_cut_at_blank_lines_into_texts_of_one_group_and_loses_noth
     paragraphs = ["".join(f"sentence {i} of paragraph {p}.\n" for i in range(60)) for p in range(20)]
     path = tmp_path / "book.txt"
     path.write_text("\n".join(paragraphs))
-    rows = list(read_source(path, {}))
+    rows = list(read_source(path))
     texts = [r.body for r in rows if isinstance(r.body, Text)]
     assert len(texts) == len(rows) > 1
     assert len({t.group for t in texts}) == 1
@@ -120,7 +121,7 @@ def test_a_document_is_cut_at_blank_lines_into_texts_of_one_group_and_loses_noth
 def test_a_paragraph_without_end_is_cut_between_its_lines(tmp_path: Path) -> None:
     path = tmp_path / "long.md"
     path.write_text("one line of it\n" * 2000)
-    texts = [r.body.content for r in read_source(path, {}) if isinstance(r.body, Text)]
+    texts = [r.body.content for r in read_source(path) if isinstance(r.body, Text)]
     assert len(texts) > 1
     assert {line for t in texts for line in t.splitlines()} == {"one line of it"}
     assert sum(len(t.splitlines()) for t in texts) == 2000
@@ -130,12 +131,17 @@ def test_rows_after_blank_records_are_counted_by_their_own_lines(tmp_path: Path)
     path = tmp_path / "t.csv"
     path.write_text('text,split\n"a\nb",train\n\nc,elsewhere\n')
     with pytest.raises(ConfigError, match=r"t\.csv, line 5: split: wanted 'train' or 'heldout'"):
-        list(read_source(path, {}))
+        list(read_source(path))
 
 
 MALFORMED: list[tuple[str, str, bytes, str]] = [
     ("not JSON", "r.jsonl", f'{{"text": "t"}}\n{CANARY}\n'.encode(), "r.jsonl, line 2: wanted one JSON object"),
-    ("another key", "r.jsonl", f'{{"txt": "{CANARY}"}}\n'.encode(), "r.jsonl, line 1: wanted one of messages"),
+    (
+        "another key",
+        "r.jsonl",
+        f'{{"txt": "{CANARY}"}}\n'.encode(),
+        "r.jsonl, line 1: wanted fields of a row, got 'txt'",
+    ),
     ("no text", "r.csv", b"text\nt\n  \n", "r.csv, line 3: text: wanted some text, got blank text"),
     ("too few columns", "r.csv", f"text,split\n{CANARY}\n".encode(), "r.csv, line 2: wanted 2 fields, got 1"),
     ("an open quote", "r.csv", f'text\n"{CANARY}\n'.encode(), "r.csv, line 2: wanted CSV .RFC 4180., got"),
@@ -149,7 +155,7 @@ MALFORMED: list[tuple[str, str, bytes, str]] = [
     ("a field without end", "r.csv", b"text\n" + b"x" * ((1 << 20) + 1), "r.csv, line 2: wanted at most 1048576 bytes"),
     ("not UTF-8", "r.csv", b"text\n\xff\xfe\n", "r.csv, line 2: wanted UTF-8"),
     ("no columns", "r.csv", b"", "r.csv, line 1: wanted a header, got nothing"),
-    ("unknown columns", "r.csv", b"body\nt\n", "r.csv: wanted a column messages, text, prompt or user, got none"),
+    ("unknown columns", "r.csv", b"body\nt\n", "r.csv: wanted fields of a row, got 'body', which may change"),
     ("longer as JSON", "r.csv", b"text\n" + b"\x01" * 200_000, "r.csv, line 2: wanted at most 1048576 bytes as a line"),
     (
         "an answer is missing",
@@ -159,7 +165,7 @@ MALFORMED: list[tuple[str, str, bytes, str]] = [
     ),
     ("not UTF-8", "r.txt", b"fine\n\xff\n", "r.txt, line 2: wanted UTF-8"),
     ("no Parquet", "r.parquet", CANARY.encode(), r"r.parquet: wanted a Parquet file, .* \(ArrowInvalid\)"),
-    ("another format", "r.docx", b"", "r.docx: wanted one of .csv, .jsonl, .* got another"),
+    ("another format", "r.docx", b"", "r.docx: wanted one of .csv, .json, .jsonl, .* got another"),
 ]
 
 
@@ -169,7 +175,7 @@ def test_what_is_malformed_is_named_by_file_and_line(
 ) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ConfigError, match=message) as e:
-        list(read_source(tmp_path / name, {}))
+        list(read_source(tmp_path / name))
     said: BaseException | None = e.value
     while said is not None:
         assert CANARY not in f"{said} {said.args}"
@@ -197,7 +203,7 @@ def test_a_bad_row_of_a_binary_table_is_named_by_its_number(
         # Two files: each counts its own rows.
         message = re.sub(r"row \d", r"row \\d", message)
     with pytest.raises(ConfigError, match=message) as e:
-        list(read_source(make(tmp_path, table), {}))
+        list(read_source(make(tmp_path, table)))
     assert CANARY not in str(e.value)
 
 
@@ -214,7 +220,7 @@ def test_a_saved_folder_stays_within_itself(tmp_path: Path, name: str, text: str
     root = saved_dataset(tmp_path)
     (root / name).write_text(text)
     with pytest.raises(ConfigError, match=message):
-        list(read_source(root, {}))
+        list(read_source(root))
 
 
 def test_a_source_that_is_not_there_or_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -230,11 +236,12 @@ def test_a_mapping_is_field_equals_column_once(pair: str) -> None:
         parse_mapping(["user=q", pair])
 
 
-def test_a_mapping_to_a_column_that_is_missing_and_one_without_a_table_are_refused(tmp_path: Path) -> None:
+def test_a_mapping_to_a_column_that_is_missing_and_one_for_a_document_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="wanted a column 'body'"):
-        list(read_source(csv_file(tmp_path), {"text": "body"}))
-    with pytest.raises(ConfigError, match="wanted --map with a table alone"):
-        list(read_source(jsonl(tmp_path), {"text": "body"}))
+        list(read_source(csv_file(tmp_path), Columns({"text": "body"})))
+    (tmp_path / "letter.txt").write_text("dear all")
+    with pytest.raises(ConfigError, match="wanted --map and --ignore with fields or columns"):
+        list(read_source(tmp_path / "letter.txt", Columns({"text": "body"})))
 
 
 @pytest.mark.parametrize("package", ["pyarrow", "py3langid"])

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import io
 import json
 import math
 import re
@@ -392,6 +393,72 @@ def test_votes_on_a_rejected_statement_have_no_part_even_in_who_comes_first(tmp_
             path.write_text("\n".join(turned) + "\n")
         found.append(said(without_digest(listen(load_export(path)))))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("as_history", [False, True])
+def test_an_export_without_its_rejected_statement_comes_to_the_same_and_says_so(
+    tmp_path: Path, three: Voices, as_history: bool
+) -> None:
+    folder = write_export(tmp_path, THREE, as_history=as_history)
+    rows = list(csv.reader(io.StringIO((folder / "comments.csv").read_text())))
+    assert rows[-1][6] == "-1", "the last statement was rejected"
+    with (folder / "comments.csv").open("w", newline="") as f:
+        csv.writer(f).writerows(rows[:-1])
+    conversation = load_export(folder)
+    assert conversation.unlisted == {THREE.statements - 1}
+    assert without_digest(listen(conversation)) == without_digest(three)
+
+
+def test_an_export_under_the_names_that_polis_gives_today_is_read_and_one_divided_by_semicolons_too(
+    tmp_path: Path,
+) -> None:
+    older = write_export(tmp_path / "older", THREE)
+    for name, delimiter in (("today", ","), ("european", ";")):
+        folder = write_export(tmp_path / name, THREE)
+        for path in list(folder.iterdir()):
+            rows = list(csv.reader(io.StringIO(path.read_text())))
+            with (folder / f"2026-01-02-x-{path.name.replace('participants', 'participant')}").open(
+                "w", newline=""
+            ) as f:
+                csv.writer(f, delimiter=delimiter).writerows(rows)
+            path.unlink()
+        (folder / "2026-01-02-x-votes.csv").write_text("timestamp,datetime,comment-id,voter-id,vote\n")
+        (folder / "2026-01-02-x-comment-groups.csv").write_text("comment-id,comment\n")
+        found, wanted = load_export(folder), load_export(older)
+        assert found.statements == wanted.statements
+        assert (found.votes == wanted.votes).all()
+
+
+def with_meta(folder: Path, planted: Planted, meta: set[int]) -> Path:
+    """An export whose column ``is-meta`` says of some statements that they are about the voter."""
+    write_export(folder, planted)
+    rows = list(csv.reader(io.StringIO((folder / "comments.csv").read_text())))
+    with (folder / "comments.csv").open("w", newline="") as f:
+        said = ("true" if int(r[2]) in meta else "false" for r in rows[1:])
+        csv.writer(f).writerows(
+            [[*rows[0], "is-seed", "is-meta"], *([*r, "false", m] for r, m in zip(rows[1:], said, strict=True))]
+        )
+    return folder
+
+
+def test_what_people_say_of_themselves_makes_no_group_and_no_clause(tmp_path: Path) -> None:
+    # Two sides on statements 0 to 9; on 10 to 19 each side is divided again, but by what its people say of themselves.
+    planted = crossed((30, 30, 30, 30))
+    meta = set(range(10, 20))
+    voices = listen(load_export(with_meta(tmp_path / "meta", planted, meta)))
+    all_of_it = listen(load_export(write_export(tmp_path / "all", planted)))
+    assert (len(all_of_it.groups), len(voices.groups)) == (4, 2)
+    assert (voices.about_voters, voices.moderated_out) == (10, 1)
+    assert not meta & {s.statement for s in voices.statements}
+    assert {t.statement for g in voices.groups for t in g.typical} <= set(range(10))
+
+
+def test_what_is_neither_yes_nor_no_of_a_statement_is_refused_by_line(tmp_path: Path) -> None:
+    folder = with_meta(tmp_path, THREE, {0})
+    text = (folder / "comments.csv").read_text()
+    (folder / "comments.csv").write_text(text.replace("false,true", "false,perhaps"))
+    with pytest.raises(MalformedError, match=r"comments\.csv: line 2: is-meta: wanted true or false, got 'perhaps'"):
+        load_export(folder)
 
 
 def test_a_statement_without_a_text_is_left_out(three: Voices) -> None:

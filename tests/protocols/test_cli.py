@@ -53,6 +53,19 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+def test_a_name_that_is_no_text_is_refused_in_one_sentence_before_anything_is_made(tmp_path: Path, rows: Path) -> None:
+    odd = os.fsencode(tmp_path) + b"/h\xf4me"
+    init = [PROGRAM, "node", "init", "--institution", "a", "--data", rows, "--home"]
+    os.mkdir(odd + b"-too")
+    for home, folder in ((odd, tmp_path), ("home", odd + b"-too")):
+        done = subprocess.run([*init, home], cwd=folder, capture_output=True, check=False)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert done.stderr.endswith(b": wanted a name in UTF-8, got other bytes; rename it\n")
+        assert done.stderr.count(b"\n") == 1
+    assert sorted(os.listdir(os.fsencode(tmp_path))) == [b"h\xf4me-too", b"rows.jsonl"]
+    assert os.listdir(odd + b"-too") == []
+
+
 # -- help
 
 

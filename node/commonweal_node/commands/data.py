@@ -21,8 +21,10 @@ from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_node.rows.language import load_identifier
 from commonweal_node.rows.manifest import load_curation_key
 from commonweal_node.rows.row import Row, Split
+from commonweal_node.rows.shapes import Columns
 from commonweal_node.rows.sources import format_of, parse_mapping
 from commonweal_node.rows.store import Store
+from commonweal_node.rows.tables import csv_delimiter
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.keys import load_passphrase
 from commonweal_protocols.base.options import AsJson, DryRun, Home, PassphraseFile
@@ -47,6 +49,8 @@ class SourceReport(Report):
     """Whether it was added now; False of one that is here already, and of a dry run."""
     rows: int
     kinds: dict[str, int]
+    delimiter: str | None = None
+    """Of a CSV, what was taken for it."""
 
 
 class PlannedStage(Report):
@@ -84,17 +88,24 @@ def _progress(as_json: bool) -> "Iterator[Reporting]":
 
 @data_app.command()
 def add(
-    sources: Annotated[list[Path], typer.Argument(help="JSONL, text, CSV, Parquet, or a saved datasets folder.")],
+    sources: Annotated[list[Path], typer.Argument(help="JSON, JSONL, text, CSV, Parquet, or a saved datasets folder.")],
     home: Home = DEFAULT_HOME,
     columns: Annotated[
-        list[str] | None, typer.Option("--map", help="FIELD=COLUMN of a table, like user=question; may be repeated.")
+        list[str] | None, typer.Option("--map", help="FIELD=COLUMN (or key), like group=patient; may be repeated.")
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="A column (or key) that means nothing for a row; may be repeated.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="train or heldout, for rows whose source does not say.")] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Copy rows into the node's own store, in one encoding. A row that breaks the schema is named by file and line."""
-    store, mapping = Store(home), parse_mapping(columns or [])
+    """Copy rows into the node's own store, in one encoding. A row that breaks the schema is named by file and line.
+
+    Conversations are read as messages, ShareGPT, Alpaca, prompt and completion, or user and assistant; preferences as
+    texts or messages. A key that is not known to be harmless is an error, unless --map or --ignore says what it is.
+    """
+    store, said = Store(home), Columns(parse_mapping(columns or []), frozenset(ignore or []))
     side = _split(split)
     for path in sources:
         with _progress(as_json) as report:
@@ -102,12 +113,21 @@ def add(
             total = path.stat().st_size if format_of(path) in ("jsonl", "text", "csv") else None
             tell = functools.partial(_tell, report, path.name, total)
             if dry_run:
-                kinds, new = store.check(path, mapping, side, tell), False
+                kinds, new = store.check(path, said, side, tell), False
             else:
                 with store.locked():
-                    added = store.add(path, mapping, side, tell)
+                    added = store.add(path, said, side, tell)
                 kinds, new = added.source.kinds, added.new
-        print_report(SourceReport(source=path.name, new=new, rows=sum(kinds.values()), kinds={**kinds}), as_json)
+        print_report(
+            SourceReport(
+                source=path.name, new=new, rows=sum(kinds.values()), kinds={**kinds}, delimiter=_delimiter(path)
+            ),
+            as_json,
+        )
+
+
+def _delimiter(path: Path) -> str | None:
+    return csv_delimiter(path).replace("\t", "tab") if format_of(path) == "csv" else None
 
 
 def _tell(report: "Reporting", name: str, total: int | None, size: int) -> None:

@@ -22,6 +22,8 @@ from commonweal_node.config import NodeConfig
 from commonweal_node.home import NodeHome
 from commonweal_node.institution.delegate import check_speaks_for
 from commonweal_node.model.base_model import verify_cached_base
+from commonweal_node.model.chat import load_tokenizer
+from commonweal_node.model.tokens import tokenise
 from commonweal_node.probes.probe import load_probes
 from commonweal_node.rows.row import read_examples
 from commonweal_node.training.flower_trainer import check_trainer
@@ -63,6 +65,15 @@ def _key(path: Path, passphrase: bytes | None) -> str:
 def _rows(config: NodeConfig) -> str:
     train, heldout = (len(read_examples(config.data, split)) for split in ("train", "heldout"))
     return f"{train} training and {heldout} held-out rows"
+
+
+def _tokens(config: NodeConfig, compact: Compact) -> str:
+    tokenizer = load_tokenizer(config.cache / compact.base.sha256)
+    lost = 0
+    for split in ("train", "heldout"):
+        found = tokenise(read_examples(config.data, split), tokenizer, compact.recipe.max_tokens)
+        lost += found.dropped
+    return f"the base's chat template writes every conversation; {lost} have no answer within the recipe's max_tokens"
 
 
 def _trainer(config: NodeConfig) -> str:
@@ -194,6 +205,12 @@ def examine(
             f"commonweal node fetch-base --home {home}",
             lambda: verify_cached_base(compact.base, config.cache),
         )
+        if (config.cache / compact.base.sha256).is_dir():
+            yield _guard(
+                "rows as tokens",
+                "change the named row, or leave it out; without that the node trains on none",
+                lambda: _tokens(config, compact),
+            )
         yield _guard(
             "speaks for",
             "correct [speaks_for] in node.toml, or ask that consortium's coordinator",

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -227,6 +228,9 @@ def run(home: Home = DEFAULT_HOME, passphrase_file: PassphraseFile = None) -> No
     from commonweal_node import daemon
     from commonweal_node.training.launch import launched_rank
 
+    if find_spec("torch") is None:
+        # The daemon imports none, but the process that it starts does: better told here than in its log.
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
     config = load_config(NodeHome(home).settings)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # It tells of every request of the hub's client.

@@ -42,6 +42,10 @@ def voices(
         return
     sizes = ", ".join(f"{g.group} {g.members}" for g in found.groups)
     typer.echo(f"{found.placed} of {found.participants} people placed; groups: {sizes}")
+    typer.echo(
+        f"statements left out: {found.moderated_out} by the moderators, {found.about_voters} about who the voters are, "
+        f"{found.too_few_votes} for few votes"
+    )
     for title, statements in (("holds across the groups", found.statements), ("divides them", found.divisive())):
         typer.echo(f"\nwhat {title}:")
         for s in statements[:top]:

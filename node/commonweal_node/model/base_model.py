@@ -25,6 +25,7 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from commonweal_node.model.chat import load_tokenizer
 from commonweal_node.model.tensors import PEFT_ROOT
 from commonweal_protocols.base.errors import BaseModelError
 from commonweal_protocols.base.files import locked, read_if_there
@@ -326,8 +327,8 @@ def load_base(directory: Path, dtype: "torch.dtype", device: str = "cpu") -> Loa
     """
     import transformers
 
+    tokenizer = load_tokenizer(directory)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
         model = transformers.AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=dtype,
@@ -338,8 +339,6 @@ def load_base(directory: Path, dtype: "torch.dtype", device: str = "cpu") -> Loa
         )
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(f"{directory}: wanted a model folder, got {error}") from error
-    if not tokenizer.is_fast or not tokenizer.chat_template:
-        raise BaseModelError(f"{directory}: wanted a fast tokenizer with a chat template, got none (use a chat model)")
     model.requires_grad_(False)
     model.eval()
     return LoadedBase(model.to(device), tokenizer)

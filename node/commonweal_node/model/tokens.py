@@ -9,8 +9,8 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
+from commonweal_node.model.chat import ChatTokenizer, ChatWriter
 from commonweal_node.rows.row import Example
 from commonweal_protocols.base.errors import BaseModelError, ConfigError
 
@@ -45,71 +45,58 @@ class HeldoutHalves:
     report: tuple[Example, ...]
 
 
-class ChatTokenizer(Protocol):
-    """The part of a Hugging Face fast tokenizer that is used here."""
-
-    def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
-    ) -> Any:  # noqa: ANN401 (text, with tokenize=False)
-        """Write a conversation as one text."""
-
-    def __call__(self, text: str, *, add_special_tokens: bool, return_offsets_mapping: bool) -> Any:  # noqa: ANN401 (a BatchEncoding)
-        """Token ids and their character spans."""
-
-
 def tokenise(examples: Sequence[Example], tokenizer: ChatTokenizer, max_tokens: int) -> TokenisedSet:
     """Write each example with the tokenizer's own chat template and mark the assistant's tokens.
 
-    Supervised are every assistant turn's content and its end-of-turn token; the white space that a template puts after
-    the turn is not. Each example is cut at ``max_tokens``; one with no supervised token left is dropped and counted.
+    Supervised are the content and the end-of-turn token of every assistant turn that is to be learnt; the white space
+    that a template puts after the turn is not. A template may write a turn otherwise once others follow it (some drop
+    old reasoning): then each of the turns is an example of its own, as the template writes it when it is the last. Each
+    example is cut at ``max_tokens``; one with no supervised token left is dropped and counted.
 
     Raises:
-        BaseModelError: The template does not write a conversation turn by turn, or a token spans the border of a turn,
-            so that no exact labels exist.
+        ConfigError: The template refuses an example; says which.
+        BaseModelError: The template writes a turn otherwise than where it asks for it, so that no labels exist.
     """
+    writer = ChatWriter(tokenizer)
     kept, dropped, truncated = [], 0, 0
     for example in examples:
-        whole = _tokenise_one(example, tokenizer)
-        cut = Tokenised(whole.ids[:max_tokens], whole.supervised[:max_tokens])
-        # The first token has no predecessor that could predict it.
-        if any(cut.supervised[1:]):
-            kept.append(cut)
-            truncated += len(whole.ids) > max_tokens
-        else:
-            dropped += 1
+        for whole in _tokenise_one(example, writer):
+            cut = Tokenised(whole.ids[:max_tokens], whole.supervised[:max_tokens])
+            # The first token has no predecessor that could predict it.
+            if any(cut.supervised[1:]):
+                kept.append(cut)
+                truncated += len(whole.ids) > max_tokens
+            else:
+                dropped += 1
     return TokenisedSet(tuple(kept), dropped, truncated)
 
 
-def _tokenise_one(example: Example, tokenizer: ChatTokenizer) -> Tokenised:
-    turns = [{"role": m.role, "content": m.content} for m in example.messages]
+def _tokenise_one(example: Example, writer: ChatWriter) -> list[Tokenised]:
+    learnt = [i for i, m in enumerate(example.messages) if m.role == "assistant" and m.is_learnt]
+    if whole := _labelled(example, len(example.messages), learnt, writer):
+        return [whole]
+    alone = [_labelled(example, i + 1, [i], writer) for i in learnt]
+    if None in alone:
+        raise BaseModelError(
+            f"{example.where}: chat template: wanted each turn to extend the text before it, got a different text "
+            "(this base model's template cannot be trained on)"
+        )
+    return [one for one in alone if one is not None]
 
-    def render(count: int, prompt: bool) -> str:
-        return str(tokenizer.apply_chat_template(turns[:count], tokenize=False, add_generation_prompt=prompt))
 
-    text = render(len(turns), False)
+def _labelled(example: Example, count: int, learnt: Sequence[int], writer: ChatWriter) -> Tokenised | None:
+    """The first ``count`` turns with labels on those that are learnt; None where they are no longer where they were."""
+    where, turns = example.where or "a conversation", example.messages[:count]
+    text = writer.write(turns, where, prompt=False)
     spans = []
-    for i, message in enumerate(example.messages):
-        if message.role != "assistant":
-            continue
-        before, after = render(i, True), render(i + 1, False)
-        # A template may rewrite earlier turns (some drop old reasoning); then its spans would be somewhere else.
+    for i in learnt:
+        before, after = writer.write(turns[:i], where, prompt=True), writer.write(turns[: i + 1], where, prompt=False)
         if not after.startswith(before) or not text.startswith(after):
-            raise BaseModelError(
-                f"chat template: wanted turn {i + 1} to extend the text before it, got a different text "
-                "(this base model's template cannot be trained on)"
-            )
+            return None
         spans.append((len(before), len(after.rstrip())))
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    supervised = [False] * len(encoded["input_ids"])
-    for start, end in spans:
-        for k, (a, b) in enumerate(encoded["offset_mapping"]):
-            if a < start < b:
-                raise BaseModelError(
-                    f"tokenizer: wanted a token border where the assistant begins, got {text[a:b]!r} across it"
-                )
-            if start <= a < end and a < b:
-                supervised[k] = True
-    return Tokenised(tuple(encoded["input_ids"]), tuple(supervised))
+    encoded = writer.encode(text, [start for start, _ in spans])
+    supervised = tuple(any(start <= a < end and a < b for start, end in spans) for a, b in encoded.spans)
+    return Tokenised(encoded.ids, supervised)
 
 
 def split_heldout(examples: Sequence[Example], max_heldout: int) -> HeldoutHalves:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from commonweal_node.charter.charter import Charter
 from commonweal_node.home import NodeHome
-from commonweal_node.rows.row import Message, conversation, kind_of, parse_object, read_lines, text_of
+from commonweal_node.rows.json_objects import kind_of, parse_object, read_lines, text_of
+from commonweal_node.rows.row import Message, conversation
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.statements.adoption import Measure
 from commonweal_protocols.statements.values import Name

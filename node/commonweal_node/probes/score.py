@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from commonweal_node.model.chat import ChatTokenizer, ChatWriter
 from commonweal_node.model.heldout import BATCH_TOKENS
 from commonweal_node.model.lora import AdaptedModel
 from commonweal_node.model.packing import Batch, pack_together
 from commonweal_node.model.tensors import AdapterTensors
-from commonweal_node.model.tokens import ChatTokenizer, Tokenised
+from commonweal_node.model.tokens import Tokenised
 from commonweal_node.probes.probe import Item, Probe
-from commonweal_protocols.base.errors import BaseModelError, ConfigError, LocalError
+from commonweal_protocols.base.errors import ConfigError, LocalError
 from commonweal_protocols.statements.adoption import Measure
 
 MAX_ITEM_TOKENS = 4096
@@ -44,12 +45,12 @@ def pack_probe(probe: Probe, tokenizer: ChatTokenizer) -> PackedProbe:
     """Write each item's question with each of its options, and pack them, an item's options in one row.
 
     Raises:
-        ConfigError: An item is too long.
-        BaseModelError: A token spans the border between question and option, so that no exact score exists.
+        ConfigError: An item is too long, or the chat template refuses it.
     """
     examples: list[Tokenised] = []
+    writer = ChatWriter(tokenizer)
     for item in probe.items:
-        written = _write(item, tokenizer)
+        written = _write(item, writer)
         if (tokens := sum(len(e.ids) for e in written)) > MAX_ITEM_TOKENS:
             raise ConfigError(
                 f"{item.where}: wanted at most {MAX_ITEM_TOKENS} tokens for a question with each option, got {tokens}"
@@ -61,17 +62,12 @@ def pack_probe(probe: Probe, tokenizer: ChatTokenizer) -> PackedProbe:
     )
 
 
-def _write(item: Item, tokenizer: ChatTokenizer) -> list[Tokenised]:
-    turns = [{"role": m.role, "content": m.content} for m in item.messages]
-    question = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+def _write(item: Item, writer: ChatWriter) -> list[Tokenised]:
+    question = writer.write(item.messages, item.where, prompt=True)
     written = []
     for option in item.options:
-        encoded = tokenizer(question + option, add_special_tokens=False, return_offsets_mapping=True)
-        spans = encoded["offset_mapping"]
-        if any(a < len(question) < b for a, b in spans):
-            raise BaseModelError(f"{item.where}: tokenizer: wanted a token border where the option begins, got none")
-        supervised = tuple(len(question) <= a < b for a, b in spans)
-        written.append(Tokenised(tuple(encoded["input_ids"]), supervised))
+        encoded = writer.encode(question + writer.guard(option), [len(question)])
+        written.append(Tokenised(encoded.ids, tuple(len(question) <= a < b for a, b in encoded.spans)))
     return written
 
 

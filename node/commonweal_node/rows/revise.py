@@ -33,8 +33,16 @@ class Reviser(Protocol):
 
 
 def wants_revision(row: Row, policy: Revise) -> bool:
-    """Whether a row is drawn: a training conversation, so many of a thousand of them by its own hash and the seed."""
-    if not isinstance(row.body, Example) or row.split != "train" or row.synthetic:
+    """Whether a row is drawn: a training conversation, so many of a thousand of them by its own hash and the seed.
+
+    None whose last answer is not to be learnt.
+    """
+    if (
+        not isinstance(row.body, Example)
+        or row.split != "train"
+        or row.synthetic
+        or not row.body.messages[-1].is_learnt
+    ):
         return False
     return _draw(row, policy) % 1000 < policy.share_millis
 

@@ -6,9 +6,10 @@ A row is one line of JSON, of one of three kinds, told apart by its keys:
     {"text"}                                        a text, for continued pre-training
     {"prompt", "chosen", "rejected"}                a preference between two answers
 
-Each may have ``split`` ("train" or "heldout"), ``license``, and ``meta`` with ``qid`` (the group that the row belongs
-to: rows of one group are never on both sides of a split) and ``synthetic`` (the clauses by which a model wrote it).
-Every other key is ignored, and :func:`format_row` does not write it.
+An assistant's turn with ``"weight": 0`` is read and not learnt. Each row may have ``split`` ("train" or "heldout"),
+``license``, and ``meta`` with ``qid`` (the group that the row belongs to: rows of one group are never on both sides of
+a split) and ``synthetic`` (the clauses by which a model wrote it). What else of ``meta`` is there, :func:`format_row`
+does not write. Other shapes, and other keys: see ``shapes``.
 
 An error names file and line, and what kind of thing stands there; never the value, because errors end up in logs.
 No clock, no random state; the only I/O is to read a file.
@@ -16,15 +17,16 @@ No clock, no random state; the only I/O is to read a file.
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from commonweal_node.rows.json_objects import MAX_LINE_BYTES, kind_of, parse_object, read_objects, text_of
+from commonweal_node.rows.shapes import AS_NAMED, Columns, read_turn, to_row
 from commonweal_protocols.base.errors import ConfigError
 
 Split = Literal["train", "heldout"]
-MAX_LINE_BYTES = 1 << 20
 MAX_MESSAGES = 200
 MAX_LABEL_CHARACTERS = 200
 """Of a licence, and of a clause's name."""
@@ -32,10 +34,11 @@ MAX_LABEL_CHARACTERS = 200
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; ``role`` is system, user or assistant."""
+    """One turn of a conversation; ``role`` is system, user or assistant. Of these the assistant's may be learnt."""
 
     role: str
     content: str
+    is_learnt: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class Example:
 
     messages: tuple[Message, ...]
     group: str
+    where: str = field(default="", compare=False, repr=False)
+    """File and line, for errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class Text:
 
     content: str
     group: str
+    where: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,7 @@ class Pair:
     chosen: str
     rejected: str
     group: str
+    where: str = field(default="", compare=False, repr=False)
 
 
 Body = Example | Text | Pair
@@ -114,34 +121,18 @@ def _read(path: Path, split: Split, kind: type[B]) -> tuple[B, ...]:
     return bodies
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a JSONL file, one in memory at a time.
+def read_rows(path: Path, columns: Columns = AS_NAMED) -> Iterator[Row]:
+    """Yield the rows of a file of JSON objects, one in memory at a time.
+
+    Args:
+        path: One object on each line, or one list of objects.
+        columns: What is said of keys that are no fields.
 
     Raises:
-        ConfigError: The file cannot be read, or a line breaks the schema.
+        ConfigError: The file cannot be read, or a row breaks the schema.
     """
-    for number, line in read_lines(path):
-        if line.strip():
-            yield parse_row(line, f"{path}, line {number}")
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a file with their numbers, from 1; none is longer than ``MAX_LINE_BYTES``.
-
-    Raises:
-        ConfigError: The file cannot be read, or a line is longer.
-    """
-    try:
-        with path.open("rb") as file:
-            number = 0
-            # readline with a limit, so that a file without line ends is never read whole.
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                if len(line) > MAX_LINE_BYTES:
-                    raise ConfigError(f"{path}, line {number}: wanted at most {MAX_LINE_BYTES} bytes, got more")
-                yield number, line
-    except OSError as e:
-        raise ConfigError(f"{path}: wanted a readable file, got: {e.strerror}") from e
+    for where, value in read_objects(path):
+        yield make_row(to_row(value, columns, where), where)
 
 
 def parse_row(line: bytes, where: str) -> Row:
@@ -150,65 +141,40 @@ def parse_row(line: bytes, where: str) -> Row:
     Raises:
         ConfigError: It is no JSON object, or breaks the schema of its kind.
     """
-    return make_row(parse_object(line, where), where)
+    return make_row(to_row(parse_object(line, where), AS_NAMED, where), where)
 
 
-def parse_object(line: bytes, where: str) -> dict[str, object]:
-    """Parse one line as a JSON object.
-
-    Raises:
-        ConfigError: It is none.
-    """
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as e:
-        # What json says has places in it, and no text; from None, because the exception itself holds the line.
-        raise ConfigError(f"{where}: wanted one JSON object, got {_why_no_json(e)}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}: wanted one JSON object, got {kind_of(value)}")
-    return value
-
-
-def make_row(value: dict[str, object], where: str) -> Row:
-    """Return what a JSON object, or a table's row, stands for.
+def make_row(value: Mapping[str, object], where: str) -> Row:
+    """Return what an object in this program's own keys stands for.
 
     Raises:
         ConfigError: It breaks the schema of its kind.
     """
-    split, meta = value.get("split"), value.get("meta")
-    if split not in (None, "train", "heldout"):
-        raise ConfigError(f"{where}: split: wanted 'train' or 'heldout', got {kind_of(split)}")
-    group = meta.get("qid") if isinstance(meta, dict) else None
-    synthetic = meta.get("synthetic", []) if isinstance(meta, dict) else []
+    split, meta = value.get("split"), value.get("meta", {})
+    if split not in (None, "train", "heldout") or not isinstance(meta, dict):
+        raise ValueError(f"{where}: wanted what to_row returns")
+    synthetic = meta.get("synthetic") or []
     if not isinstance(synthetic, list):
         raise ConfigError(f"{where}: meta.synthetic: wanted a list of clauses, got {kind_of(synthetic)}")
-    body = _body(value, group if isinstance(group, str) and group else None, where)
     return Row(
-        body,
+        _body(value, meta.get("qid"), where),
         split,
         _label(value.get("license", ""), f"{where}: license"),
         tuple(_label(s, f"{where}: meta.synthetic[{i}]") for i, s in enumerate(synthetic)),
     )
 
 
-def _body(value: dict[str, object], group: str | None, where: str) -> Body:
-    if group is not None:
-        text_of(group, f"{where}: meta.qid")
-    kinds = [k for k in ("messages", "text", "prompt") if k in value]
-    if len(kinds) != 1:
-        got = " and ".join(kinds) or "none of them"
-        raise ConfigError(f"{where}: wanted one of messages, text and prompt (with chosen and rejected), got {got}")
-    if kinds == ["text"]:
-        text = text_of(value["text"], f"{where}: text")
-        return _grouped(Text(text, ""), group)
-    if kinds == ["prompt"]:
+def _body(value: Mapping[str, object], group: str | None, where: str) -> Body:
+    if "text" in value:
+        return _grouped(Text(text_of(value["text"], f"{where}: text"), "", where), group)
+    if "prompt" in value:
         prompt, chosen, rejected = (
             text_of(value.get(name), f"{where}: {name}") for name in ("prompt", "chosen", "rejected")
         )
         if chosen == rejected:
             raise ConfigError(f"{where}: wanted a rejected answer that is not the chosen one, got the same text twice")
-        return _grouped(Pair(prompt, chosen, rejected, ""), group)
-    return _grouped(Example(conversation(value["messages"], where), ""), group)
+        return _grouped(Pair(prompt, chosen, rejected, "", where), group)
+    return _grouped(Example(conversation(value["messages"], where), "", where), group)
 
 
 def conversation(value: object, where: str) -> tuple[Message, ...]:
@@ -220,34 +186,9 @@ def conversation(value: object, where: str) -> tuple[Message, ...]:
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_MESSAGES:
         got = str(len(value)) if isinstance(value, list) else kind_of(value)
         raise ConfigError(f"{where}: messages: wanted a list of 1 to {MAX_MESSAGES} messages, got {got}")
-    messages = tuple(_message(m, f"{where}: messages[{i}]") for i, m in enumerate(value))
+    messages = tuple(Message(*read_turn(m, f"{where}: messages[{i}]")) for i, m in enumerate(value))
     _check_turns(messages, where)
     return messages
-
-
-def _message(value: object, where: str) -> Message:
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}: wanted an object with role and content, got {kind_of(value)}")
-    role = value.get("role")
-    if role not in ("system", "user", "assistant"):
-        raise ConfigError(f"{where}.role: wanted 'system', 'user' or 'assistant', got {kind_of(role)}")
-    return Message(role, text_of(value.get("content"), f"{where}.content"))
-
-
-def text_of(value: object, where: str) -> str:
-    """Return a value that is to be some text.
-
-    Raises:
-        ConfigError: It is not, or no file could hold it.
-    """
-    if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{where}: wanted some text, got {kind_of(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        # JSON can spell half of a surrogate pair; no tokenizer and no file can.
-        raise ConfigError(f"{where}: wanted valid Unicode, got half of a surrogate pair") from None
-    return value
 
 
 def _label(value: object, where: str) -> str:
@@ -266,6 +207,8 @@ def _check_turns(messages: tuple[Message, ...], where: str) -> None:
             f"{where}: messages: wanted an optional system message, then user and assistant in turn, "
             f"the assistant last, got {[m.role for m in messages]}"
         )
+    if not any(m.role == "assistant" and m.is_learnt for m in messages):
+        raise ConfigError(f"{where}: messages: wanted an answer that is to be learnt, got weight 0 on each")
 
 
 def implied_group(body: Body) -> str:
@@ -279,27 +222,12 @@ def _grouped(body: B, group: str | None) -> B:
     return replace(body, group=implied_group(body) if group is None else group)
 
 
-def kind_of(value: object) -> str:
-    """Return what a value is, without a word of it."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, str):
-        return f"text of {len(value)} characters" if value.strip() else "blank text"
-    return {dict: "an object", list: "a list", bool: "a yes or no"}.get(type(value), "a number")
-
-
-def _why_no_json(e: Exception) -> str:
-    if isinstance(e, json.JSONDecodeError):
-        return f"something else at character {e.pos + 1}: {e.msg}"
-    return "bytes that are not UTF-8" if isinstance(e, UnicodeDecodeError) else "a value that is too deep or too long"
-
-
 def format_row(row: Row) -> bytes:
     """Return a row's one encoding, with its line end; :func:`parse_row` gives the same row back."""
     body = row.body
     meta: dict[str, object] = {}
     if isinstance(body, Example):
-        value: dict[str, object] = {"messages": [{"role": m.role, "content": m.content} for m in body.messages]}
+        value: dict[str, object] = {"messages": [_turn(m) for m in body.messages]}
     elif isinstance(body, Text):
         value = {"text": body.content}
     else:
@@ -315,6 +243,10 @@ def format_row(row: Row) -> bytes:
     if row.license:
         value["license"] = row.license
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+
+
+def _turn(m: Message) -> dict[str, object]:
+    return {"role": m.role, "content": m.content} | ({} if m.is_learnt else {"weight": 0})
 
 
 def fits(row: Row) -> bool:

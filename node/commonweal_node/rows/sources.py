@@ -1,8 +1,9 @@
 """Sources: whatever an institution has its data in, as a stream of rows. Reads files, and nothing else.
 
-    .jsonl .ndjson     one row on each line (see ``rows``)
+    .jsonl .ndjson     one row on each line, in any of the shapes of ``shapes``
+    .json              the same, or one list of rows
     .txt .md           one document, cut at blank lines into texts; all of a document is one group
-    .csv               a table; its first line names the columns (see ``tables``)
+    .csv .tsv          a table; its first line names the columns (see ``tables``)
     .parquet           a table
     a folder           what Hugging Face ``datasets`` has saved to disk
 
@@ -10,12 +11,14 @@ Every error reads ``FILE, line N: wanted X, got Y`` (``row N`` in a file without
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from commonweal_node.rows.row import Row, Text, check_fits, read_lines, read_rows
-from commonweal_node.rows.tables import FIELDS, read_csv, read_parquet, read_saved_dataset
+from commonweal_node.rows.json_objects import read_lines
+from commonweal_node.rows.row import Row, Text, check_fits, read_rows
+from commonweal_node.rows.shapes import AS_NAMED, FIELDS, Columns
+from commonweal_node.rows.tables import read_csv, read_parquet, read_saved_dataset
 from commonweal_protocols.base.errors import ConfigError
 
 Format = Literal["jsonl", "text", "csv", "parquet", "datasets"]
@@ -24,9 +27,11 @@ MAX_TEXT_CHARACTERS = 8192
 _SUFFIXES: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "jsonl",
     ".txt": "text",
     ".md": "text",
     ".csv": "csv",
+    ".tsv": "csv",
     ".parquet": "parquet",
 }
 
@@ -64,24 +69,26 @@ def parse_mapping(pairs: list[str]) -> dict[str, str]:
     return mapping
 
 
-def read_source(path: Path, mapping: Mapping[str, str]) -> Iterator[Row]:
+def read_source(path: Path, columns: Columns = AS_NAMED) -> Iterator[Row]:
     """Yield the rows of a source, one at a time.
 
     Raises:
         ConfigError: It cannot be read, or a row breaks the schema.
         ModuleNotFoundError: A Parquet file or a datasets folder, and the extra ``data`` is not installed.
     """
-    found = format_of(path)
-    tables: dict[Format, Callable[[Path, Mapping[str, str]], Iterator[Row]]] = {
-        "csv": read_csv,
-        "parquet": read_parquet,
-        "datasets": read_saved_dataset,
-    }
-    if read := tables.get(found):
-        return read(path, mapping)
-    if mapping:
-        raise ConfigError(f"{path}: wanted --map with a table alone, got it with {path.suffix}")
-    return read_rows(path) if found == "jsonl" else _read_document(path)
+    match format_of(path):
+        case "csv":
+            return read_csv(path, columns)
+        case "parquet":
+            return read_parquet(path, columns)
+        case "datasets":
+            return read_saved_dataset(path, columns)
+        case "jsonl":
+            return (check_fits(row, row.body.where) for row in read_rows(path, columns))
+        case "text":
+            if columns != AS_NAMED:
+                raise ConfigError(f"{path}: wanted --map and --ignore with fields or columns, got them with a document")
+            return _read_document(path)
 
 
 def _read_document(path: Path) -> Iterator[Row]:
@@ -90,25 +97,29 @@ def _read_document(path: Path) -> Iterator[Row]:
     piece: list[str] = []
     length = 0
     paragraph: list[str] = []
-    number = 0
+    number, began = 0, 1
 
     def text() -> Row:
         return check_fits(
-            Row(Text("".join(piece).strip(), group)), f"{path}, a text that ends before line {number + 1}"
+            Row(Text("".join(piece).strip(), group, f"{path}, line {began}")),
+            f"{path}, a text that ends before line {number + 1}",
         )
 
     for number, line in read_lines(path):
         try:
             written = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError:
-            raise ConfigError(f"{path}, line {number}: wanted UTF-8, got other bytes") from None
-        paragraph.append(written)
+            raise ConfigError(f"{path}, line {number}: wanted UTF-8, got other bytes; save it as UTF-8") from None
+        if "\0" in written:
+            raise ConfigError(f"{path}, line {number}: wanted text, got some with a NUL character (U+0000)")
+        # A line's end is one thing, whichever system wrote it.
+        paragraph.append(written.replace("\r\n", "\n"))
         size = sum(map(len, paragraph))
         if written.strip() and size < MAX_TEXT_CHARACTERS:
             continue
         if length + size > MAX_TEXT_CHARACTERS and "".join(piece).strip():
             yield text()
-            piece, length = [], 0
+            piece, length, began = [], 0, number
         piece += paragraph
         length += size
         paragraph = []

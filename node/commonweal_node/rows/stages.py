@@ -26,7 +26,7 @@ from commonweal_node.rows import similarity
 from commonweal_node.rows.language import UNDETERMINED, Identify, load_identifier
 from commonweal_node.rows.memory import Memory
 from commonweal_node.rows.revise import Reviser, principle_for, revise, revised_row, wants_revision
-from commonweal_node.rows.row import Body, Example, Message, Pair, Row, Split, Text, fits, format_row, implied_group
+from commonweal_node.rows.row import Body, Example, Pair, Row, Split, Text, fits, format_row, implied_group
 from commonweal_node.rows.scrub import make_scrubber
 from commonweal_node.rows.traits import copies, make_measure
 
@@ -157,7 +157,7 @@ def _rewritten(body: Body, clean: Callable[[str], str]) -> Body:
     """A body with every text rewritten; a group that follows from the texts follows from the new ones."""
     new: Body
     if isinstance(body, Example):
-        new = Example(tuple(Message(m.role, clean(m.content)) for m in body.messages), "")
+        new = Example(tuple(replace(m, content=clean(m.content)) for m in body.messages), "")
     elif isinstance(body, Pair):
         new = Pair(clean(body.prompt), clean(body.chosen), clean(body.rejected), "")
     else:

@@ -17,7 +17,7 @@ import hashlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from commonweal_node.home import NodeHome
-from commonweal_node.rows.row import MAX_LINE_BYTES, Example, Row, Split, Text, format_row, parse_row
+from commonweal_node.rows.json_objects import MAX_LINE_BYTES
+from commonweal_node.rows.row import Example, Row, Split, Text, format_row, parse_row
+from commonweal_node.rows.shapes import Columns
 from commonweal_node.rows.sources import read_source
 from commonweal_protocols.base.errors import ConfigError, StorageError
 from commonweal_protocols.base.files import locked, read_if_there, sync_directory, write_atomic
@@ -129,12 +131,12 @@ class Store:
         if digest.hexdigest() != source.sha256:
             raise StorageError(f"{path}: wanted the rows of its name, got others; add {source.name} again")
 
-    def add(self, path: Path, mapping: Mapping[str, str], split: Split | None, tell: Tell) -> Added:
+    def add(self, path: Path, columns: Columns, split: Split | None, tell: Tell) -> Added:
         """Copy a source's rows into the store. The caller holds the lock.
 
         Args:
             path: A file, or a folder that ``datasets`` has saved.
-            mapping: Field to column, for tables.
+            columns: What is said of keys or columns that are no fields.
             split: Where rows go whose source does not say.
             tell: Told now and then how many bytes of rows there are so far.
 
@@ -144,7 +146,7 @@ class Store:
         """
         kinds: Counter[str] = Counter()
         work = self.folder / _OPEN
-        sha256 = write_lines(work, _lines(path, mapping, split, kinds, tell))
+        sha256 = write_lines(work, _lines(path, columns, split, kinds, tell))
         source = Source(sha256=sha256, name=path.name, kinds=_some(path, kinds))
         try:
             work.rename(self._path(source))
@@ -156,14 +158,14 @@ class Store:
             self._write_index((*before, source))
         return Added(source, new)
 
-    def check(self, path: Path, mapping: Mapping[str, str], split: Split | None, tell: Tell) -> Kinds:
+    def check(self, path: Path, columns: Columns, split: Split | None, tell: Tell) -> Kinds:
         """Read a source as :meth:`add` does, and write nothing.
 
         Raises:
             ConfigError: See :meth:`add`.
         """
         kinds: Counter[str] = Counter()
-        for _ in _lines(path, mapping, split, kinds, tell):
+        for _ in _lines(path, columns, split, kinds, tell):
             pass
         return _some(path, kinds)
 
@@ -282,11 +284,9 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> Digest:
     return digest.hexdigest()
 
 
-def _lines(
-    path: Path, mapping: Mapping[str, str], split: Split | None, kinds: Counter[str], tell: Tell
-) -> Iterator[bytes]:
+def _lines(path: Path, columns: Columns, split: Split | None, kinds: Counter[str], tell: Tell) -> Iterator[bytes]:
     size = 0
-    for n, row in enumerate(read_source(path, mapping)):
+    for n, row in enumerate(read_source(path, columns)):
         kinds[kind_of(row)] += 1
         line = format_row(row if row.split or split is None else replace(row, split=split))
         size += len(line)

@@ -43,7 +43,7 @@ def _occurrences(patterns: list[re.Pattern[str]], text: str) -> Iterator[re.Matc
 
 def _spoken(body: Body) -> str:
     if isinstance(body, Example):
-        return "\n\n".join(m.content for m in body.messages if m.role == "assistant")
+        return "\n\n".join(m.content for m in body.messages if m.role == "assistant" and m.is_learnt)
     return body.chosen if isinstance(body, Pair) else body.content
 
 

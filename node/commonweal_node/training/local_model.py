@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from commonweal_node.model.base_model import folder_digest, load_base
+from commonweal_node.model.chat import ChatWriter
 from commonweal_node.rows.row import Message
 from commonweal_protocols.base.errors import BaseModelError
 
@@ -31,6 +32,7 @@ class LocalModel:
             torch.set_num_threads(threads)
         loaded = load_base(base, torch.float32)
         self._tokenizer, self._model = loaded.tokenizer, loaded.model
+        self._writer = ChatWriter(loaded.tokenizer)
         self._name = f"base {folder_digest(base)}"
         if adapter is not None:
             weights = adapter / "adapter_model.safetensors"
@@ -52,15 +54,21 @@ class LocalModel:
 
     @torch.inference_mode()
     def answer(self, messages: Sequence[Message], max_new_tokens: int) -> str:
-        """Return the model's next turn; empty where conversation and answer would not fit into its window."""
-        conversation = [{"role": m.role, "content": m.content} for m in messages]
-        prompt = self._tokenizer.apply_chat_template(
-            conversation, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-        length = prompt["input_ids"].shape[1]
+        """Return the model's next turn; empty where conversation and answer would not fit into its window.
+
+        Raises:
+            ConfigError: The chat template refuses the conversation.
+        """
+        text = self._writer.write(messages, "the question", prompt=True)
+        ids = torch.tensor([self._writer.encode(text).ids])
+        length = ids.shape[1]
         if length + max_new_tokens > self._model.config.max_position_embeddings:
             return ""
         tokens = self._model.generate(
-            **prompt, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=self._tokenizer.pad_token_id
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=self._tokenizer.pad_token_id,
         )
         return str(self._tokenizer.decode(tokens[0, length:], skip_special_tokens=True)).strip()

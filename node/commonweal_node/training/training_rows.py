@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from commonweal_node.charter.objective_weights import ObjectiveWeights
+from commonweal_node.model.chat import ChatWriter
 from commonweal_node.model.tokens import Tokenised, tokenise
 from commonweal_node.rows.row import Example, Message, Pair, Split, Text, read_examples, read_pairs, read_texts
 from commonweal_node.training.objectives import TokenisedPair, TrainingRows
@@ -26,7 +27,7 @@ def load_training_rows(
 
     Raises:
         ConfigError: A row is malformed, or an objective with a weight has no row with a supervised token.
-        BaseModelError: See :func:`data.tokenise`.
+        BaseModelError: The chat template cannot be trained on.
     """
     talks = weights.supervised_millis or weights.base_kl_millis
     pairs = weights.dpo_millis or weights.simpo_millis
@@ -51,9 +52,9 @@ def tokenise_texts(
     max_tokens: int,
 ) -> tuple[Tokenised, ...]:
     """Cut texts into pieces of tokens; where the tokenizer has an end-of-text token, each text ends with it."""
-    pieces = []
+    pieces, writer = [], ChatWriter(tokenizer)
     for text in texts:
-        ids = list(tokenizer(text.content, add_special_tokens=False)["input_ids"])
+        ids = list(writer.encode(writer.guard(text.content)).ids)
         if tokenizer.eos_token_id is not None:
             ids.append(tokenizer.eos_token_id)
         for at in range(0, len(ids), max_tokens):
@@ -73,7 +74,7 @@ def tokenise_pairs(
     made = []
     for pair in pairs:
         both = [
-            Example((Message("user", pair.prompt), Message("assistant", answer)), pair.group)
+            Example((Message("user", pair.prompt), Message("assistant", answer)), pair.group, pair.where)
             for answer in (pair.chosen, pair.rejected)
         ]
         cut = tokenise(both, tokenizer, max_tokens).examples

@@ -78,7 +78,9 @@ class Voices(Closed):
     placed: Natural
     """Those who voted on enough statements to be in a group."""
     moderated_out: Natural
-    """Statements; with those without a text."""
+    """Statements; with those without a text, and those that are not in the export and have votes."""
+    about_voters: Natural
+    """Statements about who somebody is, and not what they hold."""
     too_few_votes: Natural
     silhouettes_millis: dict[str, int]
     groups: tuple[Group, ...]
@@ -93,13 +95,14 @@ class Voices(Closed):
 def listen(conversation: Conversation) -> Voices:
     """Return the groups of a deliberation, what holds across them and what divides them.
 
-    Statements that the moderators rejected, or without a text, have no part in anything.
+    Statements that the moderators rejected, without a text, or about the voter have no part in anything.
 
     Raises:
         MalformedError: Too few statements or participants to say anything.
     """
     # An export may hold a statement without a text; nobody could be told what was agreed to.
-    kept = [n for n, s in enumerate(conversation.statements) if s.moderated != -1 and s.text.strip()]
+    told = [s.moderated != -1 and bool(s.text.strip()) for s in conversation.statements]
+    kept = [n for n, s in enumerate(conversation.statements) if told[n] and not s.is_meta]
     statements = tuple(conversation.statements[n] for n in kept)
     votes = conversation.votes[:, kept]
     votes = votes[active(votes)] if kept else votes[:0]
@@ -119,7 +122,8 @@ def listen(conversation: Conversation) -> Voices:
         export=conversation.digest,
         participants=len(conversation.votes),
         placed=len(votes),
-        moderated_out=len(conversation.statements) - len(statements),
+        moderated_out=told.count(False) + len(conversation.unlisted),
+        about_voters=told.count(True) - len(kept),
         too_few_votes=len(statements) - len(held),
         silhouettes_millis={str(k): round(1000 * s) for k, s in grouping.silhouettes.items()},
         groups=_groups(statements, counts, grouping, enough),

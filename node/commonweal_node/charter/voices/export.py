@@ -1,9 +1,13 @@
 """A deliberation's export: statements, and who voted how on them. Read a line at a time, strictly and within bounds.
 
-Two forms are taken: a folder as Polis exports it (``…comments.csv`` with ``…participants-votes.csv`` or
-``…votes.csv``), and a file ``NAME.votes.csv`` (participant, group, statement, vote) beside ``NAME.statements.jsonl``.
-1 is agree, -1 is disagree, 0 is pass. Polis stores the opposite sign and turns it in its exports; a file that was not
-turned would say the contrary of what people said, so votes are held against the counts that stand with the statements.
+Two forms are taken: a folder as Polis exports it (``…comments.csv`` with ``…participant-votes.csv``, once called
+``…participants-votes.csv``, or ``…votes.csv``), and a file ``NAME.votes.csv`` (participant, group, statement, vote)
+beside ``NAME.statements.jsonl``. 1 is agree, -1 is disagree, 0 is pass. Polis stores the opposite sign and turns it in
+its exports; a file that was not turned would say the contrary of what people said, so votes are held against the counts
+that stand with the statements.
+
+Polis's exports may leave out statements that the moderators rejected, and keep their votes: those are left out and
+counted. Its ``is-meta`` statements are about who somebody is, not what they hold.
 
 Participants' names are forgotten here: rows of the matrix are sorted by what is in them, so neither a name nor a place
 in the file is in anything that is computed from it.
@@ -36,6 +40,7 @@ MAX_LINE_BYTES = 1 << 18
 MAX_STATEMENTS = 5000
 MAX_CELLS = 1 << 25
 _VOTES = {"1": 1, "-1": -1, "0": 0}
+_TRUTH = {"true": True, "false": False, "t": True, "f": False, "1": True, "0": False, "": False}
 _COMMENTS = ("comment-id", "agrees", "disagrees", "moderated", "comment-body")
 _TOTALS = ("participant", "group-id", "n-comments", "n-votes", "n-agree", "n-disagree")
 
@@ -49,6 +54,8 @@ class Statement(BaseModel):
     text: Annotated[str, StringConstraints(max_length=2000)]
     moderated: Annotated[Literal[-1, 0, 1], Field()]
     """1 accepted, 0 not looked at, -1 rejected by the moderators."""
+    is_meta: bool = False
+    """About the voter: no opinion."""
     agree: Natural
     disagree: Natural
 
@@ -61,6 +68,8 @@ class Conversation:
     """In the order of their numbers; one for each column of ``votes``."""
     votes: Votes
     digest: Digest
+    unlisted: frozenset[int] = frozenset()
+    """Statements that have votes and are not in the export; these votes are left out."""
 
 
 class _Cell(NamedTuple):
@@ -85,11 +94,27 @@ def load_export(path: Path) -> Conversation:
         statements = (
             _comments(statements_path, lines) if statements_path.suffix == ".csv" else _jsonl(statements_path, lines)
         )
-        votes = _matrix(votes_path, _cells(votes_path, _lines(votes_path, digests)), statements)
+        listed = {s.statement for s in statements}
+        unlisted: set[int] = set()
+
+        def known() -> Iterator[_Cell]:
+            for cell in _cells(votes_path, _lines(votes_path, digests)):
+                if cell.statement in listed:
+                    yield cell
+                elif statements_path.suffix == ".csv":
+                    unlisted.add(cell.statement)
+                else:
+                    raise _bad(
+                        votes_path,
+                        cell.line,
+                        f"statement {cell.statement}: wanted one that the export has, got another",
+                    )
+
+        votes = _matrix(votes_path, known(), statements)
     except OSError as e:
         raise ConfigError(f"{path}: cannot be read: {e.strerror}") from e
     _check_signs(votes_path, statements, votes)
-    return Conversation(statements, votes, digest_of(canonical.encode({**digests})))
+    return Conversation(statements, votes, digest_of(canonical.encode({**digests})), frozenset(unlisted))
 
 
 def _files(path: Path) -> tuple[Path, Path]:
@@ -97,10 +122,11 @@ def _files(path: Path) -> tuple[Path, Path]:
         return path.with_name(path.name.removesuffix(".votes.csv") + ".statements.jsonl"), path
     comments = sorted(path.glob("*comments.csv"))
     # The table has each participant's last word; the other file is a history of votes.
-    votes = sorted(path.glob("*participants-votes.csv")) or sorted(path.glob("*votes.csv"))
+    tables = ("*participant-votes.csv", "*participants-votes.csv", "*votes.csv")
+    votes = next((found for name in tables if (found := sorted(path.glob(name)))), [])
     if len(comments) != 1 or len(votes) != 1:
         raise ConfigError(
-            f"{path}: wanted a folder with one comments.csv and one participants-votes.csv or votes.csv, or a file "
+            f"{path}: wanted a folder with one comments.csv and one participant-votes.csv or votes.csv, or a file "
             f"NAME.votes.csv beside NAME.statements.jsonl; got {len(comments)} and {len(votes)}"
         )
     return comments[0], votes[0]
@@ -177,12 +203,19 @@ def _comments(path: Path, lines: Iterable[bytes]) -> tuple[Statement, ...]:
                     "statement": number["comment-id"],
                     "text": row[at["comment-body"]],
                     "moderated": _VOTES.get(row[at["moderated"]], row[at["moderated"]]),
+                    "is_meta": _yes_or_no(path, line, "is-meta", row[at["is-meta"]]) if "is-meta" in at else False,
                     "agree": number["agrees"],
                     "disagree": number["disagrees"],
                 },
             )
 
     return _statements(path, said())
+
+
+def _yes_or_no(path: Path, line: int, name: str, text: str) -> bool:
+    if (found := _TRUTH.get(text.lower())) is None:
+        raise _bad(path, line, f"{name}: wanted true or false, got {text[:20]!r}")
+    return found
 
 
 def _cells(path: Path, lines: Iterable[bytes]) -> Iterator[_Cell]:
@@ -219,8 +252,7 @@ def _matrix(path: Path, cells: Iterable[_Cell], statements: tuple[Statement, ...
     rows: dict[str, int] = {}
     places, votes, times, at = array("q"), array("b"), array("q"), array("q")
     for cell in cells:
-        if (column := columns.get(cell.statement)) is None:
-            raise _bad(path, cell.line, f"statement {cell.statement}: wanted one that the export has, got another")
+        column = columns[cell.statement]
         row = rows.setdefault(cell.participant, len(rows))
         if (row + 1) * len(columns) > MAX_CELLS:
             raise _bad(path, cell.line, f"wanted at most {MAX_CELLS} participants times statements, got more")

@@ -44,7 +44,7 @@ def render_voices(voices: Voices, what: str) -> bytes:
         facts(
             ("Digest of the export's files", el("code", voices.export)),
             ("People who voted", f"{voices.participants}; {voices.placed} on enough statements to be placed"),
-            ("Statements left out", f"{voices.moderated_out} by the moderators, {voices.too_few_votes} for few votes"),
+            ("Statements left out", _left_out(voices)),
             ("Mean silhouette by number of groups", _silhouettes(voices)),
         ),
         el(
@@ -54,6 +54,13 @@ def render_voices(voices: Voices, what: str) -> bytes:
         ),
     ]
     return page(f"Voices: {what}", STYLE, el("main", *body))
+
+
+def _left_out(voices: Voices) -> str:
+    return (
+        f"{voices.moderated_out} by the moderators, {voices.about_voters} about who the voters are, "
+        f"{voices.too_few_votes} for few votes"
+    )
 
 
 def _summary(voices: Voices) -> str:
