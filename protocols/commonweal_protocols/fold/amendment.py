@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from commonweal_protocols.base.errors import MalformedError, RuleError
-from commonweal_protocols.statements.compact import Compact, Member
+from commonweal_protocols.statements.compact import Compact, Member, Witness
 from commonweal_protocols.statements.values import Digest, Name, PublicKey
 from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.tlog.note import parse_vkey
@@ -207,6 +207,15 @@ def without_member(compact: Compact, name: Name) -> Compact:
                 }
             ),
         }
+    )
+
+
+def with_member(compact: Compact, member: Member, witness: Witness | None) -> Compact:
+    """Return the compact with one more member; or with another key, or another witness, of one that it has."""
+    members = {m.institution: m for m in (*compact.members, member)}
+    witnesses = {w.name: w for w in (*compact.witnesses, *([witness] if witness else ()))}
+    return compact.model_copy(
+        update={"members": tuple(m for _, m in sorted(members.items())), "witnesses": tuple(witnesses.values())}
     )
 
 
