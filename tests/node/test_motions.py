@@ -8,7 +8,7 @@ import pytest
 
 from commonweal_coordinator.serving.service import Admission
 from commonweal_coordinator.succession.draft_signatures import Draft
-from commonweal_node.institution.amending import describe_thresholds, next_compact, parse_terms
+from commonweal_node.institution.amendment import describe_thresholds, next_compact, parse_terms
 from commonweal_node.institution.motions import parse_choice, parse_duration
 from commonweal_protocols.base.errors import BlobError, ConfigError, RuleError
 from commonweal_protocols.base.keys import public_hex

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from commonweal_node.home import DEFAULT_HOME
 from commonweal_node.institution import motions
-from commonweal_node.institution.amending import describe_thresholds, next_compact, parse_terms, propose_compact
+from commonweal_node.institution.amendment import describe_thresholds, next_compact, parse_terms, propose_compact
 from commonweal_node.institution.opened_home import OpenedHome
 from commonweal_protocols.audit.vocabulary import describe_choice, describe_proposal
 from commonweal_protocols.base import canonical
@@ -65,15 +65,13 @@ def new(
 ) -> None:
     """Make a motion: a resolution, a question, an amendment of the compact, or the recall of a release.
 
-    An amendment says what changes by any of --terms, --set, --add, --remove and --successor; all else stays. What
-    follows for its thresholds is shown, and who joins by --add signs too (commonweal node join).
+    An amendment is any of --terms, --set, --add, --remove and --successor; who joins by --add signs too (node join).
 
     \b
     commonweal motion new --title "without coop" --reasons "gone" --remove coop
     commonweal motion new --title "longer rounds" --reasons "more rows" --set recipe.steps=200 --set quorum.updates=3
 
-    Who may vote, and how many must, is what the compact says as it is logged. Times are the log's: the newest that a
-    quorum of witnesses vouches for.
+    Who may vote, and how many must, the compact says as it is logged. Times are the log's, as its witnesses vouch.
     """  # noqa: D301 - \b keeps the lines apart
     amends = (terms is not None, *map(bool, (setting, add, remove, successor)))
     if sum((resolution is not None, question is not None, recall is not None, any(amends))) != 1:
@@ -93,11 +91,8 @@ def new(
         elif recall is not None:
             proposal = Recall(kind="recall", round=recall, institution=institution)
         else:
-            other = load_toml(terms, _Terms).model_dump(mode="json") if terms is not None else {}
-            if heirs := [CoordinatorCard.load(path).coordinator.model_dump(mode="json") for path in successor or ()]:
-                other["successors"] = heirs
-            cards = [Card.load(path) for path in add or ()]
-            proposal = _amendment(opened, parse_terms(setting or (), other), cards, remove or [])
+            other = parse_terms(setting or (), _terms(terms, successor or ()))
+            proposal = _amendment(opened, other, [Card.load(path) for path in add or ()], remove or [])
     except ValidationError as e:
         raise ConfigError(f"motion new: {describe(e)}") from e
     closes_at = int(time.time()) + motions.parse_duration(closes_in)
@@ -105,6 +100,12 @@ def new(
     motion = motions.make_motion(title, reasons, proposal, closes_at=closes_at, opens_until=opens_until)
     leaf = opened.submit(lambda _: motion)
     typer.echo(f"motion {leaf[:16]} is logged; next: commonweal vote cast {leaf[:16]} yes")
+
+
+def _terms(file: Path | None, successors: Sequence[Path]) -> Mapping[str, object]:
+    terms = load_toml(file, _Terms).model_dump(mode="json") if file is not None else {}
+    heirs = [CoordinatorCard.load(path).coordinator.model_dump(mode="json") for path in successors]
+    return terms | {"successors": heirs} if heirs else terms
 
 
 def _amendment(
