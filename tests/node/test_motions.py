@@ -8,7 +8,7 @@ import pytest
 
 from commonweal_coordinator.serving.service import Admission
 from commonweal_coordinator.succession.draft_signatures import Draft
-from commonweal_node.institution.amendment import describe_thresholds, next_compact, parse_terms
+from commonweal_node.institution.amendment import describe_consequences, next_compact, parse_terms
 from commonweal_node.institution.motions import parse_choice, parse_duration
 from commonweal_protocols.base.errors import BlobError, ConfigError, RuleError
 from commonweal_protocols.base.keys import public_hex
@@ -278,7 +278,7 @@ def test_who_is_no_member_cannot_be_removed_and_a_veto_is_told(town: Town) -> No
     current = town.state().compact.model_copy(
         update={"quorum": town.state().compact.quorum.model_copy(update={"amendments": 3})}
     )
-    told = list(describe_thresholds(current, without_member(current, "coop")))
+    told = list(describe_consequences(current, without_member(current, "coop")))
     assert told[-1] == "warning: wants 3 yes: it cannot pass without one of coop"
 
 

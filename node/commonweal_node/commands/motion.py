@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from commonweal_node.home import DEFAULT_HOME
 from commonweal_node.institution import motions
-from commonweal_node.institution.amendment import describe_thresholds, next_compact, parse_terms, propose_compact
+from commonweal_node.institution.amendment import describe_consequences, next_compact, parse_terms, propose_compact
 from commonweal_node.institution.opened_home import OpenedHome
 from commonweal_protocols.audit.vocabulary import describe_choice, describe_proposal
 from commonweal_protocols.base import canonical
@@ -20,7 +20,6 @@ from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.options import AsJson, Home, PassphraseFile
 from commonweal_protocols.base.settings import describe, load_toml
 from commonweal_protocols.base.text import printable
-from commonweal_protocols.fold.amendment import describe_changes
 from commonweal_protocols.fold.motions import awaited, due_at, standing
 from commonweal_protocols.fold.state import MotionState, State
 from commonweal_protocols.statements.governance import Proposal, Question, Recall, Resolution
@@ -113,7 +112,7 @@ def _amendment(
 ) -> Proposal:
     state = opened.state()
     compact = next_compact(state, terms, add=add, remove=remove)
-    for line in (*describe_changes(state.compact, compact), *describe_thresholds(state.compact, compact)):
+    for line in describe_consequences(state.compact, compact):
         typer.echo(f"  {printable(line)}", err=True)
     return propose_compact(opened, compact)
 

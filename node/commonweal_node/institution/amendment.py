@@ -9,7 +9,13 @@ from pydantic import ValidationError
 from commonweal_node.institution.opened_home import OpenedHome
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.settings import describe
-from commonweal_protocols.fold.amendment import check_amendment, with_member, without_member
+from commonweal_protocols.fold.amendment import (
+    check_amendment,
+    describe_changes,
+    describe_thresholds,
+    with_member,
+    without_member,
+)
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.governance import Amendment
@@ -92,17 +98,11 @@ def _merged(table: Table, changes: Table) -> dict[str, object]:
     return merged
 
 
-def describe_thresholds(current: Compact, compact: Compact) -> Iterator[str]:
-    """Yield what a next version asks of its members, and where one of them alone can stop it or what follows."""
-    quorum, members = compact.quorum, {m.institution for m in compact.members}
-    lost = len(members) - quorum.amendments
-    yield (
-        f"of {len(members)} members {quorum.updates} updates make a release, {quorum.ratifications} ratify it, and "
-        f"{quorum.amendments} change the compact: that survives {lost} lost key{'s' * (lost != 1)}"
-    )
-    if lost == 0:
-        yield "warning: one lost key, or one no, would end every later amendment"
-    removed = sorted({m.institution for m in current.members} - members)
+def describe_consequences(current: Compact, compact: Compact) -> Iterator[str]:
+    """Yield what a next version changes, which thresholds follow, and whether those who are to leave could stop it."""
+    yield from describe_changes(current, compact)
+    yield from describe_thresholds(compact)
+    removed = sorted({m.institution for m in current.members} - {m.institution for m in compact.members})
     if removed and len(current.members) - len(removed) < current.quorum.amendments:
         yield f"warning: wants {current.quorum.amendments} yes: it cannot pass without one of {', '.join(removed)}"
 

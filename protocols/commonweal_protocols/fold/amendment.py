@@ -230,6 +230,21 @@ def describe_changes(current: Compact, compact: Compact) -> list[str]:
     return lines + [f"revoked: key {r.key} from entry {r.from_index} on: {r.reason}" for r in compact.revocations]
 
 
+def describe_thresholds(compact: Compact) -> list[str]:
+    """Return what a compact asks of its members, and a warning where one of them alone could end every amendment."""
+    n, quorum, lost = len(compact.members), compact.quorum, spare_keys(compact)
+    said = [
+        f"of {n} members {quorum.updates} updates make a release, {quorum.ratifications} ratify it, and "
+        f"{quorum.amendments} change the compact: that survives {lost} lost key{'s' * (lost != 1)}"
+    ]
+    return said if lost else [*said, "warning: one lost key, or one no, would end every later amendment"]
+
+
+def spare_keys(compact: Compact) -> int:
+    """Return how many members may lose their keys before the compact can never change again."""
+    return len(compact.members) - compact.quorum.amendments
+
+
 def _flat(compact: Compact) -> dict[str, str]:
     """Every term under its dotted name; members and witnesses under their own, successors under their place."""
     flat: dict[str, str] = {}
