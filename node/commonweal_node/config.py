@@ -1,12 +1,15 @@
 """``node.toml``: one frozen model, read once. An unknown key is an error; units are in the names."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from commonweal_protocols.base.settings import load_toml
+from commonweal_protocols.base.errors import ConfigError
+from commonweal_protocols.base.files import read_bounded
+from commonweal_protocols.base.settings import MAX_TOML_BYTES, load_toml, parse_toml
 from commonweal_protocols.records.source import is_address
 from commonweal_protocols.statements.values import Digest, Name
 
@@ -94,6 +97,20 @@ def format_config(config: NodeConfig) -> str:
     text = "# A node's settings. Every key: see NodeConfig.\n" + _lines(config, *told, "witness_port")
     if config.speaks_for is not None:
         text += "\n[speaks_for]\n" + _lines(config.speaks_for, "consortium", "records", "ca")
+    return text
+
+
+def add_witness(path: Path, host: str, port: int) -> str:
+    """Return the text of a ``node.toml`` with where this node is to cosign; all else stays as people wrote it.
+
+    Raises:
+        ConfigError: It cannot be read, or says otherwise in a way that this cannot change.
+    """
+    data = read_bounded(path, MAX_TOML_BYTES, "a TOML file", error=ConfigError)
+    kept = re.sub(r"(?m)^witness_(host|port)\s*=.*\n?", "", data.decode())
+    # Before everything else: below a table's head they would be keys of that table.
+    text = f"witness_host = {json.dumps(host)}\nwitness_port = {port}\n{kept}"
+    parse_toml(text.encode(), NodeConfig, str(path), retired=_RETIRED)
     return text
 
 

@@ -38,7 +38,6 @@ TABLE: list[tuple[Compact, str]] = [
     (compact(witnesses=3, quorum=2), "2 of 3 survive no dishonest one: two quorums may share only 1"),
     (compact(witnesses=4, quorum=2), "2 of 4 survive no dishonest one: two quorums may share only 0"),
     (compact(witnesses=4, quorum=4), "4 of 4: any one of them stops the log"),
-    (compact(names=("a", "b")), "one institution of 2 can have 50% of a release"),
     (compact(rule=FactorMean(weights="examples")), "by examples: no bound"),
     (compact(rule=FactorMean(weights=Capped(cap_millis=400))), "one institution of 4 can have 40%"),
     # 3 against 1 + 1 + 1.
@@ -53,6 +52,13 @@ TABLE: list[tuple[Compact, str]] = [
 def test_each_choke_point_is_named_with_its_numbers(made: Compact, sentence: str) -> None:
     (found,) = choke_points(made)
     assert sentence in found
+
+
+def test_two_members_have_half_each_and_each_could_end_every_amendment() -> None:
+    assert list(choke_points(compact(names=("a", "b")))) == [
+        "amendments: 2 of 2 members: one lost key, or one no, ends every later amendment",
+        "weights: one institution of 2 can have 50% of a release, more than a third",
+    ]
 
 
 QUORUMS = [(2, 3, 0), (3, 4, 1), (5, 7, 2), (4, 7, 0), (4, 5, 2), (3, 5, 0), (4, 6, 1)]

@@ -46,6 +46,8 @@ def left(town: Town) -> tuple[Town, Path]:
     (home / "rows.jsonl").write_text("what no one else may see\n")
     out = town.folder / "departure"
     town.does("coop", "node", "exit", "--yes", "--reason", "no funds", "--out", out)
+    assert "once coop has left: of 2 members" in town.program.err
+    assert "once coop has left: warning: one lost key" in town.program.err
     return town, out
 
 
@@ -98,6 +100,7 @@ def test_who_has_left_gets_the_folder_again_and_nothing_more_is_said(left: tuple
     again = town.folder / "again"
     said = town.does("coop", "node", "exit", "--yes", "--reason", "no funds", "--out", again)
     assert "is logged" not in said
+    assert "once coop has left" not in town.program.err
     assert town.hub.sequencer.state.size == size
     assert check_departure(again).departure.entries == check_departure(out).departure.entries
     assert "exists already" in town.does("coop", "node", "exit", "--yes", "--reason", "x", "--out", out, code=2)

@@ -8,13 +8,15 @@ import pytest
 
 from commonweal_coordinator.serving.service import Admission
 from commonweal_coordinator.succession.draft_signatures import Draft
+from commonweal_node.institution.amendment import describe_consequences, next_compact, parse_terms
 from commonweal_node.institution.motions import parse_choice, parse_duration
 from commonweal_protocols.base.errors import BlobError, ConfigError, RuleError
 from commonweal_protocols.base.keys import public_hex
-from commonweal_protocols.statements.compact import Coordinator
+from commonweal_protocols.fold.amendment import without_member
+from commonweal_protocols.statements.compact import Compact, Coordinator
 from commonweal_protocols.statements.envelope import sign_envelope
 from commonweal_protocols.statements.governance import Amendment, Question, Resolution
-from commonweal_protocols.statements.invite import CoordinatorCard, Invite
+from commonweal_protocols.statements.invite import Card, CoordinatorCard, Invite
 from commonweal_protocols.statements.statement import Statement
 from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.tlog.merkle import leaf_hash
@@ -70,10 +72,10 @@ def test_every_word_leaves_its_receipt(town: Town) -> None:
 def test_a_motion_whose_time_has_come_is_ended_by_whoever_likes(town: Town) -> None:
     motion = town.moves("clinic", "--resolution", "We meet in May.", "--closes-in", "2d")
     town.does("clinic", "vote", "cast", motion, "yes")
-    refused = town.does("school", "vote", "close", motion, code=1)
+    refused = town.does("school", "vote", "close", motion, code=4)
     assert "coop, school may still act" in refused
     town.later(1)
-    town.does("school", "vote", "close", motion, code=1)
+    town.does("school", "vote", "close", motion, code=4)
     town.clerk.step()
     assert town.motion().is_open
     town.later(2)
@@ -96,6 +98,7 @@ def test_a_secret_ballot_is_opened_with_what_was_kept_here(town: Town) -> None:
     for name, choice in zip(NAMES, ("yes", "yes", "no"), strict=True):
         assert "sealed" in town.does(name, "vote", "cast", motion, choice)
     town.does("coop", "vote", "cast", motion, "yes")  # thinks better of it
+    assert "ballots are still taken" in town.does("coop", "vote", "open", motion, code=4)
     kept = list((town.home("coop") / "ballots").iterdir())
     assert [stat.S_IMODE(p.stat().st_mode) for p in kept] == [0o600, 0o600]
     assert not town.motion().ballots
@@ -128,7 +131,7 @@ def test_a_question_takes_rankings(town: Town) -> None:
 
 
 USAGE: list[tuple[tuple[str, ...], str]] = [
-    ((), "wanted one of --resolution, --question, --terms, --successor and --recall"),
+    ((), "wanted one of --resolution, --question, --recall, and an amendment: --terms, --set"),
     (("--successor", "card.json", "--recall", "1"), "wanted one of --resolution"),
     (("--successor", "no-such-card.json"), "no-such-card.json"),
     (("--resolution", "x", "--recall", "1"), "wanted one of --resolution"),
@@ -138,6 +141,7 @@ USAGE: list[tuple[tuple[str, ...], str]] = [
     (("--resolution", "x", "--institution", "coop"), "--institution with --recall only"),
     (("--resolution", "x", "--closes-in", "2 weeks"), "wanted a number and m, h or d, such as 14d, got '2 weeks'"),
     (("--resolution", ""), "text: "),
+    (("--resolution", "x", "--remove", "coop"), "wanted one of --resolution"),
 ]
 
 
@@ -204,6 +208,88 @@ def test_a_compact_that_was_voted_for_is_carried_into_the_log_by_the_coordinator
     town.restart()
     town.clerk.step()
     assert not town.drafts.exists(), "it is in force, and no draft any more"
+
+
+def carried(town: Town, motion: str, *voters: str) -> Compact:
+    """The compact in force once these have voted yes."""
+    for name in voters:
+        town.does(name, "vote", "cast", motion, "yes")
+    town.clerk.step()
+    town.later(15)
+    town.clerk.step()
+    town.clerk.step()
+    draft = Draft.open_amendment(town.drafts, town.state())
+    assert draft is not None
+    town.hub.sequencer.submit(draft.envelope(town.hub.f.coordinator))
+    return town.state().compact
+
+
+def test_a_member_is_removed_without_a_hand_written_table(town: Town) -> None:
+    before = town.state().compact
+    motion = town.moves("clinic", "--remove", "coop")
+    assert (
+        "of 2 members 2 updates make a release, 2 ratify it, and 2 change the compact: that survives 0 lost keys"
+        in (town.program.err)
+    )
+    assert "warning: one lost key, or one no, would end every later amendment" in town.program.err
+    compact = carried(town, motion, "clinic", "school")
+    assert [m.institution for m in compact.members] == ["clinic", "school"]
+    assert compact.recipe == before.recipe
+
+
+def test_a_setting_changes_its_own_term_and_no_other_of_its_table(town: Town) -> None:
+    before = town.state().compact
+    motion = town.moves("clinic", "--set", "recipe.steps=7", "--set", "quorum.updates=3")
+    assert f"recipe.steps: {before.recipe.steps} -> 7" in town.program.err
+    compact = carried(town, motion, "clinic", "school", "coop")
+    assert compact.recipe == before.recipe.model_copy(update={"steps": 7})
+    assert compact.quorum == before.quorum.model_copy(update={"updates": 3})
+
+
+TIES = {"name": "ties", "density_millis": 200, "weights": "equal"}
+SETTINGS: list[tuple[list[str], str, dict[str, object]]] = [
+    (["rule.name=ties", "rule.density_millis=200", "rule.weights=equal"], "rule", TIES),
+    (["rule.density_millis=200", "rule.weights=equal", 'rule.name="ties"'], "rule", TIES),
+    (["encoding.bits=8", "encoding.keep_millis=100"], "encoding", {"bits": 8, "keep_millis": 100}),
+    (["recipe.passes_millis=none"], "recipe", {"passes_millis": None}),
+]
+
+
+@pytest.mark.parametrize(("settings", "term", "wanted"), SETTINGS, ids=[" ".join(s[0]) for s in SETTINGS])
+def test_settings_are_what_a_table_of_them_would_be(settings: list[str], term: str, wanted: dict[str, object]) -> None:
+    f = Federation()
+    assert parse_terms(settings, {}) == {term: wanted}
+    compact = next_compact(f.state, parse_terms(settings, {}))
+    table = getattr(compact, term)
+    assert {name: getattr(table, name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("setting", ["quorum.updates", "=3", "quorum..updates=3", "quorum.updates=3\nconsortium=4"])
+def test_a_setting_of_another_form_is_refused(setting: str) -> None:
+    with pytest.raises(ConfigError, match=r"--set: wanted TERM=VALUE, such as quorum\.updates=3"):
+        parse_terms([setting], {})
+
+
+def test_who_is_no_member_cannot_be_removed_and_a_veto_is_told(town: Town) -> None:
+    args = ("motion", "new", "--title", "t", "--reasons", "r")
+    assert "--remove: wanted one of clinic, coop, school, got hub" in town.does(
+        "clinic", *args, "--remove", "hub", code=2
+    )
+    current = town.state().compact.model_copy(
+        update={"quorum": town.state().compact.quorum.model_copy(update={"amendments": 3})}
+    )
+    told = list(describe_consequences(current, without_member(current, "coop")))
+    assert told[-1] == "warning: wants 3 yes: it cannot pass without one of coop"
+
+
+def test_who_joins_by_a_card_is_a_member_of_the_next_version(town: Town, tmp_path: Path) -> None:
+    Card(institution="library", key=public_hex(key_of("library"))).save(tmp_path / "card.json")
+    town.moves(
+        "clinic", "--add", tmp_path / "card.json", "--set", "quorum.amendments=3", "--set", "quorum.ratifications=3"
+    )
+    assert "member.library.key: none -> " in town.program.err
+    assert "of 4 members" in town.program.err
+    assert "that survives 1 lost key\n" in town.program.err
 
 
 @pytest.mark.parametrize(

@@ -290,7 +290,41 @@ def test_a_node_that_speaks_for_a_consortium_has_it_in_its_card_and_its_settings
 def test_a_node_is_set_up_once(program: Terminal, joining: Joining, rows: Path) -> None:
     before = files(joining.home)
     assert program("node", "init", "--institution", "school", "--data", rows, "--home", joining.home) == 2
-    assert "node.toml: exists already; a node is set up once" in program.err
+    assert "node.toml: exists already, with institution clinic; wanted the same, got school" in program.err
+    assert program("node", "init", "--institution", "clinic", "--data", rows, "--home", joining.home) == 2
+    assert "node.toml: exists already; a node is set up once, and only a witness can be added" in program.err
+    assert files(joining.home) == before
+
+
+def test_a_witness_is_added_to_a_home_and_nothing_there_is_replaced(
+    program: Terminal, joining: Joining, rows: Path
+) -> None:
+    settings = joining.home / "node.toml"
+    settings.write_text(settings.read_text() + 'refuse = "harvest"  # until June\n')
+    before, home = files(joining.home), joining.home
+    args = ("node", "init", "--institution", "clinic", "--data", rows, "--home", home, "--witness-port", "7500")
+    assert program(*args) == 0
+    after = files(home)
+    assert {name for name in after if after[name] != before.get(name)} - before.keys() == {
+        "keys/witness.pem", "witness/cosigned.sqlite",
+    }  # fmt: skip
+    assert {name for name in before if after[name] != before[name]} == {"node.toml", "card.json"}
+    config = load_config(settings)
+    assert (config.witness_port, config.witness_host, config.refuse) == (7500, "127.0.0.1", "harvest")
+    assert "# until June" in settings.read_text()
+    card = Card.load(home / "card.json")
+    assert card.key == public_hex(load_key_file(home / "keys/institution.pem"))
+    assert card.witness is not None
+    assert card.witness.url == "http://127.0.0.1:7500"
+    assert program(*args[:-1], "7501") == 2, "there is one now, and it stays"
+    assert files(home) == after
+
+
+def test_a_lost_key_is_not_replaced_by_another(program: Terminal, joining: Joining, rows: Path) -> None:
+    (joining.home / "keys/institution.pem").unlink()
+    before = files(joining.home)
+    args = ("node", "init", "--institution", "clinic", "--data", rows, "--home", joining.home)
+    assert program(*args, "--witness-port", "7500") == 4
     assert files(joining.home) == before
 
 

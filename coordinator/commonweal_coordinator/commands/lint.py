@@ -7,6 +7,7 @@ Pure.
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from commonweal_protocols.fold.amendment import spare_keys
 from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.rules import Capped, MinimaxFair, Weighted
 from commonweal_protocols.tlog.note import parse_vkey
@@ -19,6 +20,9 @@ def choke_points(compact: Compact) -> Iterator[str]:
             "successors: none: should the coordinator fail, there is nobody whom the members have agreed on before; "
             "name one with --successor CARD"
         )
+    if spare_keys(compact) == 0:
+        k = compact.quorum.amendments
+        yield f"amendments: {k} of {k} members: one lost key, or one no, ends every later amendment"
     yield from _witnesses(compact)
     yield from _weights(compact)
 

@@ -7,6 +7,7 @@ import typer
 
 from commonweal_node.home import DEFAULT_HOME
 from commonweal_protocols.base.options import Home, PassphraseFile, Yes
+from commonweal_protocols.fold.amendment import describe_thresholds, without_member
 
 
 def leave(
@@ -27,6 +28,10 @@ def leave(
 
     opened = OpenedHome(home, passphrase_file)
     institution = opened.config.institution
+    state = opened.state()
+    if state.member(institution) is not None and len(state.compact.members) > 1:
+        for line in describe_thresholds(without_member(state.compact, institution)):
+            typer.echo(f"once {institution} has left: {line}", err=True)
     if not (yes or typer.confirm(f"Leave the consortium as {institution}, for good?")):
         typer.echo("nothing was signed")
         return

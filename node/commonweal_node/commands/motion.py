@@ -1,7 +1,7 @@
 """``commonweal motion`` and ``commonweal vote``: an institution proposes and decides. The logic is in ``motions``."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from commonweal_node.home import DEFAULT_HOME
 from commonweal_node.institution import motions
+from commonweal_node.institution.amendment import describe_consequences, next_compact, parse_terms, propose_compact
 from commonweal_node.institution.opened_home import OpenedHome
 from commonweal_protocols.audit.vocabulary import describe_choice, describe_proposal
 from commonweal_protocols.base import canonical
@@ -19,12 +20,11 @@ from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.options import AsJson, Home, PassphraseFile
 from commonweal_protocols.base.settings import describe, load_toml
 from commonweal_protocols.base.text import printable
-from commonweal_protocols.fold.amendment import describe_changes
 from commonweal_protocols.fold.motions import awaited, due_at, standing
 from commonweal_protocols.fold.state import MotionState, State
 from commonweal_protocols.statements.governance import Proposal, Question, Recall, Resolution
-from commonweal_protocols.statements.invite import CoordinatorCard
-from commonweal_protocols.statements.values import Digest
+from commonweal_protocols.statements.invite import Card, CoordinatorCard
+from commonweal_protocols.statements.values import Digest, Name
 
 motion_app = typer.Typer(no_args_is_help=True, help="Propose what a consortium is to decide, and see what is proposed.")
 vote_app = typer.Typer(no_args_is_help=True, help="Vote on motions, and see how they are counted.")
@@ -46,6 +46,11 @@ def new(
     question: Annotated[str | None, typer.Option(help="What is to be chosen; with --alternative.")] = None,
     alternative: Annotated[list[str] | None, typer.Option(help="Of a question; two or more.")] = None,
     terms: Annotated[Path | None, typer.Option(help="Terms of the compact that are to change (TOML).")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="TERM=VALUE, such as quorum.updates=3; none takes a term away.")
+    ] = None,
+    add: Annotated[list[Path] | None, typer.Option(help="The card of a member that joins, or has a new key.")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="A member that is to leave.")] = None,
     successor: Annotated[
         list[Path] | None, typer.Option(help="A coordinator-card.json: who is to coordinate next; the first one first.")
     ] = None,
@@ -57,14 +62,22 @@ def new(
     home: Home = DEFAULT_HOME,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Make a motion: a resolution, a question, other terms of the compact, its successors, or the recall of a release.
+    """Make a motion: a resolution, a question, an amendment of the compact, or the recall of a release.
 
-    Who may vote, and how many must, is what the compact says as it is logged. Times are the log's: the newest that a
-    quorum of witnesses vouches for.
-    """
-    given = [x for x in (resolution, question, terms, successor or None, recall) if x is not None]
-    if len(given) != 1:
-        raise ConfigError("motion new: wanted one of --resolution, --question, --terms, --successor and --recall")
+    An amendment is any of --terms, --set, --add, --remove and --successor; who joins by --add signs too (node join).
+
+    \b
+    commonweal motion new --title "without coop" --reasons "gone" --remove coop
+    commonweal motion new --title "longer rounds" --reasons "more rows" --set recipe.steps=200 --set quorum.updates=3
+
+    Who may vote, and how many must, the compact says as it is logged. Times are the log's, as its witnesses vouch.
+    """  # noqa: D301 - \b keeps the lines apart
+    amends = (terms is not None, *map(bool, (setting, add, remove, successor)))
+    if sum((resolution is not None, question is not None, recall is not None, any(amends))) != 1:
+        raise ConfigError(
+            "motion new: wanted one of --resolution, --question, --recall, and an amendment: --terms, --set, --add, "
+            "--remove, --successor"
+        )
     if (question is None) != (not alternative) or (recall is None and institution is not None):
         raise ConfigError("motion new: wanted --alternative with --question, and --institution with --recall only")
     opened = OpenedHome(home, passphrase_file)
@@ -76,12 +89,9 @@ def new(
             proposal = Question(kind="question", text=question, alternatives=tuple(alternative or ()))
         elif recall is not None:
             proposal = Recall(kind="recall", round=recall, institution=institution)
-        elif terms is not None:
-            proposal = _amendment(opened, load_toml(terms, _Terms).model_dump(mode="json"))
         else:
-            cards = [CoordinatorCard.load(path) for path in successor or ()]
-            heirs = [card.coordinator.model_dump(mode="json") for card in cards]
-            proposal = _amendment(opened, {"successors": heirs})
+            other = parse_terms(setting or (), _terms(terms, successor or ()))
+            proposal = _amendment(opened, other, [Card.load(path) for path in add or ()], remove or [])
     except ValidationError as e:
         raise ConfigError(f"motion new: {describe(e)}") from e
     closes_at = int(time.time()) + motions.parse_duration(closes_in)
@@ -91,12 +101,20 @@ def new(
     typer.echo(f"motion {leaf[:16]} is logged; next: commonweal vote cast {leaf[:16]} yes")
 
 
-def _amendment(opened: OpenedHome, terms: Mapping[str, object]) -> Proposal:
+def _terms(file: Path | None, successors: Sequence[Path]) -> Mapping[str, object]:
+    terms = load_toml(file, _Terms).model_dump(mode="json") if file is not None else {}
+    heirs = [CoordinatorCard.load(path).coordinator.model_dump(mode="json") for path in successors]
+    return terms | {"successors": heirs} if heirs else terms
+
+
+def _amendment(
+    opened: OpenedHome, terms: Mapping[str, object], add: Sequence[Card], remove: Sequence[Name]
+) -> Proposal:
     state = opened.state()
-    compact = motions.next_compact(state, terms)
-    for line in describe_changes(state.compact, compact):
+    compact = next_compact(state, terms, add=add, remove=remove)
+    for line in describe_consequences(state.compact, compact):
         typer.echo(f"  {printable(line)}", err=True)
-    return motions.propose_compact(opened, compact)
+    return propose_compact(opened, compact)
 
 
 @motion_app.command(name="list")

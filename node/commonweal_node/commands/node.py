@@ -20,12 +20,12 @@ from commonweal_node.commands.data import data_app
 from commonweal_node.commands.evaluate import evaluate
 from commonweal_node.commands.leave import leave
 from commonweal_node.commands.train import train
-from commonweal_node.config import NodeConfig, SpeaksFor, format_config, load_config
+from commonweal_node.config import NodeConfig, SpeaksFor, add_witness, format_config, load_config
 from commonweal_node.connection.status import NodeStatus, describe_gap
 from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_protocols.base.errors import ConfigError, RuleError, UnavailableError
 from commonweal_protocols.base.files import write_atomic
-from commonweal_protocols.base.keys import load_or_create_key_file, load_passphrase, public_hex
+from commonweal_protocols.base.keys import load_key_file, load_or_create_key_file, load_passphrase, public_hex
 from commonweal_protocols.base.options import AsJson, Ca, Home, PassphraseFile, Yes
 from commonweal_protocols.base.settings import describe
 from commonweal_protocols.base.status_file import load_status, now
@@ -60,6 +60,21 @@ def _speaks_for(consortium: str | None, records: str | None, ca: Path | None) ->
     return SpeaksFor(consortium=consortium, records=place, ca=ca.resolve() if ca else None)
 
 
+def _with_what_is_missing(path: Path, wanted: NodeConfig) -> str:
+    """Return the settings of a home that is there, with the witness that it has not.
+
+    Raises:
+        ConfigError: It has all that is wanted, or is another one's.
+    """
+    there = load_config(path)
+    for name in ("institution", "data", "speaks_for"):
+        if (got := getattr(wanted, name)) != (held := getattr(there, name)):
+            raise ConfigError(f"{path}: exists already, with {name} {held}; wanted the same, got {got}")
+    if there.witness_port or not wanted.witness_port:
+        raise ConfigError(f"{path}: exists already; a node is set up once, and only a witness can be added")
+    return add_witness(path, wanted.witness_host, wanted.witness_port)
+
+
 @app.command()
 def init(
     institution: Annotated[str, typer.Option(help="The institution's short name: a-z, 0-9 and -.")],
@@ -81,12 +96,13 @@ def init(
     speaks_for_ca: Ca = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Make this institution's keys, card and settings. Then send card.json to anyone who drafts the compact."""
+    """Make this institution's keys, card and settings. Then send card.json to anyone who drafts the compact.
+
+    Run again with --witness-port, it adds a witness to a home that has none; nothing that is there is replaced.
+    """
     from commonweal_node.connection.witness import create_witness
 
     files = NodeHome(home)
-    if files.settings.exists():
-        raise ConfigError(f"{files.settings}: exists already; a node is set up once")
     try:
         # Before a key is made, and before a file is written that could not be read again.
         config = NodeConfig(
@@ -105,13 +121,14 @@ def init(
     for path in (data, charter):
         if path and not path.is_file():
             raise ConfigError(f"{path}: wanted a file, got none")
+    text = _with_what_is_missing(files.settings, config) if files.settings.exists() else format_config(config)
     passphrase = load_passphrase(passphrase_file)
-    key = load_or_create_key_file(files.key, passphrase)
-    witness = None
+    make = load_key_file if files.settings.exists() else load_or_create_key_file
+    key, witness = make(files.key, passphrase), None
     if witness_port:
         witness = create_witness(home, institution, witness_url or f"http://{witness_host}:{witness_port}", passphrase)
     Card(institution=institution, key=public_hex(key), witness=witness, consortium=speaks_for).save(files.card)
-    write_atomic(files.settings, format_config(config).encode())
+    write_atomic(files.settings, text.encode())
     typer.echo(f"institution {institution}, key {public_hex(key)}")
     typer.echo(f"next: give {files.card} to the coordinator, and join with its invite")
 

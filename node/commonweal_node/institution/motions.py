@@ -4,26 +4,21 @@ What a secret ballot is opened with lies in HOME/ballots/<commitment>.json, 0600
 ballot is sent: without it nobody can open that any more.
 """
 
-import json
 import re
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from commonweal_node.institution.opened_home import OpenedHome
-from commonweal_protocols.base.errors import ConfigError, RuleError, StorageError
+from commonweal_protocols.base.errors import ConfigError, RuleError, StorageError, UnavailableError
 from commonweal_protocols.base.keys import read_private, write_private
 from commonweal_protocols.base.schema import Closed
 from commonweal_protocols.base.settings import describe
-from commonweal_protocols.fold.amendment import check_amendment
 from commonweal_protocols.fold.motions import awaited, due_at, due_closing, sealed_in_time
 from commonweal_protocols.fold.state import MotionState, State
 from commonweal_protocols.records.source import read_checkpoint
-from commonweal_protocols.statements.compact import Compact
 from commonweal_protocols.statements.governance import (
-    Amendment,
     Ballot,
     Choice,
     Closing,
@@ -35,7 +30,6 @@ from commonweal_protocols.statements.governance import (
     SealedBallot,
     seal,
 )
-from commonweal_protocols.statements.statement import Statement
 from commonweal_protocols.statements.values import Digest, Reason
 
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
@@ -99,45 +93,6 @@ def find(state: State, prefix: str) -> tuple[Digest, MotionState]:
     return found[0], state.motions[found[0]]
 
 
-def next_compact(state: State, terms: Mapping[str, object]) -> Compact:
-    """Return the compact in force with other terms, as its next version.
-
-    Raises:
-        ConfigError: A term that there is not, a value out of range, or another coordinator now.
-        RuleError: It cannot follow the compact in force.
-    """
-    current = state.compact
-    if {"coordinator", "succeeds"} & terms.keys():
-        # Its compact names where this log ends, and the motion itself makes this log longer.
-        raise ConfigError(
-            "terms: wanted the same coordinator, got coordinator or succeeds; name who is to follow (--successor), and "
-            "once this log has ended sign that one's draft: commonweal node amend --invite"
-        )
-    if unknown := sorted(set(terms) - set(Compact.model_fields)):
-        raise ConfigError(f"terms: wanted terms of a compact, got {unknown[0]}")
-    after = {"version": current.version + 1, "previous": state.compact_sha256, "revocations": (), "succeeds": None}
-    try:
-        changed = {**current.model_dump(mode="json"), **after, **terms}
-        compact = Compact.model_validate_json(json.dumps(changed))
-    except ValidationError as e:
-        raise ConfigError(f"terms: {describe(e)}") from e
-    check_amendment(current, state.compact_sha256, compact, state.retired, state.size)
-    return compact
-
-
-def propose_compact(home: OpenedHome, compact: Compact) -> Amendment:
-    """Put a compact's statement into the exchange, for everybody to read, and return the proposal of it.
-
-    Raises:
-        PeerError: The exchange does not take it.
-        LocalError: No key, or no answer.
-    """
-    key = home.keys.present
-    with home.client() as client:
-        blob = client.put_blob(Statement(None, compact).payload(), key, home.invite.consortium)
-    return Amendment(kind="amendment", compact=blob)
-
-
 def vote(home: OpenedHome, motion: Digest, choice: Choice, reason: str | None, *, secret: bool) -> Digest:
     """Cast a ballot, sealed if the motion is secret; returns its entry.
 
@@ -158,13 +113,17 @@ def open_ballot(home: OpenedHome, motion: Digest) -> Digest:
     """Open the ballot that was sealed last in time; returns the entry.
 
     Raises:
+        UnavailableError: Ballots are still taken.
         StorageError: What opens it is not on this disk.
         PeerError, LocalError: It is not logged.
     """
     voter = home.config.institution
 
     def make(state: State) -> OpenedBallot:
-        commitment = sealed_in_time(state.motions[motion]).get(voter)
+        m = state.motions[motion]
+        if m.motion.is_secret and m.stage == "open":
+            raise UnavailableError(f"vote: ballots are still taken, until log time {due_at(m)}; open yours after that")
+        commitment = sealed_in_time(m).get(voter)
         if commitment is None:
             raise RuleError(f"vote: {voter} has sealed no ballot in time")
         kept = _load(_sealed(home, commitment))
@@ -177,7 +136,7 @@ def end(home: OpenedHome, motion: Digest) -> Digest:
     """End the present stage of a motion, by the newest checkpoint if not by everybody's having acted.
 
     Raises:
-        RuleError: It is not over yet; says who is awaited, and until when.
+        UnavailableError: It is not over yet; says who is awaited, and until when.
         PeerError, LocalError: It is not logged.
     """
 
@@ -186,7 +145,9 @@ def end(home: OpenedHome, motion: Digest) -> Digest:
         closing = due_closing(state, motion, read_checkpoint(home.source)) if m.is_open else None
         if closing is None:
             who = ", ".join(awaited(state, m)) or "nobody"
-            raise RuleError(f"close: wanted a motion whose time has come: log time {due_at(m)}; {who} may still act")
+            raise UnavailableError(
+                f"close: wanted a motion whose time has come: log time {due_at(m)}; {who} may still act"
+            )
         return closing
 
     return home.submit(make)

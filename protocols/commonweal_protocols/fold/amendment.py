@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from commonweal_protocols.base.errors import MalformedError, RuleError
-from commonweal_protocols.statements.compact import Compact, Member
+from commonweal_protocols.statements.compact import Compact, Member, Witness
 from commonweal_protocols.statements.values import Digest, Name, PublicKey
 from commonweal_protocols.statements.witness_quorum import policy_of
 from commonweal_protocols.tlog.note import parse_vkey
@@ -210,6 +210,15 @@ def without_member(compact: Compact, name: Name) -> Compact:
     )
 
 
+def with_member(compact: Compact, member: Member, witness: Witness | None) -> Compact:
+    """Return the compact with one more member; or with another key, or another witness, of one that it has."""
+    members = {m.institution: m for m in (*compact.members, member)}
+    witnesses = {w.name: w for w in (*compact.witnesses, *([witness] if witness else ()))}
+    return compact.model_copy(
+        update={"members": tuple(m for _, m in sorted(members.items())), "witnesses": tuple(witnesses.values())}
+    )
+
+
 def describe_changes(current: Compact, compact: Compact) -> list[str]:
     """Return what a new version changes, a line each, for people who are to sign it."""
     before, after = _flat(current), _flat(compact)
@@ -219,6 +228,21 @@ def describe_changes(current: Compact, compact: Compact) -> list[str]:
         if before.get(name) != after.get(name)
     ]
     return lines + [f"revoked: key {r.key} from entry {r.from_index} on: {r.reason}" for r in compact.revocations]
+
+
+def describe_thresholds(compact: Compact) -> list[str]:
+    """Return what a compact asks of its members, and a warning where one of them alone could end every amendment."""
+    n, quorum, lost = len(compact.members), compact.quorum, spare_keys(compact)
+    said = [
+        f"of {n} members {quorum.updates} updates make a release, {quorum.ratifications} ratify it, and "
+        f"{quorum.amendments} change the compact: that survives {lost} lost key{'s' * (lost != 1)}"
+    ]
+    return said if lost else [*said, "warning: one lost key, or one no, would end every later amendment"]
+
+
+def spare_keys(compact: Compact) -> int:
+    """Return how many members may lose their keys before the compact can never change again."""
+    return len(compact.members) - compact.quorum.amendments
 
 
 def _flat(compact: Compact) -> dict[str, str]:
