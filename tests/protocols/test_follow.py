@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from commonweal_protocols.base.errors import LogError, PeerError, RuleError, SignatureError, StorageError
+from commonweal_protocols.base.errors import (
+    LogError,
+    PeerError,
+    RuleError,
+    SignatureError,
+    StorageError,
+    UnavailableError,
+)
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.records.follower import Follower
 from commonweal_protocols.records.replay import replay
@@ -87,11 +94,18 @@ def test_only_the_bundles_with_new_entries_are_read_again(tmp_path: Path) -> Non
 def test_before_the_founding_there_is_nothing_to_stand_on(tmp_path: Path) -> None:
     f = Federation()
     node = follower(MemorySource([], f.log_key), f, tmp_path)
-    with pytest.raises(LogError, match="wanted a signed note, got no such file"):
+    with pytest.raises(UnavailableError, match="it begins once every member has signed"):
         node.sync()
     with pytest.raises(LogError, match="wanted a founded consortium"):
         _ = node.state
     assert not (tmp_path / "memory.json").exists()
+
+
+def test_a_log_that_was_seen_once_is_never_one_that_has_yet_to_begin(tmp_path: Path) -> None:
+    f = Federation()
+    follower(served(f), f, tmp_path).sync()
+    with pytest.raises(LogError, match="wanted a signed note, got no such file"):
+        follower(MemorySource([], f.log_key), f, tmp_path).sync()
 
 
 # -- another log with the same history

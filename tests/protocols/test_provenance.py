@@ -17,7 +17,7 @@ from commonweal_protocols.audit.cli import app
 from commonweal_protocols.audit.foreign_job import check_foreign
 from commonweal_protocols.audit.page import render_html
 from commonweal_protocols.audit.story_job import read_story
-from commonweal_protocols.audit.text import print_report
+from commonweal_protocols.audit.text import print_audit
 from commonweal_protocols.base.errors import ConfigError, RuleError, SignatureError
 from commonweal_protocols.fold.amendment import with_key
 from commonweal_protocols.records.provenance import check_release, name_release
@@ -284,7 +284,7 @@ def test_reports_pages_and_stories_name_the_other_consortium(tmp_path: Path) -> 
     outcome = examine(shelf(outer), recompute=recompute)
     assert [(f.institution, f.what) for f in outcome.report.foreign] == [("delta", "contribution"), ("coop", "blend")]
     out = io.StringIO()
-    print_report(outcome.report, Console(file=out, width=300))
+    print_audit(outcome.report, Console(file=out, width=300))
     html = render_html(outcome).decode()
     where = f"of the consortium {inner.state.consortium[:16]}…"
     assert out.getvalue().count(where) == 2

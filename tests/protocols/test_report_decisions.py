@@ -9,7 +9,7 @@ from commonweal_adapters import recompute
 from commonweal_protocols.audit.audit import examine
 from commonweal_protocols.audit.page import render_html
 from commonweal_protocols.audit.report import EndedKey, Report
-from commonweal_protocols.audit.text import print_report
+from commonweal_protocols.audit.text import print_audit
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.records.source import DirectorySource
 from tests.kit.deliberation import ballot, close, propose, recalled, with_a_release
@@ -89,7 +89,7 @@ def test_a_later_audit_says_the_same_as_a_full_one(tmp_path: Path) -> None:
 
 def test_people_read_it_on_a_terminal(tmp_path: Path) -> None:
     out = io.StringIO()
-    print_report(report_of(told(), tmp_path), Console(file=out, width=200))
+    print_audit(report_of(told(), tmp_path), Console(file=out, width=200))
     for line in (
         "compact    version 2",
         "suspect from entry 4 on",

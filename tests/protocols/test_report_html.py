@@ -13,7 +13,7 @@ from commonweal_protocols.audit.audit import Outcome, examine
 from commonweal_protocols.audit.page import render_html
 from commonweal_protocols.audit.page_style import STYLE
 from commonweal_protocols.audit.story import tell
-from commonweal_protocols.audit.text import print_report
+from commonweal_protocols.audit.text import print_audit
 from commonweal_protocols.base.html import Html, el, escape, foreign, join
 from commonweal_protocols.base.keys import public_hex
 from commonweal_protocols.fold.fold import fold
@@ -137,7 +137,7 @@ def test_a_release_that_too_few_were_left_to_ratify_is_told_as_void() -> None:
         f.say(name, Exit(institution=name, reason="no funds"))
     f.say("hub", Incident(round=1, round_leaf=f.state.rounds[0].leaf, reason="only coop is left"))
     outcome, out = examined(f), io.StringIO()
-    print_report(outcome.report, Console(file=out, width=200))
+    print_audit(outcome.report, Console(file=out, width=200))
     assert "its release is void: only coop is left" in out.getvalue()
     page = Page(render_html(outcome)).text
     assert "Round 1: released, not ratified" in page
@@ -309,7 +309,7 @@ def test_what_a_refusal_rests_on_stands_in_the_page_the_report_and_the_story() -
     assert (last.adoptions["clinic"], last.probes) == ("refuse", {"clinic": (measured,)})
     assert words in page_of(f).text
     said = io.StringIO()
-    print_report(outcome.report, Console(file=said, width=200))
+    print_audit(outcome.report, Console(file=said, width=200))
     assert f"probes of clinic: {words}" in said.getvalue()
     told = list(tell(folded(f)))[-1].sentence
     assert told == f"clinic does not use the release of round 2: below our bar; checked against {words}"

@@ -1,6 +1,5 @@
 """``commonweal node data``: a community's rows on this host. No logic here; the modules of ``curation`` do the work."""
 
-import contextlib
 import functools
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -10,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import Field
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from commonweal_node.charter.charter import Charter, load_charter
 from commonweal_node.charter.data_policy import Revise
@@ -28,11 +25,11 @@ from commonweal_node.rows.tables import csv_delimiter
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.keys import load_passphrase
 from commonweal_protocols.base.options import AsJson, DryRun, Home, PassphraseFile
+from commonweal_protocols.base.progress import Tell, progress
 from commonweal_protocols.base.report import Report, print_report
 from commonweal_protocols.statements.data_manifest import DataManifest
 
 if TYPE_CHECKING:
-    from commonweal_node.rows.curate import Report as Reporting
     from commonweal_node.rows.revise import Reviser
 
 data_app = typer.Typer(
@@ -68,24 +65,6 @@ class StageReport(Report):
     rows_out: int = Field(title="rows after")
 
 
-@contextlib.contextmanager
-def _progress(as_json: bool) -> "Iterator[Reporting]":
-    """A bar for each stage on a terminal; nothing for machines."""
-    stderr = Console(stderr=True)
-    bars = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=stderr
-    )
-    tasks = {}
-
-    def report(stage: str, done: int, total: int | None) -> None:
-        if stage not in tasks:
-            tasks[stage] = bars.add_task(stage, total=total)
-        bars.update(tasks[stage], completed=done, total=total)
-
-    with bars if stderr.is_terminal and not as_json else contextlib.nullcontext():
-        yield report
-
-
 @data_app.command()
 def add(
     sources: Annotated[list[Path], typer.Argument(help="JSON, JSONL, text, CSV, Parquet, or a saved datasets folder.")],
@@ -108,7 +87,7 @@ def add(
     store, said = Store(home), Columns(parse_mapping(columns or []), frozenset(ignore or []))
     side = _split(split)
     for path in sources:
-        with _progress(as_json) as report:
+        with progress(quiet=as_json) as report:
             # What is compressed has no size to compare with.
             total = path.stat().st_size if format_of(path) in ("jsonl", "text", "csv") else None
             tell = functools.partial(_tell, report, path.name, total)
@@ -130,7 +109,7 @@ def _delimiter(path: Path) -> str | None:
     return csv_delimiter(path).replace("\t", "tab") if format_of(path) == "csv" else None
 
 
-def _tell(report: "Reporting", name: str, total: int | None, size: int) -> None:
+def _tell(report: Tell, name: str, total: int | None, size: int) -> None:
     report(name, size if total is None else min(size, total), total)
 
 
@@ -166,7 +145,7 @@ def inspect(home: Home = DEFAULT_HOME, base: Base = None, as_json: AsJson = Fals
     store = Store(home)
     sources = store.sources()
     total = sum(s.rows for s in sources)
-    with _progress(as_json) as report:
+    with progress(quiet=as_json) as report:
 
         def told() -> Iterator[Row]:
             for n, row in enumerate(chain.from_iterable(map(store.rows, sources)), start=1):
@@ -207,7 +186,7 @@ def curate(
         KeyRing(home, load_passphrase(passphrase_file)).present,
         load_curation_key(home),
     )
-    with store.locked(), _progress(as_json) as report:
+    with store.locked(), progress(quiet=as_json) as report:
         folder = run_curation(store, charter, reviser, signer, report)
     manifest = write_reports(folder)
     _print(manifest, folder, as_json)

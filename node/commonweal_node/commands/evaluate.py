@@ -1,18 +1,19 @@
 """``commonweal node evaluate``: the charter's probes, under every adapter that this node has."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from commonweal_node.commands.train import Terms
 from commonweal_node.config import NodeConfig, load_config
 from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.options import AsJson, Home
+from commonweal_protocols.base.progress import Tell, progress
 from commonweal_protocols.base.report import print_report
 from commonweal_protocols.base.settings import load_toml
 from commonweal_protocols.base.text import printable
@@ -52,15 +53,15 @@ def _load(config: NodeConfig, terms: Terms, console: Console) -> "AdaptedModel":
 
 
 def _measure(
-    model: "AdaptedModel", probe: "Probe", adapters: "Mapping[str, AdapterTensors | None]", bars: Progress
+    model: "AdaptedModel", probe: "Probe", adapters: "Mapping[str, AdapterTensors | None]", tell: Tell
 ) -> dict[str, int]:
     """Return what a probe measures under each adapter, in millionths, with a bar on the terminal for the whole."""
     from commonweal_node.probes.score import measure_probe, pack_probe
 
     packed = pack_probe(probe, model.tokenizer)
-    task = bars.add_task(probe.name, total=len(packed.batches) * len(adapters))
+    total, done = len(packed.batches) * len(adapters), itertools.count(1)
     return {
-        what: round(1_000_000 * measure_probe(model, adapter, packed, lambda: bars.advance(task)))
+        what: round(1_000_000 * measure_probe(model, adapter, packed, lambda: tell(probe.name, next(done), total)))
         for what, adapter in adapters.items()
     }
 
@@ -101,9 +102,8 @@ def evaluate(
     adapters = _found(home, terms.adapter)
     console = Console(stderr=True, markup=False, highlight=False)
     model = _load(config, terms, console)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        reports = [report_probe(charter, p, _measure(model, p, adapters, bars)) for p in probes]
+    with progress() as tell:
+        reports = [report_probe(charter, p, _measure(model, p, adapters, tell)) for p in probes]
     if as_json:
         print_report(reports, as_json)
         return

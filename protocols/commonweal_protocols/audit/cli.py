@@ -1,6 +1,5 @@
 """``commonweal audit``: the auditor's commands. No logic here."""
 
-import contextlib
 import functools
 import os
 import signal
@@ -11,7 +10,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from commonweal_protocols.audit import audit as core
 from commonweal_protocols.audit.arithmetic import load_recompute
@@ -27,7 +25,7 @@ from commonweal_protocols.audit.job import Auditor, Job, Outputs, load_seen
 from commonweal_protocols.audit.memory import load_memory
 from commonweal_protocols.audit.monitor import Stopped, follow
 from commonweal_protocols.audit.story_job import read_story, story_html, story_json
-from commonweal_protocols.audit.text import print_report
+from commonweal_protocols.audit.text import print_audit
 from commonweal_protocols.audit.verdict import open_verdict
 from commonweal_protocols.audit.vocabulary import describe_foreign
 from commonweal_protocols.base.canonical import digest_of
@@ -35,7 +33,8 @@ from commonweal_protocols.base.errors import ConfigError, MalformedError, PeerEr
 from commonweal_protocols.base.files import read_bounded, write_atomic
 from commonweal_protocols.base.keys import create_key_file, load_key_file, load_passphrase, public_hex
 from commonweal_protocols.base.options import AsJson, Ca, PassphraseFile, Place, Places
-from commonweal_protocols.base.report import print_report as print_model
+from commonweal_protocols.base.progress import progress
+from commonweal_protocols.base.report import print_report
 from commonweal_protocols.base.text import printable
 from commonweal_protocols.base.webhook import check_webhook, post_webhook
 from commonweal_protocols.records.departure import check_departure
@@ -150,35 +149,28 @@ def _now() -> datetime:
 
 
 def _once(job: Job, as_json: bool) -> int:
-    stderr = Console(stderr=True)
-    bars = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=stderr
-    )
-    with bars if stderr.is_terminal and not as_json else contextlib.nullcontext():
-        tasks = {stage: bars.add_task(stage, total=None) for stage in ("entries", "releases")}
-        outcome = Auditor(
-            job, now=_now, on_progress=lambda p: bars.update(tasks[p.stage], completed=p.done, total=p.total)
-        ).look()
+    with progress(quiet=as_json) as tell:
+        outcome = Auditor(job, now=_now, on_progress=lambda p: tell(p.stage, p.done, p.total)).look()
     if as_json:
         typer.echo(outcome.report.to_bytes().decode(), nl=False)
     else:
-        print_report(outcome.report, Console())
+        print_audit(outcome.report, Console())
     if outcome.evidence and job.outputs.evidence is None:
-        stderr.print("the log's own signatures prove it: --evidence-dir FOLDER writes the evidence", soft_wrap=True)
+        typer.echo("the log's own signatures prove it: --evidence-dir FOLDER writes the evidence", err=True)
     return 0 if outcome.report.verdict == "pass" else 1
 
 
 def _follow(job: Job, interval_seconds: float, webhook: str | None, keep_going: bool) -> int:
     stop = threading.Event()
 
-    def progress(_: core.Progress) -> None:
+    def stop_if_asked(_: core.Progress) -> None:
         if stop.is_set():
             raise Stopped
 
     before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
         return follow(
-            Auditor(job, now=_now, on_progress=progress),
+            Auditor(job, now=_now, on_progress=stop_if_asked),
             interval_seconds=interval_seconds,
             wait=stop.wait,
             say=functools.partial(print, flush=True),
@@ -339,7 +331,7 @@ def foreign(
     sources = [open_source(p, ca) for p in other or ()]
     checks = check_foreign(open_source(place, ca), sources, None if no_recompute else load_recompute())
     if as_json:
-        print_model(checks, as_json)
+        print_report(checks, as_json)
     else:
         _print_foreign(checks)
     if any(c.verdict == "fails" for c in checks):

@@ -14,7 +14,7 @@ _CHECKS = {
 }
 
 
-def print_report(report: Report, console: Console) -> None:
+def print_audit(report: Report, console: Console) -> None:
     """Print a report for people."""
 
     def line(name: str, text: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from commonweal_protocols.base.errors import LogError, RuleError, StorageError
+from commonweal_protocols.base.errors import LogError, RuleError, StorageError, UnavailableError
 from commonweal_protocols.base.files import locked, read_if_there, write_atomic
 from commonweal_protocols.fold.state import State
 from commonweal_protocols.records.mirror import Mirror
@@ -79,12 +79,12 @@ class Follower:
 
         Raises:
             PeerError: The log breaks its compact, its signature, or what was seen before: sign nothing more.
-            UnavailableError: The records are not served now.
+            UnavailableError: The records are not served now, or nothing was ever published.
             StorageError: The memory or the copy cannot be kept.
         """
         # Before the checkpoint: another process of this home may remember a newer one while this one is read.
         remembered = self._load()
-        note = read_checkpoint(self._source)
+        note = self._read_checkpoint(is_first=remembered is None and self._seen is None)
         size = unverified_size(note)
         # A copy, so that nothing which a failed look has read ever counts as verified.
         replica = self._replica.copy() if size > self.size else self._replica
@@ -110,6 +110,16 @@ class Follower:
         added = replica.size - self.size
         self._replica, self._seen = replica, seen
         return added
+
+    def _read_checkpoint(self, *, is_first: bool) -> bytes:
+        try:
+            return read_checkpoint(self._source)
+        except LogError as e:
+            if not is_first:
+                raise  # what was seen once is there no more
+            raise UnavailableError(
+                f"log of {self._consortium}: nothing is published yet; it begins once every member has signed"
+            ) from e
 
     def _remember(self, seen: Seen, replica: Replica) -> None:
         """Keep what was seen, unless another process of this home has seen more."""
