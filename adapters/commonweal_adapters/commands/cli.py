@@ -109,6 +109,9 @@ def merge(
     rule_param: Annotated[list[str] | None, typer.Option(help="NAME=INTEGER; once for each parameter.")] = None,
     start: Annotated[Path | None, typer.Option(help="The adapter from which all trained; zeros if not given.")] = None,
     seed: Annotated[str, typer.Option(help="For rules that draw: the same seed, the same bytes.")] = "",
+    any_base: Annotated[
+        bool, typer.Option("--any-base", help="The bases' names differ, and you know they are one.")
+    ] = False,
     grid_bits: GridBits = 20,
     as_json: AsJson = False,
 ) -> None:
@@ -118,7 +121,7 @@ def merge(
     parsed = _parse_rule(rule, rule_param or [])
     if weight and isinstance(parsed, TrimmedMean | Median):
         raise ConfigError(f"--weight: in {rule} every adapter counts once; leave it out")
-    report = run_merge(MergeJob(paths, weight or [1] * len(paths), parsed, start, grid_bits, seed, out))
+    report = run_merge(MergeJob(paths, weight or [1] * len(paths), parsed, start, grid_bits, seed, any_base, out))
     if as_json:
         _print_json(asdict(report))
     else:

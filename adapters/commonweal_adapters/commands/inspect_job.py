@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from commonweal_adapters.commands.inspection import GridFit, Likeness, ModuleNorms, compare, grid_fit, module_norms
-from commonweal_adapters.files.peft_files import Adapter, Scaling, load_adapter
+from commonweal_adapters.files.peft_config import Scaling
+from commonweal_adapters.files.peft_files import Adapter, load_adapter
 from commonweal_protocols.base.errors import BlobError
 from commonweal_protocols.statements.compact import AdapterSpec
 
@@ -102,5 +103,5 @@ def load_sound(path: Path) -> Adapter:
 def shape_of(spec: AdapterSpec) -> str:
     """What distinguishes two specs, for an error's text."""
     scaling = "" if spec.scaling == "lora" else f" ({spec.scaling})"
-    modules = ", ".join(m.name for m in spec.modules)
-    return f"rank {spec.rank}, alpha {spec.alpha}{scaling}, {spec.layers} layers of {modules}"
+    modules = ", ".join(f"{m.name} ({m.in_features} to {m.out_features})" for m in spec.modules)
+    return f"rank {spec.rank}, alpha {spec.alpha}{scaling}, {spec.layers} layers {spec.prefix} of {modules}"

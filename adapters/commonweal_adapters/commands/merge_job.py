@@ -16,7 +16,7 @@ from commonweal_adapters.commands.inspect_job import load_sound, shape_of
 from commonweal_adapters.exact.gram import gram
 from commonweal_adapters.files.delta import GridTensors, make_delta, write_adapter
 from commonweal_adapters.files.lora_file import tensor_shapes
-from commonweal_adapters.files.peft_files import Adapter, save_adapter
+from commonweal_adapters.files.peft_files import Adapter, check_bases, save_adapter
 from commonweal_adapters.files.source import Delta, Held
 from commonweal_adapters.rules.merge import merge
 from commonweal_adapters.rules.merge_error import error_micros, squared_error
@@ -67,6 +67,8 @@ class MergeJob:
     grid_bits: int
     seed: str
     """For rules that draw."""
+    any_base: bool
+    """Names of base models may differ: they are one under several names."""
     out: Path
     """The folder. ``exact-residual`` writes its residual to ``residual`` below it."""
 
@@ -84,12 +86,15 @@ def run_merge(job: MergeJob) -> MergeReport:
 
     Raises:
         ConfigError: A file cannot be read.
-        BlobError: A file is no adapter, has problems, or another shape; or the rule does not allow these inputs.
+        BlobError: A file is no adapter, has problems, another shape or another base; or the rule does not allow these
+            inputs.
         StorageError: The folder cannot be written.
     """
     adapters = [load_sound(path) for path in job.paths]
-    spec = adapters[0].spec(job.grid_bits)
-    start = _grid(load_sound(job.start), spec) if job.start else _zeros(spec)
+    spec, begun = adapters[0].spec(job.grid_bits), load_sound(job.start) if job.start else None
+    if not job.any_base:
+        check_bases([*adapters, begun] if begun else adapters)
+    start = _grid(begun, spec) if begun else _zeros(spec)
     # Names in the order of the arguments: rules sort by them.
     deltas = [
         Delta(f"{i:06d}", weight, Held(make_delta(start, _grid(adapter, spec), spec)))

@@ -29,6 +29,8 @@ Dtype: TypeAlias = Literal["F32", "I32"]
 
 _NUMPY: dict[Dtype, str] = {"F32": "<f4", "I32": "<i4"}
 _ITEM_BYTES = 4
+_ALIGNMENT = 8
+"""Of what a federation exchanges; safetensors files of anybody may begin their tensors anywhere."""
 _MAX_AXES = 8
 _METADATA = {"format": "pt"}
 """What PEFT expects of a file that torch will load."""
@@ -156,7 +158,7 @@ def spell_header(tensors: Iterable[tuple[str, str, tuple[int, ...], int]], metad
         at += size
     text = json.dumps(entries, separators=(",", ":")).encode()
     # Padded, so that the tensors are aligned in memory wherever the file is.
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % _ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
 
 
@@ -165,14 +167,14 @@ def _header(spec: AdapterSpec, dtype: Dtype) -> bytes:
     return spell_header(tensors, _METADATA)
 
 
-def _parse_header(data: bytes, max_bytes: int) -> tuple[dict[str, object], int]:
-    """Return the header's JSON object, and where the tensors begin."""
+def _parse_header(data: bytes, max_bytes: int, step: int = 1) -> tuple[dict[str, object], int]:
+    """Return the header's JSON object, and where the tensors begin; its length is a multiple of ``step``."""
     if len(data) < 8:
         raise BlobError(f"file: wanted at least the 8 bytes of the header's length, got {len(data)}")
     size = int.from_bytes(data[:8], "little")
     # Before anything of that size is copied or parsed.
-    if size > max_bytes or size % 8:
-        raise BlobError(f"header: wanted a length of at most {max_bytes} bytes, in eights, got {size}")
+    if size > max_bytes or size % step:
+        raise BlobError(f"header: wanted a length of at most {max_bytes} bytes, a multiple of {step}, got {size}")
     if len(data) < 8 + size:
         raise BlobError(f"file: cut off in its header: wanted at least {8 + size} bytes, got {len(data)}")
     raw = data[8 : 8 + size]
@@ -213,7 +215,7 @@ def _locate(data: bytes, spec: AdapterSpec, dtype: Dtype) -> dict[str, tuple[int
     """Check a whole file but for its values; return where in ``data`` each tensor begins, and its shape."""
     wanted = tensor_shapes(spec)
     # Twice our own encoding leaves room for another writer's white space, and none for a bomb.
-    entries, begin = _parse_header(data, 2 * len(_header(spec, dtype)))
+    entries, begin = _parse_header(data, 2 * len(_header(spec, dtype)), _ALIGNMENT)
     if entries.pop("__metadata__", _METADATA) != _METADATA:
         raise BlobError(f"header: wanted {_METADATA} as the metadata, or none")
     if odd := sorted(wanted.keys() ^ entries.keys()):
