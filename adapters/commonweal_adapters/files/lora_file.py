@@ -167,8 +167,9 @@ def _header(spec: AdapterSpec, dtype: Dtype) -> bytes:
     return spell_header(tensors, _METADATA)
 
 
-def _parse_header(data: bytes, max_bytes: int, step: int = 1) -> tuple[dict[str, object], int]:
-    """Return the header's JSON object, and where the tensors begin; its length is a multiple of ``step``."""
+def _parse_header(data: bytes, max_bytes: int, *, strict: bool) -> tuple[dict[str, object], int]:
+    """Return the header's JSON object, and where the tensors begin; ``strict`` as a federation exchanges it."""
+    step = _ALIGNMENT if strict else 1
     if len(data) < 8:
         raise BlobError(f"file: wanted at least the 8 bytes of the header's length, got {len(data)}")
     size = int.from_bytes(data[:8], "little")
@@ -178,7 +179,7 @@ def _parse_header(data: bytes, max_bytes: int, step: int = 1) -> tuple[dict[str,
     if len(data) < 8 + size:
         raise BlobError(f"file: cut off in its header: wanted at least {8 + size} bytes, got {len(data)}")
     raw = data[8 : 8 + size]
-    if raw[:1] != b"{":
+    if (raw if strict else raw.lstrip(b" \t\r\n"))[:1] != b"{":
         raise BlobError(f"header: wanted a JSON object, got {raw[:20]!r}")
     try:
         value = json.loads(
@@ -215,7 +216,7 @@ def _locate(data: bytes, spec: AdapterSpec, dtype: Dtype) -> dict[str, tuple[int
     """Check a whole file but for its values; return where in ``data`` each tensor begins, and its shape."""
     wanted = tensor_shapes(spec)
     # Twice our own encoding leaves room for another writer's white space, and none for a bomb.
-    entries, begin = _parse_header(data, 2 * len(_header(spec, dtype)), _ALIGNMENT)
+    entries, begin = _parse_header(data, 2 * len(_header(spec, dtype)), strict=True)
     if entries.pop("__metadata__", _METADATA) != _METADATA:
         raise BlobError(f"header: wanted {_METADATA} as the metadata, or none")
     if odd := sorted(wanted.keys() ^ entries.keys()):
@@ -261,7 +262,7 @@ def parse_layout(data: bytes, item_bytes: Mapping[str, int], max_header_bytes: i
     Raises:
         BlobError: Not a safetensors file of such tensors, at least one, laid end to end.
     """
-    entries, begin = _parse_header(data, max_header_bytes)
+    entries, begin = _parse_header(data, max_header_bytes, strict=False)
     if not isinstance(entries.pop("__metadata__", {}), dict) or not entries:
         raise BlobError("header: wanted tensors, and an object as the metadata, or none")
     found: dict[str, Span] = {}

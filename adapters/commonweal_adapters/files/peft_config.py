@@ -92,9 +92,9 @@ def _odd_keys(said: dict[str, Any]) -> Iterator[str]:
         allowed = _ONLY.get(key)
         if value in allowed if allowed else (not value and not isinstance(value, int | float)) or value is False:
             continue
-        wanted = allowed[0] if allowed else _NOTHING.get(key)
+        wanted = repr(allowed[0] if allowed else _NOTHING[key]) if allowed or key in _NOTHING else "nothing"
         yield (
-            f"{ascii(key)[1:-1][:80]}: wanted {wanted!r}, got {ascii(value)[:80]} "
+            f"{ascii(key)[1:-1][:80]}: wanted {wanted}, got {ascii(value)[:80]} "
             "(it may change what the adapter does; if you know that it does not, take the key out)"
         )
 
