@@ -218,9 +218,33 @@ def test_a_merge_that_cannot_be_says_how_to_mend_it(
     assert not (tmp_path / "out").exists()
 
 
+def test_adapters_of_two_bases_are_not_merged_until_somebody_knows_that_they_are_one(
+    program: Terminal, folders: list[Path], tmp_path: Path
+) -> None:
+    save_adapter(tmp_path / "other", TINY, delta(1, TINY), "elsewhere/base")
+    merge = ("adapter", "merge", folders[0], folders[1])
+    assert program(*merge, tmp_path / "other", "--out", tmp_path / "out") == 1
+    assert "got one of 'elsewhere/base'; if both are names of one base model, give --any-base" in program.err
+    assert program(*merge, "--start", tmp_path / "other", "--out", tmp_path / "out") == 1
+    assert "elsewhere/base" in program.err
+    assert not (tmp_path / "out").exists()
+    assert program(*merge, tmp_path / "other", "--any-base", "--out", tmp_path / "out") == 0
+
+
+def test_two_adapters_that_differ_by_their_place_in_the_model_are_told_what_differs(
+    program: Terminal, folders: list[Path], tmp_path: Path
+) -> None:
+    elsewhere = TINY.model_copy(update={"prefix": "base_model.model.encoder.layers"})
+    save_adapter(tmp_path / "other", elsewhere, delta(1, elsewhere), "hub/base")
+    assert program("adapter", "diff", folders[0], tmp_path / "other") == 1
+    wanted, got = program.err.split("wanted")[1].split("got")
+    assert TINY.prefix in wanted
+    assert elsewhere.prefix in got
+
+
 def test_adapters_of_two_shapes_are_not_merged(program: Terminal, folders: list[Path], tmp_path: Path) -> None:
     wide = TINY.model_copy(update={"rank": 4})
-    save_adapter(tmp_path / "wide", wide, delta(1, wide), "b")
+    save_adapter(tmp_path / "wide", wide, delta(1, wide), "hub/base")
     assert program("adapter", "merge", folders[0], tmp_path / "wide", "--out", tmp_path / "out") == 1
     assert "wanted rank 2, alpha 4, 2 layers" in program.err
     (tmp_path / "delta").write_bytes(write_delta(delta(1, TINY), TINY))

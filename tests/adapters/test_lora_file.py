@@ -187,7 +187,7 @@ MALFORMED: list[tuple[str, bytes, str]] = [
     ("no whole length", GOOD[:7], "wanted at least the 8 bytes of the header's length, got 7"),
     ("a header of 2^63 bytes", (2**63).to_bytes(8, "little") + GOOD[8:], f"got {2**63}"),
     ("a header far beyond what the spec needs", spell(raw(lambda h: h)[8:] + b" " * 10**6), "header: wanted a length"),
-    ("a length that is not in eights", (9).to_bytes(8, "little") + GOOD[8:], "in eights, got 9"),
+    ("a length that is not in eights", (9).to_bytes(8, "little") + GOOD[8:], "a multiple of 8, got 9"),
     ("cut off in the header", GOOD[:100], "cut off in its header"),
     ("cut off in the tensors", GOOD[:-1], f"wanted {len(GOOD)} bytes, got {len(GOOD) - 1}"),
     ("bytes after the last tensor", GOOD + b"\0", f"wanted {len(GOOD)} bytes, got {len(GOOD) + 1}"),

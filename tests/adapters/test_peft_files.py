@@ -120,7 +120,7 @@ NOT_LORA: list[tuple[str, object, str]] = [
     ("no rank", {"peft_type": "LORA", "lora_alpha": 1}, "r: Field required"),
     ("rank 0", {**GOOD_CONFIG, "r": 0}, "r: Input should be greater"),
     ("alpha that is not a number", {**GOOD_CONFIG, "lora_alpha": math.nan}, "lora_alpha: "),
-    ("no object", [1], "Input should be an object"),
+    ("no object", [1], "wanted a JSON object, got another value"),
 ]
 
 
@@ -235,3 +235,97 @@ def test_rounding_to_a_grid_is_to_grids(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     tensors = {n: rng.standard_normal(s).astype(np.float32) for n, s in SHAPES.items()}
     assert equal(load_adapter(folder(tmp_path, tensors)).grid(16), to_grid(tensors, 16))
+
+
+# -- what is not known to be harmless
+
+PEFT_WRITES: dict[str, object] = {
+    "alora_invocation_tokens": None, "alpha_pattern": {}, "auto_mapping": None, "bias": "none", "eva_config": None,
+    "exclude_modules": None, "fan_in_fan_out": False, "inference_mode": True, "init_lora_weights": True,
+    "layer_replication": None, "layers_to_transform": None, "loftq_config": {}, "lora_bias": False,
+    "megatron_config": None, "megatron_core": "megatron.core", "modules_to_save": None, "peft_version": "0.21.2",
+    "qalora_group_size": 16, "rank_pattern": {}, "revision": None, "target_parameters": None, "task_type": "CAUSAL_LM",
+    "trainable_token_indices": None, "use_dora": False, "use_qalora": False, "use_rslora": False,
+}  # fmt: skip
+
+
+def test_what_peft_itself_writes_is_no_problem(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=[m.name for m in TINY.modules])
+    config.save_pretrained(str(tmp_path))
+    written = json.loads((tmp_path / CONFIG).read_text())
+    assert load_adapter(folder(tmp_path, floats(), written | {"base_model_name_or_path": "hub/base"})).problems == ()
+    assert load_adapter(folder(tmp_path, floats(), GOOD_CONFIG | PEFT_WRITES)).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("alora_invocation_tokens", [5, 6]),
+        ("init_lora_weights", "pissa"),
+        ("init_lora_weights", "olora"),
+        ("layer_replication", [[0, 2], [1, 2]]),
+        ("modules_to_save", ["lm_head"]),
+        ("trainable_token_indices", [7]),
+        ("lora_bias", True),
+        ("use_qalora", True),
+        ("loftq_config", {"loftq_bits": 4}),
+        ("what_the_next_version_has", 0),
+        ("what_the_next_version_has", "x"),
+    ],
+)
+def test_a_key_that_may_change_what_an_adapter_does_is_a_problem_by_its_name(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    (problem,) = load_adapter(folder(tmp_path, floats(), GOOD_CONFIG | {key: value})).problems
+    assert problem.startswith(f"{CONFIG}: {key}: wanted ")
+    assert "take the key out" in problem
+
+
+def test_a_configuration_that_says_a_key_twice_is_refused(tmp_path: Path) -> None:
+    folder(tmp_path, floats())
+    (tmp_path / CONFIG).write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "lora_alpha": 8}')
+    with pytest.raises(BlobError, match=f"{CONFIG}: wanted each key once"):
+        load_adapter(tmp_path)
+
+
+ROOT = "base_model.model."
+
+
+@pytest.mark.parametrize(
+    ("turned", "message"),
+    [
+        (lambda n: n.removeprefix(ROOT), f"wanted {ROOT} in front"),
+        (lambda n: n.replace(ROOT, f"{ROOT}module."), "got one with a wrapper's name in it"),
+        (lambda n: n.replace(ROOT, f"{ROOT}_orig_mod."), "got one with a wrapper's name in it"),
+        (lambda n: n.replace("layers.0.", "layers.0._fsdp_wrapped_module."), "got one with a wrapper's name in it"),
+    ],
+)
+def test_a_name_that_peft_applies_to_nothing_is_a_problem(
+    tmp_path: Path, turned: Callable[[str], str], message: str
+) -> None:
+    adapter = load_adapter(folder(tmp_path, {turned(n): x for n, x in floats().items()}))
+    assert len(adapter.problems) == 1
+    assert message in adapter.problems[0]
+
+
+@pytest.mark.parametrize("targets", [["nothing"], "nothing_like_it", "(", ["roj"]])
+def test_modules_that_the_configuration_does_not_name_are_a_problem(tmp_path: Path, targets: object) -> None:
+    (problem,) = load_adapter(folder(tmp_path, floats(), GOOD_CONFIG | {"target_modules": targets})).problems
+    assert problem.startswith("target_modules: wanted all modules that have tensors, got none for ")
+
+
+@pytest.mark.parametrize("targets", ["all-linear", r".*\.layers\..*", None, [m.name for m in TINY.modules]])
+def test_modules_are_named_as_peft_takes_it(tmp_path: Path, targets: object) -> None:
+    assert load_adapter(folder(tmp_path, floats(), GOOD_CONFIG | {"target_modules": targets})).problems == ()
+
+
+def test_a_header_of_any_length_is_read_as_the_reference_library_reads_it(tmp_path: Path) -> None:
+    data = safetensors.numpy.save(floats())
+    size = int.from_bytes(data[:8], "little")
+    for more in range(1, 9):
+        text = b"\n" * (more % 3) + data[8 : 8 + size] + b" " * more
+        odd = len(text).to_bytes(8, "little") + text + data[8 + size :]
+        adapter, wanted = load_adapter(folder(tmp_path, odd)), safetensors.numpy.load(odd)
+        assert adapter.problems == ()
+        assert all(np.array_equal(x, wanted[n]) and x.flags.aligned for n, x in adapter.tensors.items())

@@ -537,7 +537,12 @@ def test_the_commands_say_for_machines_what_they_did(tmp_path: Path, capsys: pyt
         run(["node", "init", "--institution", "v", "--data", str(one), "--charter", str(rules), "--home", str(home)])
         == 0
     )
-    record = {"source": one.name, "rows": 80, "kinds": {"conversation": 20, "preference": 20, "text": 40}}
+    record = {
+        "source": one.name,
+        "rows": 80,
+        "kinds": {"conversation": 20, "preference": 20, "text": 40},
+        "delimiter": None,
+    }
     assert said("add", str(one), "--dry-run") == [record | {"new": False}]
     assert not (home / "data").exists(), "a dry run writes nothing"
     assert said("add", str(one), str(two), "--split", "train") == [

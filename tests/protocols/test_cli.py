@@ -55,9 +55,10 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_a_name_that_is_no_text_is_refused_in_one_sentence_before_anything_is_made(tmp_path: Path, rows: Path) -> None:
     odd = os.fsencode(tmp_path) + b"/h\xf4me"
-    init = [PROGRAM, "node", "init", "--institution", "a", "--data", rows, "--home"]
+    init = [str(PROGRAM), "node", "init", "--institution", "a", "--data", str(rows), "--home"]
     os.mkdir(odd + b"-too")
-    for home, folder in ((odd, tmp_path), ("home", odd + b"-too")):
+    tried: list[tuple[str | bytes, Path | bytes]] = [(odd, tmp_path), ("home", odd + b"-too")]
+    for home, folder in tried:
         done = subprocess.run([*init, home], cwd=folder, capture_output=True, check=False)
         assert (done.returncode, done.stdout) == (2, b"")
         assert done.stderr.endswith(b": wanted a name in UTF-8, got other bytes; rename it\n")

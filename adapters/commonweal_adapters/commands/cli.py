@@ -78,11 +78,14 @@ def merge(
     rule_param: Annotated[list[str] | None, typer.Option(help="NAME=INTEGER; once for each parameter.")] = None,
     start: Annotated[Path | None, typer.Option(help="The adapter from which all trained; zeros if not given.")] = None,
     seed: Annotated[str, typer.Option(help="For rules that draw: the same seed, the same bytes.")] = "",
+    any_base: Annotated[
+        bool, typer.Option("--any-base", help="The bases' names differ, and you know they are one.")
+    ] = False,
     grid_bits: GridBits = 20,
     as_json: AsJson = False,
 ) -> None:
     """Merge adapters. The help is above, where it can name every rule."""
-    made = merge_files(paths, weight or [], parse_rule(rule, rule_param or []), start, grid_bits, seed, out)
+    made = merge_files(paths, weight or [], parse_rule(rule, rule_param or []), start, grid_bits, seed, any_base, out)
     print_report(made, as_json)
 
 

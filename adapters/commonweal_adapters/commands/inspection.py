@@ -18,7 +18,8 @@ from pydantic import Field
 
 from commonweal_adapters.files.delta import LIMIT
 from commonweal_adapters.files.lora_file import Slot, slots
-from commonweal_adapters.files.peft_files import Adapter, Scaling, load_adapter
+from commonweal_adapters.files.peft_config import Scaling
+from commonweal_adapters.files.peft_files import Adapter, load_adapter
 from commonweal_protocols.base.errors import BlobError
 from commonweal_protocols.base.report import Report
 from commonweal_protocols.statements.compact import AdapterSpec
@@ -155,8 +156,8 @@ def load_sound(path: Path) -> Adapter:
 def shape_of(spec: AdapterSpec) -> str:
     """What distinguishes two specs, for an error's text."""
     scaling = "" if spec.scaling == "lora" else f" ({spec.scaling})"
-    modules = ", ".join(m.name for m in spec.modules)
-    return f"rank {spec.rank}, alpha {spec.alpha}{scaling}, {spec.layers} layers of {modules}"
+    modules = ", ".join(f"{m.name} ({m.in_features} to {m.out_features})" for m in spec.modules)
+    return f"rank {spec.rank}, alpha {spec.alpha}{scaling}, {spec.layers} layers {spec.prefix} of {modules}"
 
 
 def module_norms(spec: AdapterSpec, tensors: Tensors) -> list[ModuleNorms]:

@@ -17,7 +17,7 @@ from commonweal_adapters.commands.inspection import load_sound, shape_of
 from commonweal_adapters.exact.gram import gram
 from commonweal_adapters.files.delta import GridTensors, make_delta, write_adapter
 from commonweal_adapters.files.lora_file import tensor_shapes
-from commonweal_adapters.files.peft_files import Adapter, save_adapter
+from commonweal_adapters.files.peft_files import Adapter, check_bases, save_adapter
 from commonweal_adapters.files.source import Delta, Held
 from commonweal_adapters.rules.merge import merge
 from commonweal_adapters.rules.merge_error import error_micros, squared_error
@@ -99,6 +99,7 @@ def merge_files(
     start: Path | None,
     grid_bits: int,
     seed: str,
+    any_base: bool,
     out: Path,
 ) -> MergeReport:
     """Merge adapters of one shape into a PEFT folder.
@@ -110,11 +111,13 @@ def merge_files(
         start: From where all trained; None: from zeros.
         grid_bits: Of the grid to which values are rounded on the way in.
         seed: For rules that draw.
+        any_base: Names of base models may differ: they are one under several names.
         out: The folder. ``exact-residual`` writes its residual to ``residual`` below it.
 
     Raises:
         ConfigError: A file cannot be read, or the weights are not one for each, or more than the rule knows.
-        BlobError: A file is no adapter, has problems, or another shape; or the rule does not allow these inputs.
+        BlobError: A file is no adapter, has problems, another shape or another base; or the rule does not allow these
+            inputs.
         StorageError: The folder cannot be written.
     """
     if weights and len(weights) != len(paths):
@@ -123,8 +126,10 @@ def merge_files(
         raise ConfigError(f"--weight: in {rule.name} every adapter counts once; leave it out")
     weights = weights or [1] * len(paths)
     adapters = [load_sound(path) for path in paths]
-    spec = adapters[0].spec(grid_bits)
-    begin = _grid(load_sound(start), spec) if start else _zeros(spec)
+    spec, begun = adapters[0].spec(grid_bits), load_sound(start) if start else None
+    if not any_base:
+        check_bases([*adapters, begun] if begun else adapters)
+    begin = _grid(begun, spec) if begun else _zeros(spec)
     # Names in the order of the arguments: rules sort by them.
     deltas = [
         Delta(f"{i:06d}", weight, Held(make_delta(begin, _grid(adapter, spec), spec)))

@@ -29,6 +29,8 @@ Dtype: TypeAlias = Literal["F32", "I32"]
 
 _NUMPY: dict[Dtype, str] = {"F32": "<f4", "I32": "<i4"}
 _ITEM_BYTES = 4
+_ALIGNMENT = 8
+"""Of what a federation exchanges; safetensors files of anybody may begin their tensors anywhere."""
 _MAX_AXES = 8
 _METADATA = {"format": "pt"}
 """What PEFT expects of a file that torch will load."""
@@ -156,7 +158,7 @@ def spell_header(tensors: Iterable[tuple[str, str, tuple[int, ...], int]], metad
         at += size
     text = json.dumps(entries, separators=(",", ":")).encode()
     # Padded, so that the tensors are aligned in memory wherever the file is.
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % _ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
 
 
@@ -165,18 +167,19 @@ def _header(spec: AdapterSpec, dtype: Dtype) -> bytes:
     return spell_header(tensors, _METADATA)
 
 
-def _parse_header(data: bytes, max_bytes: int) -> tuple[dict[str, object], int]:
-    """Return the header's JSON object, and where the tensors begin."""
+def _parse_header(data: bytes, max_bytes: int, *, strict: bool) -> tuple[dict[str, object], int]:
+    """Return the header's JSON object, and where the tensors begin; ``strict`` as a federation exchanges it."""
+    step = _ALIGNMENT if strict else 1
     if len(data) < 8:
         raise BlobError(f"file: wanted at least the 8 bytes of the header's length, got {len(data)}")
     size = int.from_bytes(data[:8], "little")
     # Before anything of that size is copied or parsed.
-    if size > max_bytes or size % 8:
-        raise BlobError(f"header: wanted a length of at most {max_bytes} bytes, in eights, got {size}")
+    if size > max_bytes or size % step:
+        raise BlobError(f"header: wanted a length of at most {max_bytes} bytes, a multiple of {step}, got {size}")
     if len(data) < 8 + size:
         raise BlobError(f"file: cut off in its header: wanted at least {8 + size} bytes, got {len(data)}")
     raw = data[8 : 8 + size]
-    if raw[:1] != b"{":
+    if (raw if strict else raw.lstrip(b" \t\r\n"))[:1] != b"{":
         raise BlobError(f"header: wanted a JSON object, got {raw[:20]!r}")
     try:
         value = json.loads(
@@ -213,7 +216,7 @@ def _locate(data: bytes, spec: AdapterSpec, dtype: Dtype) -> dict[str, tuple[int
     """Check a whole file but for its values; return where in ``data`` each tensor begins, and its shape."""
     wanted = tensor_shapes(spec)
     # Twice our own encoding leaves room for another writer's white space, and none for a bomb.
-    entries, begin = _parse_header(data, 2 * len(_header(spec, dtype)))
+    entries, begin = _parse_header(data, 2 * len(_header(spec, dtype)), strict=True)
     if entries.pop("__metadata__", _METADATA) != _METADATA:
         raise BlobError(f"header: wanted {_METADATA} as the metadata, or none")
     if odd := sorted(wanted.keys() ^ entries.keys()):
@@ -259,7 +262,7 @@ def parse_layout(data: bytes, item_bytes: Mapping[str, int], max_header_bytes: i
     Raises:
         BlobError: Not a safetensors file of such tensors, at least one, laid end to end.
     """
-    entries, begin = _parse_header(data, max_header_bytes)
+    entries, begin = _parse_header(data, max_header_bytes, strict=False)
     if not isinstance(entries.pop("__metadata__", {}), dict) or not entries:
         raise BlobError("header: wanted tensors, and an object as the metadata, or none")
     found: dict[str, Span] = {}

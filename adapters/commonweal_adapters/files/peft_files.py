@@ -8,51 +8,29 @@ it; what is not an adapter at all is refused. Written folders load in any PEFT p
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from commonweal_adapters.files.delta import LIMIT, GridTensors, to_grid, write_adapter
 from commonweal_adapters.files.lora_file import parse_layout, slots, tensor_shapes
+from commonweal_adapters.files.peft_config import PeftConfig, Scaling, odd_names, parse_config
 from commonweal_protocols.base.errors import BlobError, ConfigError
 from commonweal_protocols.base.files import read_bounded, write_atomic
 from commonweal_protocols.statements.compact import AdapterSpec, LoraModule
 from commonweal_protocols.statements.values import MAX_BLOB_BYTES
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-Scaling = Literal["lora", "rslora"]
 DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I32": "<i4"}
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 1 << 25
 _NAME = re.compile(
     r"(?P<prefix>[A-Za-z0-9_.]+?)\.(?P<layer>0|[1-9][0-9]{0,3})\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<factor>[AB])\.weight"
 )
-
-
-class PeftConfig(BaseModel):
-    """What of an ``adapter_config.json`` changes an adapter's meaning. Other keys are training's, and let pass."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    peft_type: str
-    r: Annotated[int, Field(ge=1)]
-    lora_alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    base_model_name_or_path: str | None = None
-    bias: str = "none"
-    use_dora: bool = False
-    use_rslora: bool = False
-    rank_pattern: dict[str, Any] = {}
-    alpha_pattern: dict[str, Any] = {}
-
-    @property
-    def scaling(self) -> Scaling:
-        """The spec's word for it."""
-        return "rslora" if self.use_rslora else "lora"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,12 +88,29 @@ def load_adapter(path: Path) -> Adapter:
         tensors, dtypes = _read_tensors(data)
     except BlobError as e:
         raise BlobError(f"{weights}: {e}") from e
+    if "I32" not in dtypes:
+        problems += odd_names(tensors, config)
     for name, x in tensors.items():
         if not np.isfinite(x).all():
             problems.append(f"tensor {name}: {int(np.count_nonzero(~np.isfinite(x)))} values are not finite")
         elif subnormal := int(np.count_nonzero((x != 0) & (np.abs(x) < np.finfo(np.float32).tiny))):
             problems.append(f"tensor {name}: {subnormal} values are subnormal, and round to 0 on any grid")
     return Adapter(weights, len(data), dtypes, config, tensors, "I32" in dtypes, tuple(problems))
+
+
+def check_bases(adapters: Sequence[Adapter]) -> None:
+    """Hold adapters to one base model, as far as their configurations name one.
+
+    Raises:
+        BlobError: They name two.
+    """
+    named = [(a.path, base) for a in adapters if a.config and (base := a.config.base_model_name_or_path)]
+    if other := [n for n in named if n[1] != named[0][1]]:
+        (one, base), (two, another) = named[0], other[0]
+        raise BlobError(
+            f"{two}: wanted an adapter of {ascii(base)[:200]}, as {one} is, got one of {ascii(another)[:200]}; if both "
+            "are names of one base model, give --any-base"
+        )
 
 
 def find_spec(
@@ -206,16 +201,10 @@ def _read(path: Path, max_bytes: int) -> bytes:
 
 def _load_config(path: Path, problems: list[str]) -> PeftConfig:
     try:
-        config = PeftConfig.model_validate_json(_read(path, _MAX_CONFIG_BYTES))
-    except ValidationError as e:
-        first = e.errors()[0]
-        raise BlobError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from e
-    if config.peft_type != "LORA":
-        raise BlobError(f"{path}: wanted peft_type LORA, got {ascii(config.peft_type)[:80]}")
-    plain = PeftConfig(peft_type="LORA", r=config.r, lora_alpha=config.lora_alpha)
-    for key in ("bias", "use_dora", "rank_pattern", "alpha_pattern"):
-        if (got := getattr(config, key)) != (wanted := getattr(plain, key)):
-            problems.append(f"{CONFIG}: {key}: wanted {wanted!r}, got {ascii(got)[:80]}")
+        config, odd = parse_config(_read(path, _MAX_CONFIG_BYTES))
+    except BlobError as e:
+        raise BlobError(f"{path}: {e}") from e
+    problems += [f"{CONFIG}: {o}" for o in odd]
     return config
 
 
@@ -234,5 +223,6 @@ def _read_tensors(data: bytes) -> tuple[dict[str, NDArray[np.float32]], tuple[st
         if place.dtype == "I32" and (raw.min() < -LIMIT or raw.max() > LIMIT):
             worst = max(int(raw.max()), -int(raw.min()))
             raise BlobError(f"tensor {ascii(name)[:200]}: wanted integers in ±2^24, got {worst}")
-        tensors[name] = raw.astype(np.float32, copy=False)
+        # Another's header may be of any length, and what follows it anywhere in memory.
+        tensors[name] = np.require(raw.astype(np.float32, copy=False), requirements="A")
     return tensors, dtypes
