@@ -958,6 +958,15 @@ def test_a_node_whose_key_somebody_else_has_rotated_says_so_and_signs_nothing(no
     assert len(node.f.entries) == before
 
 
+def test_a_node_whose_institution_was_removed_is_told_by_which_entry(node: Node) -> None:
+    node.f.add(node.f.amendment(node.f.amended(members=node.f.members(clinic=None)), "coop", "school"))
+    before = len(node.f.entries)
+    wanted = f"clinic is no member any more: its key ended at entry {before - 1}: not in version 2$"
+    with pytest.raises(RuleError, match=wanted):
+        node.tend()
+    assert len(node.f.entries) == before
+
+
 def test_a_key_that_the_members_have_named_is_taken_without_a_rotation(node: Node) -> None:
     following = KeyRing(node.home, None).make_next()
     members = [m | {"key": public_hex(following)} if m["institution"] == NAME else m for m in node.f.members()]

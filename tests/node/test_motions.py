@@ -235,6 +235,10 @@ def test_a_member_is_removed_without_a_hand_written_table(town: Town) -> None:
     compact = carried(town, motion, "clinic", "school")
     assert [m.institution for m in compact.members] == ["clinic", "school"]
     assert compact.recipe == before.recipe
+    index = next(iter(town.state().motions.values())).index
+    refused = town.does("coop", "motion", "new", "--title", "t", "--reasons", "r", "--resolution", "x", code=1)
+    assert f"of coop, ended at entry {town.state().size - 1}: not in version 2, for which the members voted" in refused
+    assert f"'a motion', the motion in entry {index}" in refused
 
 
 def test_a_setting_changes_its_own_term_and_no_other_of_its_table(town: Town) -> None:

@@ -27,6 +27,7 @@ from commonweal_node.probes.probe import Probe
 from commonweal_protocols.base.canonical import digest_of
 from commonweal_protocols.base.errors import BlobError, RuleError
 from commonweal_protocols.base.keys import public_hex
+from commonweal_protocols.fold.authors import describe_end
 from commonweal_protocols.fold.membership import LEFT
 from commonweal_protocols.fold.state import LoggedRelease, RoundState, State
 from commonweal_protocols.records.follower import Follower
@@ -382,6 +383,8 @@ class Institution:
         if following is not None and ours == public_hex(following):
             self._keys.promote()
             return True
+        if ours is None and (ended := state.retired.get(present)) is not None:
+            raise RuleError(f"key: {self._name} is no member any more: its key {describe_end(state, ended)}")
         if following is None or ours != present:
             raise RuleError(
                 f"key: wanted {present} as the key of {self._name} in the log, got {ours or 'none'}; if you know "

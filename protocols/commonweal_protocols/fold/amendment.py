@@ -153,15 +153,18 @@ def _check_succession(current: Compact, compact: Compact, index: int) -> None:
         )
 
 
+def not_in(compact: Compact) -> str:
+    """Return the reason for which a key has ended that this version does not name any more."""
+    return f"not in version {compact.version}"
+
+
 def ended_keys(
     current: Compact, compact: Compact, retired: Mapping[PublicKey, Retired], index: int
 ) -> dict[PublicKey, Retired]:
     """Return the keys that end with a new version: those it revokes, and those that it does not name any more."""
     keys = _keys(compact)
     ended = {
-        key: Retired(owner, index, None, f"not in version {compact.version}")
-        for key, owner in _keys(current).items()
-        if key not in keys
+        key: Retired(owner, index, None, not_in(compact)) for key, owner in _keys(current).items() if key not in keys
     }
     for r in compact.revocations:
         known = ended.get(r.key) or retired[r.key]

@@ -1,8 +1,9 @@
 """Who may sign an entry, and whether it is the next one in its author's chain. Pure."""
 
 from commonweal_protocols.base.errors import ChainConflictError, RuleError
-from commonweal_protocols.fold.amendment import is_expired
+from commonweal_protocols.fold.amendment import Retired, is_expired, not_in
 from commonweal_protocols.fold.state import State
+from commonweal_protocols.statements.governance import Amendment
 from commonweal_protocols.statements.statement import Entry, Header
 from commonweal_protocols.statements.values import PublicKey
 
@@ -29,16 +30,25 @@ def check_standing(state: State, kind: str, author: PublicKey) -> None:
         RuleError: It has ended, or has expired.
     """
     if (ended := state.retired.get(author)) is not None:
-        raise RuleError(
-            f"{kind}: wanted a key in force, got {author} of {ended.owner}, ended at entry {ended.at_index}: "
-            f"{ended.reason}"
-        )
+        raise RuleError(f"{kind}: wanted a key in force, got {author} of {ended.owner}, {describe_end(state, ended)}")
     member = next((m for m in state.compact.members if m.key == author), None)
     if member is not None and is_expired(member, state.size):
         raise RuleError(
             f"{kind}: the key of {member.institution} has expired at index {member.expires_at_index}; wanted a new "
             "one, which the next version of the compact can name"
         )
+
+
+def describe_end(state: State, ended: Retired) -> str:
+    """Return at which entry a key ended and why; where members have voted for that, also by which motion."""
+    text = f"ended at entry {ended.at_index}: {ended.reason}"
+    if ended.reason != not_in(state.compact):
+        return text
+    for m in state.motions.values():
+        proposal = m.motion.proposal
+        if isinstance(proposal, Amendment) and proposal.compact.sha256 == state.compact_sha256:
+            return f"{text}, for which the members voted: {m.motion.title!r}, the motion in entry {m.index}"
+    return text
 
 
 def check_place(state: State, kind: str, author: PublicKey, header: Header) -> None:
