@@ -1,7 +1,6 @@
-"""A node whose rows or base are not as they must be stays up, says why, and goes on once they are mended."""
+"""A node whose rows or base are not as they must be stays up, says why, and continues once they are right."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -28,32 +27,32 @@ def started(home: Path, tls: TlsFiles) -> daemon.Node:
 
 
 @pytest.mark.parametrize("error", [ConfigError(TROUBLE), BaseModelError(TROUBLE)])
-def test_rows_that_cannot_be_trained_on_are_trouble_until_they_are_mended(
+def test_rows_that_cannot_be_trained_on_are_trouble_until_they_are_right(
     tmp_path: Path, tls: TlsFiles, monkeypatch: pytest.MonkeyPatch, error: LocalError
 ) -> None:
-    found: list[object] = [error, "learner"]
+    found: list[object] = [error, "model"]
     told = []
 
-    def learner(*_: object) -> object:
+    def model(*_: object) -> object:
         told.append(load_status(tmp_path / "home", NodeStatus, "node").trouble)
         if isinstance(now := found.pop(0), LocalError):
             raise now
         return now
 
-    monkeypatch.setattr(daemon, "Learner", learner)
+    monkeypatch.setattr(daemon, "ModelProcess", model)
     monkeypatch.setattr(daemon, "_BASE_RETRY_SECONDS", 0.0)
-    assert started(tmp_path / "home", tls)._load_learner(Federation().compact) == "learner"  # type: ignore[comparison-overlap]
+    assert started(tmp_path / "home", tls)._load_model(Federation().compact) == "model"  # type: ignore[comparison-overlap]
     assert told == ["", TROUBLE]
 
 
 def test_where_processes_train_together_all_start_anew(
     tmp_path: Path, tls: TlsFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def learner(*_: object) -> object:
+    def model(*_: object) -> object:
         raise ConfigError(TROUBLE)
 
-    monkeypatch.setattr(daemon, "Learner", learner)
+    monkeypatch.setattr(daemon, "ModelProcess", model)
     node = started(tmp_path / "home", tls)
-    monkeypatch.setattr(node, "_team", SimpleNamespace(size=2))
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=r"rows\.jsonl, line 4"):
-        node._load_learner(Federation().compact)
+        node._load_model(Federation().compact)
