@@ -174,6 +174,7 @@ LINES = '{"text": "a"}\n{"text": "b"}\n'
         ("r.csv", b"text\na\nb\n"),
         ("r.csv", b"sep=;\r\ntext;id\r\na;1\r\nb;2\r\n"),
         ("r.csv", b"\xef\xbb\xbftext;id\r\na;1\r\nb;2\r\n"),
+        ("r.csv", b",text\n0,a\n1,b\n"),
         ("r.tsv", b"text\tid\na\t1\nb\t2\n"),
         ("r.csv", b'"text"|"id"\n"a"|1\n\n"b"|2\n'),
     ],

@@ -330,6 +330,17 @@ def test_only_training_conversations_by_people_are_revised_and_each_once() -> No
     assert reasons == {"principle 1": 1}
 
 
+def test_a_turn_that_is_not_to_be_learnt_stays_so_expresses_no_trait_and_is_not_revised() -> None:
+    given = Message("assistant", "Other people, mail ada@example.org", is_learnt=False)
+    turns = (Message("user", "q"), given, Message("user", "and?"), Message("assistant", "no"))
+    (kept,), _ = run(Scrub(stage="scrub"), [Row(Example(turns, "g"))])
+    assert isinstance(kept.body, Example)
+    assert kept.body.messages[1] == Message("assistant", "Other people, mail [EMAIL]", is_learnt=False)
+    assert make_measure(TRAITS)(kept.body)["others"] == 0
+    last = Row(Example((*turns[:1], turns[3], *turns[2:3], given), "g"), "train")
+    assert run(REVISE, [last], Echo()) == ([last], Counter())
+
+
 def test_revisions_are_bounded_and_drawn_by_the_seed() -> None:
     rows = [chat(f"q{i}", "a") for i in range(200)]
     some = REVISE.model_copy(update={"share_millis": 250, "max_rows": 1000})

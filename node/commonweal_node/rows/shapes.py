@@ -40,7 +40,9 @@ FIELDS = (
 )
 HARMLESS = frozenset(
     ("id", "idx", "index", "uuid", "source", "url", "dataset", "community", "lang", "language", "tags", "votes",
-     "date", "timestamp", "created", "created_at", "updated_at")
+     "date", "timestamp", "created", "created_at", "updated_at",
+     # What pandas calls the numbers of a table's rows.
+     "", "Unnamed: 0", "__index_level_0__")
 )  # fmt: skip
 """They say where a row is from, and nothing about what is to be learnt of it."""
 _SHAPES: dict[str, tuple[str, ...]] = {
