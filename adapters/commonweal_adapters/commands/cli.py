@@ -10,7 +10,7 @@ import typer
 
 from commonweal_adapters.commands.compress import decode_file, encode_file
 from commonweal_adapters.commands.inspection import diff_files, inspect_file
-from commonweal_adapters.commands.merge import RULES, merge_files, parse_rule
+from commonweal_adapters.commands.merge import RULES, merge_files, named_rule
 from commonweal_adapters.commands.recompute import recompute_release
 from commonweal_protocols.base.errors import ConfigError
 from commonweal_protocols.base.options import AsJson, Ca, Place
@@ -85,7 +85,7 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Merge adapters. The help is above, where it can name every rule."""
-    made = merge_files(paths, weight or [], parse_rule(rule, rule_param or []), start, grid_bits, seed, any_base, out)
+    made = merge_files(paths, weight or [], named_rule(rule, rule_param or []), start, grid_bits, seed, any_base, out)
     print_report(made, as_json)
 
 

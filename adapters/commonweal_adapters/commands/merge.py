@@ -65,7 +65,7 @@ class _Result:
     residual: tuple[AdapterSpec, GridTensors] | None = None
 
 
-def parse_rule(name: str, params: list[str]) -> AnyRule | WideRule:
+def named_rule(name: str, params: list[str]) -> AnyRule | WideRule:
     """Return a rule by its name and parameters, each NAME=INTEGER.
 
     Raises:
