@@ -126,6 +126,10 @@ def make_seeds() -> Mapping[str, Mapping[str, bytes]]:
             "halves": safetensors.numpy.save({"a": np.ones((2, 3), np.float16), "b": np.ones(5, np.float32)}),
         },
         "note": {"one": NOTE, "and-unknown": NOTE + unknown},
+        "peft-config": {
+            "lora": b'{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none"}',
+            "scaled": b'{"peft_type": "LORA", "r": 1, "lora_alpha": 0.5, "use_rslora": true, "target_modules": "all"}',
+        },
         "permit": {"signed": permit_fields(PERMIT)},
         "policy": {
             "group": f"{policy}group any-of-all any one two\nquorum any-of-all\n".encode(),

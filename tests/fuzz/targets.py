@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from commonweal_adapters.files.encode import parse_encoding, read_encoded, write_encoded
 from commonweal_adapters.files.lora_file import parse_layout, read_floats, read_ints, write_tensors
+from commonweal_adapters.files.peft_config import parse_config
 from commonweal_protocols.audit.evidence import format_evidence, parse_evidence
 from commonweal_protocols.audit.verdict import open_verdict
 from commonweal_protocols.base import canonical
@@ -242,6 +243,11 @@ def _verdict(data: bytes) -> None:
     assert open_verdict(sign_envelope(data, KEY), SIGNER).auditor == SIGNER
 
 
+def _peft_config(data: bytes) -> None:
+    config, _ = parse_config(data)
+    assert parse_config(config.model_dump_json().encode())[0] == config
+
+
 TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "adapter": _adapter,
     "bundle": _bundle,
@@ -255,6 +261,7 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "layout": _layout,
     "note": _note,
     "opening": _opening,
+    "peft-config": _peft_config,
     "permit": _permit,
     "policy": _policy,
     "proof": _proof,
