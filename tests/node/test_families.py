@@ -5,6 +5,7 @@ Tiny random models of transformers' own configurations, with windows that are sh
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -163,3 +164,11 @@ def test_a_window_and_a_chunk_are_of_positions_in_the_example_not_of_places_in_t
 def test_a_window_that_no_block_uses_is_none() -> None:
     config = transformers.Qwen3Config(**(SHAPE | {"sliding_window": 16, "use_sliding_window": False}))
     assert reaches(config) == Reach()
+
+
+def test_the_guide_has_each_family_that_was_tried() -> None:
+    text = (Path(__file__).parents[2] / "docs/guides/choose-a-base.md").read_text()
+    rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| ")]
+    told = {name: what.strip() for names, what in rows for name in names.strip().split(", ")}
+    assert {f for f in told if told[f].startswith("right")} == set(RIGHT)
+    assert {f for f in told if told[f].startswith("refused")} == set(REFUSED)
