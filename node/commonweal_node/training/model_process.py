@@ -290,6 +290,8 @@ class _Replies(io.RawIOBase):
 
     def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
         fd = self._source.fileno()
+        # Also where there is something to read: a training of short steps writes all the time.
+        self._on_look()
         while not select.select([fd], [], [], _LOOK_SECONDS)[0]:
             self._on_look()
         data = os.read(fd, len(buffer))
