@@ -1,6 +1,5 @@
 """``commonweal coordinator``: the coordinator's commands. No logic here."""
 
-import logging
 import os
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +28,7 @@ from commonweal_coordinator.status import CoordinatorStatus
 from commonweal_coordinator.succession.compact_draft import amend_compact, draft_compact, load_terms, parse_revocation
 from commonweal_coordinator.succession.draft_signatures import Draft
 from commonweal_protocols.base.keys import load_passphrase
+from commonweal_protocols.base.logs import log_to_stderr
 from commonweal_protocols.base.options import AsJson, DryRun, Home, PassphraseFile
 from commonweal_protocols.base.report import print_report
 from commonweal_protocols.base.status_file import load_status, now
@@ -134,7 +134,7 @@ def run(
 ) -> None:
     """Serve until SIGTERM or Ctrl-C: found the consortium, keep its log, run its rounds."""
     config = load_config(CoordinatorHome(home).settings)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr()
     daemon.run(home.resolve(), config, load_passphrase(passphrase_file))
 
 

@@ -1,6 +1,5 @@
 """``commonweal coordinator standby | succeed | fork | lint-compact``: when a coordinator is gone, or left. No logic."""
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +33,7 @@ from commonweal_coordinator.succession.succession import (
 from commonweal_protocols.base.errors import ConfigError, MalformedError
 from commonweal_protocols.base.files import read_bounded
 from commonweal_protocols.base.keys import load_passphrase
+from commonweal_protocols.base.logs import log_to_stderr
 from commonweal_protocols.base.options import Ca, Home, PassphraseFile, Place, Places
 from commonweal_protocols.fold.amendment import describe_changes
 from commonweal_protocols.records.replay import replay, replay_at
@@ -90,7 +90,7 @@ def standby(
         mirroring.step()
         typer.echo(f"mirrored: {mirroring.size} entries, {len(mirroring.missing)} blobs are missing")
         return
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr()
     core.run(home, mirroring, consortium)
 
 

@@ -1,7 +1,6 @@
 """``commonweal node``: an institution's commands. No logic here; torch is loaded only by ``run``."""
 
 import json
-import logging
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +25,7 @@ from commonweal_node.home import DEFAULT_HOME, NodeHome
 from commonweal_protocols.base.errors import ConfigError, RuleError, UnavailableError
 from commonweal_protocols.base.files import write_atomic
 from commonweal_protocols.base.keys import load_key_file, load_or_create_key_file, load_passphrase, public_hex
+from commonweal_protocols.base.logs import log_to_stderr
 from commonweal_protocols.base.options import AsJson, Ca, Home, PassphraseFile, Yes
 from commonweal_protocols.base.settings import describe
 from commonweal_protocols.base.status_file import load_status, now
@@ -249,9 +249,7 @@ def run(home: Home = DEFAULT_HOME, passphrase_file: PassphraseFile = None) -> No
         # The daemon imports none, but the process that it starts does: better told here than in its log.
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
     config = load_config(NodeHome(home).settings)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # It tells of every request of the hub's client.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    log_to_stderr()
     if launched_rank():
         from commonweal_node.training.jobs import work
         from commonweal_node.training.team import join_team

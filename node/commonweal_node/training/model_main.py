@@ -4,7 +4,6 @@ PARENT is the daemon's process ID. Requests come on stdin and replies go to stdo
 is printed goes to stderr, the daemon's log.
 """
 
-import logging
 import os
 import signal
 import sys
@@ -39,6 +38,7 @@ from commonweal_node.training.model_messages import (
 )
 from commonweal_node.training.team import Team, join_team
 from commonweal_protocols.base.errors import CommonwealError
+from commonweal_protocols.base.logs import log_to_stderr
 
 _Answer = tuple[Reply, *tuple[Tensors, ...]]
 
@@ -100,8 +100,7 @@ def _failed(error: CommonwealError) -> Failed:
 def main() -> None:
     """Answer what the daemon asks, one after the other, until it closes the way."""
     die_with(int(sys.argv[1]))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    log_to_stderr()
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     # A Ctrl-C reaches all processes of a terminal: the daemon decides what becomes of the work.

@@ -1,7 +1,6 @@
 """``commonweal witness``: a witness's commands. No logic here; ``witness`` and ``witness_server`` do the work."""
 
 import json
-import logging
 import signal
 import threading
 import time
@@ -13,6 +12,7 @@ import typer
 
 from commonweal_protocols.base.errors import ConfigError, MalformedError
 from commonweal_protocols.base.keys import create_ml_dsa_key_file, load_or_create_key_file, load_passphrase
+from commonweal_protocols.base.logs import log_to_stderr
 from commonweal_protocols.base.options import AsJson, Home, PassphraseFile
 from commonweal_protocols.tlog.cosignature import make_cosignature_verifier
 from commonweal_protocols.tlog.note import check_key_name
@@ -103,7 +103,7 @@ def run(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr()
     config = load_config(home)
     keys = load_keys(home, config, load_passphrase(passphrase_file))
     if tls_key and not tls_cert:
