@@ -76,7 +76,6 @@ class Node:
         self._board = StatusBoard(home, config.institution)
         self._stopping = threading.Event()
         self._grown = time.monotonic()  # when the log last did
-        self._is_resting = False
         NodeHome(home).run.mkdir(mode=0o700, exist_ok=True)
         self._link = Link(home, self._keys, self._board)
 
@@ -247,11 +246,12 @@ class Node:
                 self._show_serving(institution)
             self._board.set(trouble="")
             if follower.size != before:
-                self._grown, self._is_resting = time.monotonic(), False
+                self._grown = time.monotonic()
             else:
-                self._is_resting = quiet > _QUIET_SECONDS
                 model.rest()
-                self._link.wait_for_checkpoint(follower.size, _REST_SECONDS if self._is_resting else _QUIET_SECONDS)
+                self._link.wait_for_checkpoint(
+                    follower.size, _REST_SECONDS if quiet > _QUIET_SECONDS else _QUIET_SECONDS
+                )
         except UnavailableError as e:
             self._board.set(trouble=str(e))
             self._stopping.wait(_RETRY_SECONDS)

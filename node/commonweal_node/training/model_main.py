@@ -27,8 +27,6 @@ from commonweal_node.training.model_messages import (
     Figure,
     Frame,
     Loaded,
-    Losses,
-    Made,
     Measure,
     Reply,
     Tensors,
@@ -59,13 +57,13 @@ class _Pipe:
 def _answer(learner: Learner, frame: Frame) -> _Answer:
     request, sets = REQUESTS.validate_json(frame.text), [GridTensors(x) for x in frame.tensors]
     if isinstance(request, Train):
-        return Made(), learner.train(sets[0], request.recipe, request.what, request.frozen)
+        return Done(), learner.train(sets[0], request.recipe, request.what, request.frozen)
     if isinstance(request, Attack):
         return (Figure(micros=learner.membership(sets[0])),)
     shared, own = sets
     if isinstance(request, Measure):
         measure = learner.choosing if request.half == "tune" else learner.reported
-        return Losses(), _tensors(measure(shared, own, request.blend, request.what))
+        return Done(), _tensors(measure(shared, own, request.blend, request.what))
     if isinstance(request, AskProbe):
         return (Figure(micros=learner.probe(request.probe, shared, own, request.blend, request.what)),)
     learner.export(shared, own, cast(Export, request).blend, cast(Export, request).directory)

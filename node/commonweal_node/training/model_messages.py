@@ -43,7 +43,7 @@ class Begin(Closed):
 
 
 class Train(Closed):
-    """Train from the one set of tensors; the answer is :class:`Made`."""
+    """Train from the one set of tensors; the answer is :class:`Done`, with the adapter."""
 
     ask: Literal["train"] = "train"
     recipe: Recipe
@@ -58,7 +58,7 @@ class Attack(Closed):
 
 
 class Measure(Closed):
-    """Measure a blend of the two sets of tensors on held-out rows; the answer is :class:`Losses`."""
+    """Measure a blend of the two sets of tensors on held-out rows; the answer is :class:`Done`, with the losses."""
 
     ask: Literal["measure"] = "measure"
     half: Half
@@ -98,18 +98,6 @@ class Loaded(Closed):
     manifest: DataManifest | None
 
 
-class Made(Closed):
-    """An adapter, as the one set of tensors."""
-
-    tell: Literal["made"] = "made"
-
-
-class Losses(Closed):
-    """A :class:`row_losses.RowLosses`, as the one set of tensors."""
-
-    tell: Literal["losses"] = "losses"
-
-
 class Figure(Closed):
     """A figure in millionths, where there is one."""
 
@@ -118,7 +106,7 @@ class Figure(Closed):
 
 
 class Done(Closed):
-    """It was done."""
+    """It was done; what came of it is the one set of tensors, if there is any."""
 
     tell: Literal["done"] = "done"
 
@@ -132,7 +120,7 @@ class Failed(Closed):
 
 
 Request = Train | Attack | Measure | AskProbe | Export
-Reply = Doing | Loaded | Made | Losses | Figure | Done | Failed
+Reply = Doing | Loaded | Figure | Done | Failed
 REQUESTS: TypeAdapter[Begin | Request] = TypeAdapter(Annotated[Begin | Request, Field(discriminator="ask")])
 REPLIES: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="tell")])
 

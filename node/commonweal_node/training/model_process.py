@@ -170,7 +170,7 @@ class ModelProcess:
             UnavailableError: The node is stopping, or the process has ended.
         """
         # A probe has a question at least, so there is a figure.
-        return self._figure(AskProbe(probe=probe, blend=weights, what=what), shared, own) or 0
+        return cast(int, self._figure(AskProbe(probe=probe, blend=weights, what=what), shared, own))
 
     def _figure(self, request: Attack | AskProbe, *sets: Tensors) -> int | None:
         reply, _ = self._ask(request, *sets)
